@@ -1,0 +1,113 @@
+"""The switches of the four parts, in one frozen place, and the limits of what is accepted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+PromptOrder = Literal["vision-first", "query-first", "document-first"]
+Pruner = Literal["embedder", "uniform", "random", "none"]
+KVDtype = Literal["int8", "bf16", "fp16", "fp32"]
+
+DEFAULT_INSTRUCTION = "Given a search query, retrieve relevant candidates that answer the query."
+
+# (band start, exit layer) by depth; 28 layers is 2B, 36 is 4B and 8B. Source: miniReranker 3.2.
+_PAPER_BANDS = {28: (8, 16), 36: (8, 21)}
+
+
+@dataclass(frozen=True, slots=True)
+class RerankConfig:
+    """One switch per part; None means the paper's value for the model's depth.
+
+    order: which segment comes first (part 1). exit_layer: layers that run, 1..L (part 2).
+    band: [start, end) layers in which the query may attend to the page (part 3); end is at most
+    exit_layer. keep_ratio, pruner: share of visual tokens kept, and who chooses them (part 4).
+    kv_dtype: how page K/V is stored; int8 is per channel for K and per token for V.
+    min_pixels, max_pixels: size of the page that the model sees, as the processor counts it.
+    seed: of the random pruner only.
+    """
+
+    order: PromptOrder = "vision-first"
+    exit_layer: int | None = None
+    band: tuple[int, int] | None = None
+    keep_ratio: float = 0.5
+    pruner: Pruner = "embedder"
+    kv_dtype: KVDtype = "int8"
+    instruction: str = DEFAULT_INSTRUCTION
+    min_pixels: int = 4 * 32 * 32
+    max_pixels: int = 1800 * 32 * 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.keep_ratio <= 1.0:
+            raise ValueError(f"keep_ratio is {self.keep_ratio}; it must be in (0, 1].")
+        if not 0 < self.min_pixels <= self.max_pixels:
+            raise ValueError(
+                f"min_pixels {self.min_pixels} and max_pixels {self.max_pixels} must be "
+                "positive and in order."
+            )
+
+    def resolve(self, n_layers: int) -> RerankConfig:
+        """Fill in band and exit for a model of n_layers layers, and check them against it."""
+        default_start, default_exit = paper_band(n_layers)
+        exit_layer = default_exit if self.exit_layer is None else self.exit_layer
+        if not 1 <= exit_layer <= n_layers:
+            raise ValueError(f"exit_layer is {exit_layer}; this model has {n_layers} layers.")
+        band = self.band or (min(default_start, exit_layer - 1), exit_layer)
+        if not 0 <= band[0] < band[1] <= exit_layer:
+            raise ValueError(
+                f"band [{band[0]}, {band[1]}) must lie within the {exit_layer} layers that run."
+            )
+        keep_all = self.pruner == "none" or self.keep_ratio == 1.0
+        return replace(
+            self,
+            exit_layer=exit_layer,
+            band=band,
+            pruner="none" if keep_all else self.pruner,
+            keep_ratio=1.0 if keep_all else self.keep_ratio,
+        )
+
+    def dense(self, n_layers: int) -> RerankConfig:
+        """The same prompt and pixels with every part but the reuse switched off."""
+        return replace(
+            self,
+            exit_layer=n_layers,
+            band=(0, n_layers),
+            keep_ratio=1.0,
+            pruner="none",
+            kv_dtype="fp32",
+        )
+
+
+def paper_band(n_layers: int) -> tuple[int, int]:
+    """(band start, exit layer) of the paper, scaled from 28 layers to other depths."""
+    if n_layers in _PAPER_BANDS:
+        return _PAPER_BANDS[n_layers]
+    exit_layer = max(2, round(n_layers * 16 / 28))
+    return min(round(n_layers * 8 / 28), exit_layer - 1), exit_layer
+
+
+def fingerprint(config: RerankConfig, **context: object) -> str:
+    """SHA-256 over everything that changes page K/V: the resolved config and its surroundings.
+
+    context: model digest, template, dtype, library versions; any JSON-able value.
+    """
+    payload = {"config": asdict(config), "context": context}
+    text = json.dumps(payload, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one upload and one query may hold; a refusal names the limit that it broke."""
+
+    max_file_bytes: int = 20 * 1024 * 1024
+    max_image_pixels: int = 40_000_000
+    max_pdf_pages: int = 200
+    max_files: int = 100
+    page_timeout_s: float = 10.0
+    decoder_memory_bytes: int = 1024**3
+    max_query_chars: int = 2000
+    max_query_tokens: int = 512

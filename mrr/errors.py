@@ -1,0 +1,29 @@
+"""Every error this package raises on purpose.
+
+A message names what went wrong, the numbers involved and what to do next, in one or two
+sentences that can be shown to a user as they are: no paths of the server, no library text.
+"""
+
+
+class MRRError(Exception):
+    """Base class: catching it catches everything the package raises on purpose."""
+
+
+class InputRejected(MRRError):
+    """A file, page or query was refused; the message says which limit it broke."""
+
+
+class UnsupportedModel(MRRError):
+    """A checkpoint's architecture cannot be run segment by segment; the message names it."""
+
+
+class ParityError(MRRError):
+    """The start-up self-check found that the engine and the stock forward pass disagree."""
+
+
+class CorruptEntry(MRRError):
+    """A stored entry failed its length, digest or header check. Callers treat it as a miss."""
+
+
+class BudgetExceeded(MRRError):
+    """An entry does not fit in the store's byte budget, whatever is evicted."""
