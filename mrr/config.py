@@ -25,7 +25,8 @@ class RerankConfig:
     band: [start, end) layers in which the query may attend to the page (part 3); end is at most
     exit_layer. keep_ratio, pruner: share of visual tokens kept, and who chooses them (part 4).
     kv_dtype: how page K/V is stored; int8 is per channel for K and per token for V.
-    min_pixels, max_pixels: size of the page that the model sees, as the processor counts it.
+    min_pixels, max_pixels: size of the page that the model sees; None means the checkpoint's own
+    bounds, but never over 1,800 visual tokens.
     seed: of the random pruner only.
     """
 
@@ -36,17 +37,17 @@ class RerankConfig:
     pruner: Pruner = "embedder"
     kv_dtype: KVDtype = "int8"
     instruction: str = DEFAULT_INSTRUCTION
-    min_pixels: int = 4 * 32 * 32
-    max_pixels: int = 1800 * 32 * 32
+    min_pixels: int | None = None
+    max_pixels: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.keep_ratio <= 1.0:
             raise ValueError(f"keep_ratio is {self.keep_ratio}; it must be in (0, 1].")
-        if not 0 < self.min_pixels <= self.max_pixels:
+        if (self.min_pixels or 1) > (self.max_pixels or self.min_pixels or 1):
             raise ValueError(
-                f"min_pixels {self.min_pixels} and max_pixels {self.max_pixels} must be "
-                "positive and in order."
+                f"min_pixels is {self.min_pixels} and max_pixels {self.max_pixels}; "
+                "the first must not be the larger."
             )
 
     def resolve(self, n_layers: int) -> RerankConfig:
@@ -69,15 +70,18 @@ class RerankConfig:
             keep_ratio=1.0 if keep_all else self.keep_ratio,
         )
 
-    def dense(self, n_layers: int) -> RerankConfig:
-        """The same prompt and pixels with every part but the reuse switched off."""
+    def dense(self, n_layers: int, kv_dtype: KVDtype = "fp32") -> RerankConfig:
+        """The same prompt and pixels with every part but the reuse switched off.
+
+        kv_dtype should be the model's own, so that storing K/V loses nothing.
+        """
         return replace(
             self,
             exit_layer=n_layers,
             band=(0, n_layers),
             keep_ratio=1.0,
             pruner="none",
-            kv_dtype="fp32",
+            kv_dtype=kv_dtype,
         )
 
 
@@ -89,13 +93,9 @@ def paper_band(n_layers: int) -> tuple[int, int]:
     return min(round(n_layers * 8 / 28), exit_layer - 1), exit_layer
 
 
-def fingerprint(config: RerankConfig, **context: object) -> str:
-    """SHA-256 over everything that changes page K/V: the resolved config and its surroundings.
-
-    context: model digest, template, dtype, library versions; any JSON-able value.
-    """
-    payload = {"config": asdict(config), "context": context}
-    text = json.dumps(payload, sort_keys=True, separators=(",", ":"))
+def digest(**fields: object) -> str:
+    """SHA-256, 64 hex digits, over JSON-able fields; the order of the fields does not matter."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

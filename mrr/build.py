@@ -1,0 +1,100 @@
+"""Put a MiniReranker together from names: which checkpoints, which store, checked before use."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from platformdirs import user_cache_path
+
+from cache_db.store import PageStore
+from mrr.config import Limits, RerankConfig
+from mrr.errors import InputRejected
+from mrr.model.embedder import Embedder
+from mrr.model.load import LoadedModel, load_model
+from mrr.model.prompt import template_for
+from mrr.model.selfcheck import check_parity
+
+if TYPE_CHECKING:
+    from mrr.reranker import MiniReranker
+
+
+MODELS = Path(__file__).resolve().parent.parent / "assets" / "models"
+TINY = "tiny"
+
+
+def build(
+    cls: type[MiniReranker],
+    model: str | Path = TINY,
+    *,
+    embedder: str | Path | None = None,
+    store: str | Path | PageStore | None = None,
+    config: RerankConfig | None = None,
+    revision: str | None = None,
+    embedder_revision: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    template: str | None = None,
+    limits: Limits | None = None,
+    self_check: bool = True,
+) -> MiniReranker:
+    """See MiniReranker.from_pretrained.
+
+    The bundled model brings its own embedder. store None is the folder `default_store()`. What a
+    checkpoint says of its training (band, exit, keep ratio) fills in what config leaves open.
+    self_check compares the engine with the stock forward pass on this very checkpoint.
+    """
+    if model == TINY:
+        model, embedder = bundled("tiny-reranker"), embedder or bundled("tiny-embedder")
+    loaded = load_model(model, revision=revision, device=device, dtype=dtype)
+    words = template_for(loaded.name, template)
+    if self_check:
+        check_parity(loaded, words)
+    guide = None
+    if embedder is not None:
+        guide = Embedder(
+            load_model(embedder, revision=embedder_revision, device=device, dtype=dtype)
+        )
+    return cls(
+        loaded,
+        words,
+        trained_config(loaded, config),
+        embedder=guide,
+        store=store if isinstance(store, PageStore) else PageStore(Path(store or default_store())),
+        limits=limits,
+    )
+
+
+def trained_config(loaded: LoadedModel, config: RerankConfig | None) -> RerankConfig:
+    """The given config, its open fields filled with what the checkpoint was trained for."""
+    if config is not None and config.band is None and config.exit_layer is None:
+        return replace(config, **_band(loaded))
+    if config is not None:
+        return config
+    ratio = {k: v for k, v in loaded.trained.items() if k == "keep_ratio"}
+    return RerankConfig(**_band(loaded), **ratio)
+
+
+def _band(loaded: LoadedModel) -> dict[str, object]:
+    if "band" not in loaded.trained:
+        return {}
+    start, end = loaded.trained["band"]
+    return {"band": (int(start), int(end)), "exit_layer": int(loaded.trained["exit_layer"])}
+
+
+def bundled(name: str) -> Path:
+    """Folder of a checkpoint that ships with the project."""
+    folder = MODELS / name
+    if not folder.is_dir():
+        raise InputRejected(
+            f"The bundled {name} is not in this installation; pass a checkpoint folder or hub id."
+        )
+    return folder
+
+
+def default_store() -> Path:
+    """$MRR_CACHE_DIR, or the user's cache folder: never the working directory."""
+    return Path(os.environ.get("MRR_CACHE_DIR") or user_cache_path("minireranker"))

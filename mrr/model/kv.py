@@ -1,0 +1,138 @@
+"""Page K/V: what it holds, how it is stored, and how many bytes that takes.
+
+Int8 is per channel for K (a few channels are large for every token) and per token for V, the
+layout that the K/V quantisation literature found to lose least.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrr.config import KVDtype
+
+_DTYPES: dict[KVDtype, torch.dtype] = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A stored tensor: values (L, H, T, D), and for int8 its float32 scale, broadcastable."""
+
+    values: Tensor
+    scale: Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + (0 if self.scale is None else self.scale.nbytes)
+
+    def write(self, layer: int, out: Tensor) -> None:
+        """Write layer `layer`, in out's dtype, into out (H, T, D)."""
+        if self.scale is None:
+            out.copy_(self.values[layer])
+        else:
+            torch.mul(self.values[layer], self.scale[layer], out=out)
+
+
+@dataclass(frozen=True, slots=True)
+class KVPage:
+    """K/V of one page's own tokens in the band layers: the kept visual ones, then vision_end.
+
+    k, v: (L, H, T, D), rotary applied at the original positions. next_position: the M-RoPE
+    position of the first token after the page. kept: (n_kept,) ascending indices into the grid.
+    """
+
+    k: Quantized
+    v: Quantized
+    next_position: int
+    grid: tuple[int, int]
+    kept: np.ndarray
+
+    @property
+    def n_tokens(self) -> int:
+        return self.k.values.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        return self.k.nbytes + self.v.nbytes
+
+
+def lossless(dtype: torch.dtype) -> KVDtype:
+    """The storage that keeps a model's own K/V exactly."""
+    return next(name for name, stored in _DTYPES.items() if stored == dtype)
+
+
+def quantize(x: Tensor, kv_dtype: KVDtype, *, axis: int) -> Quantized:
+    """Store x (L, H, T, D); int8 takes the absolute maximum along `axis` as its scale."""
+    if kv_dtype != "int8":
+        return Quantized(x.to(_DTYPES[kv_dtype]).contiguous(), None)
+    x = x.float()
+    scale = x.abs().amax(dim=axis, keepdim=True).clamp_min(1e-8) / 127.0
+    return Quantized((x / scale).round().to(torch.int8).contiguous(), scale)
+
+
+def quantize_page(
+    k: Tensor,
+    v: Tensor,
+    kv_dtype: KVDtype,
+    *,
+    next_position: int,
+    grid: tuple[int, int],
+    kept: np.ndarray,
+) -> KVPage:
+    """Per channel (over tokens) for K, per token (over channels) for V."""
+    return KVPage(
+        quantize(k, kv_dtype, axis=2), quantize(v, kv_dtype, axis=3), next_position, grid, kept
+    )
+
+
+def pack(page: KVPage) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and JSON for the store; bf16 travels as the uint16 that holds its bits."""
+    arrays = {"kept": page.kept.astype(np.int32)}
+    for name, stored in (("k", page.k), ("v", page.v)):
+        values = stored.values.cpu()
+        bits = values.view(torch.uint16) if values.dtype == torch.bfloat16 else values
+        arrays[name] = bits.numpy()
+        if stored.scale is not None:
+            arrays[f"{name}_scale"] = stored.scale.cpu().numpy()
+    meta = {
+        "next_position": page.next_position,
+        "grid": list(page.grid),
+        "dtype": str(page.k.values.dtype).removeprefix("torch."),
+    }
+    return arrays, meta
+
+
+def unpack(arrays: Any, meta: Any, device: torch.device) -> KVPage:
+    """The inverse of pack; on the CPU it copies nothing."""
+
+    def stored(name: str) -> Quantized:
+        values = _tensor(arrays[name])
+        if meta["dtype"] == "bfloat16":
+            values = values.view(torch.bfloat16)
+        scale = _tensor(arrays[f"{name}_scale"]).to(device) if f"{name}_scale" in arrays else None
+        return Quantized(values.to(device), scale)
+
+    return KVPage(
+        k=stored("k"),
+        v=stored("v"),
+        next_position=int(meta["next_position"]),
+        grid=(int(meta["grid"][0]), int(meta["grid"][1])),
+        kept=np.asarray(arrays["kept"]),
+    )
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """Share memory with a read-only array; nothing here ever writes to page K/V."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "not writable"
+        return torch.from_numpy(array)

@@ -1,0 +1,143 @@
+"""The segment loop: run some decoder layers over some tokens, with K/V read from elsewhere.
+
+transformers' own layers do the work. What is ours is the object that stands in for their cache,
+and an attention function for a short query over long cached K/V. The two silent traps here: a
+cached prefix without an explicit mask attends only to its first tokens, and a boolean mask is
+wrong under eager attention; so masks are always explicit and additive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "mrr"
+NEG_INF = float("-inf")
+
+CosSin = tuple[Tensor, Tensor]
+Observer = Callable[[int, Tensor], None]
+
+
+class KVSource(Protocol):
+    """What a decoder layer needs of its `past_key_values`."""
+
+    def update(self, k: Tensor, v: Tensor, layer_idx: int, *args: Any) -> tuple[Tensor, Tensor]:
+        """Take this segment's K/V (B, H, n, D) and return all K/V that it may attend to."""
+
+
+class Recorder(Protocol):
+    """Receives what attention saw, in a traced pass only."""
+
+    def record(
+        self, layer: int, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float
+    ) -> None:
+        """query (B, heads, n, D) and key (B, H, S, D) after rotary, mask additive."""
+
+
+def run_layers(
+    lm: Any,
+    hidden: Tensor,
+    cos_sin: CosSin,
+    layers: range,
+    *,
+    mask: Tensor | None = None,
+    kv: KVSource | None = None,
+    deepstack: tuple[Tensor, ...] = (),
+    visual_rows: Tensor | None = None,
+    observe: Observer | None = None,
+    recorder: Recorder | None = None,
+) -> Tensor:
+    """hidden (B, n, d) through `layers`; mask None is causal over the n tokens themselves.
+
+    deepstack: (T, d) features added at visual_rows (T,) after each of the first layers, B = 1.
+    observe(i, hidden) sees every layer's output. recorder sees every layer's attention.
+    """
+    extra = {} if recorder is None else {"recorder": recorder}
+    for i in layers:
+        hidden = lm.layers[i](
+            hidden,
+            position_embeddings=cos_sin,
+            attention_mask=mask,
+            past_key_values=kv,
+            **extra,
+        )
+        if i < len(deepstack) and visual_rows is not None:
+            hidden = hidden.index_add(
+                1, visual_rows, deepstack[i].to(hidden.dtype).expand(hidden.shape[0], -1, -1)
+            )
+        if observe is not None:
+            observe(i, hidden)
+    return hidden
+
+
+def project_kv(layer: Any, hidden: Tensor, cos_sin: CosSin) -> tuple[Tensor, Tensor]:
+    """K (rotary applied) and V of one layer for hidden (B, n, d): each (B, H, n, D)."""
+    attention = layer.self_attn
+    x = layer.input_layernorm(hidden)
+    heads = (*x.shape[:-1], -1, attention.head_dim)
+    k = attention.k_proj(x).view(heads)
+    if hasattr(attention, "k_norm"):  # Qwen3 only
+        k = attention.k_norm(k)
+    v = attention.v_proj(x).view(heads).transpose(1, 2)
+    return rotate(k.transpose(1, 2), cos_sin), v
+
+
+def rotate(x: Tensor, cos_sin: CosSin) -> Tensor:
+    """Rotary embedding of x (B, heads, n, D); cos and sin are (B, n, D)."""
+    cos, sin = (t.unsqueeze(1) for t in cos_sin)
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
+
+
+def causal_mask(n: int, like: Tensor) -> Tensor:
+    """(1, 1, n, n) additive."""
+    return torch.full((n, n), NEG_INF, dtype=like.dtype, device=like.device).triu(1)[None, None]
+
+
+def attention_forward(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    recorder: Recorder | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' sdpa, except for a short query over cached K/V with grouped heads.
+
+    There sdpa would copy K/V once per query head of a group. Folding the group into the query
+    axis is exact and reads K/V once: (B, H*g, n, D) becomes (B, H, g*n, D).
+    """
+    if recorder is not None:
+        recorder.record(module.layer_idx, query, key, attention_mask, scaling or module.scaling)
+    b, heads, n, d = query.shape
+    groups = heads // key.shape[1]
+    if attention_mask is None or groups == 1 or n == key.shape[2]:
+        return sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=scaling,
+            dropout=dropout,
+            **kwargs,
+        )
+    mask = attention_mask.expand(-1, 1, -1, -1).repeat(1, 1, groups, 1)
+    folded = query.reshape(b, heads // groups, groups * n, d)
+    out = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
+    return out.reshape(b, heads, n, d).transpose(1, 2).contiguous(), None
+
+
+# Both registries, or transformers builds no padding mask at all for the stock forward pass.
+AttentionInterface.register(ATTENTION, attention_forward)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)

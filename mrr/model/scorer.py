@@ -1,0 +1,177 @@
+"""One checkpoint under one configuration: pictures to page K/V, queries to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from mrr.config import RerankConfig, digest
+from mrr.model.band import run_band, run_before_band
+from mrr.model.dense import run_original
+from mrr.model.head import RelevanceHead
+from mrr.model.joint import run_joint
+from mrr.model.kv import KVPage
+from mrr.model.load import LoadedModel
+from mrr.model.prefix import InstructionKV, encode_instruction, encode_page
+from mrr.model.prompt import Order, Prompt, PromptEncoder, PromptTemplate
+from mrr.model.vision import Pixels, encode_vision, preprocess
+from mrr.timing import Stages
+
+# Raised whenever the code changes what a page's K/V is, so that older entries become misses.
+FORMAT = 1
+# Prefix columns in one batch: bounds the K/V buffer of a layer, whatever the number of pages.
+_MAX_BATCH_COLUMNS = 65_536
+
+
+class Scorer:
+    """The tensors' side of the engine; it knows nothing of files, stores or ranking.
+
+    image_is: which side of the pair the picture is, "document" to rank pages for a query,
+    "query" to rank texts for a picture.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        template: PromptTemplate,
+        config: RerankConfig,
+        image_is: str = "document",
+    ) -> None:
+        self.loaded = loaded
+        self.config = config = config.resolve(loaded.n_layers)
+        self.encoder = PromptEncoder(loaded.tokenizer, template)
+        self.head = RelevanceHead(loaded, self.encoder.positive_id, self.encoder.negative_id)
+        self.image_is = image_is
+        self.order: Order = _order(config, image_is)
+        self.image_first = self.order == f"{image_is}-first"
+        self.min_pixels = config.min_pixels or loaded.min_pixels
+        self.max_pixels = config.max_pixels or loaded.max_pixels
+        self._instruction: InstructionKV | None = None
+
+    def fingerprint(self, **context: object) -> str:
+        """Identity of page K/V made here; context adds what decides pruning (the embedder)."""
+        return digest(
+            format=FORMAT,
+            config=asdict(self.config),
+            model=self.loaded.digest,
+            dtype=str(self.loaded.dtype),
+            prompt=[self.encoder.template.name, self.encoder.words(self.order)],
+            pixels=[self.min_pixels, self.max_pixels, self.loaded.cell],
+            versions=[version(p).split(".")[0] for p in ("torch", "transformers")],
+            **context,
+        )
+
+    def preprocess(self, image: Image.Image) -> Pixels:
+        """The page as this model sees it."""
+        return preprocess(self.loaded, image, self.min_pixels, self.max_pixels)
+
+    def prompt(self, text: str, n_visual_tokens: int) -> Prompt:
+        """The whole prompt of one pair of the picture and a text."""
+        return self.encoder.pair(
+            self.order,
+            instruction=self.config.instruction,
+            query=None if self.image_is == "query" else text,
+            document=None if self.image_is == "document" else text,
+            n_visual_tokens=n_visual_tokens,
+        )
+
+    def encode(self, pixels: Pixels, kept: np.ndarray, stages: Stages) -> KVPage:
+        """Vision tower and prefix pass of one page. Needs an order that puts the image first."""
+        assert self.image_first
+        with stages("vision"):
+            visual = encode_vision(self.loaded, pixels)
+        with stages("prefix"):
+            return encode_page(
+                self.loaded,
+                self.encoder,
+                self.config,
+                self.prompt("", pixels.n_tokens),
+                pixels,
+                visual,
+                kept,
+            )
+
+    def instruction(self) -> InstructionKV:
+        """K/V of the shared head of every prompt, computed once."""
+        if self._instruction is None:
+            prompt = self.prompt("", 1)
+            self._instruction = encode_instruction(self.loaded, self.config, prompt)
+        return self._instruction
+
+    def score(self, texts: Sequence[str], pages: Sequence[KVPage], stages: Stages) -> np.ndarray:
+        """Logits (N,) float32 of one text against N pages, or of N texts against one page."""
+        with stages("query"):
+            suffix = run_before_band(
+                self.loaded, self.config, [self.prompt(t, 1).suffix for t in texts]
+            )
+            instruction = self.instruction()
+        if len(texts) > 1:
+            pages = list(pages) * len(texts)
+        logits = np.empty(len(pages), dtype=np.float32)
+        for batch in batches([page.n_tokens for page in pages], _MAX_BATCH_COLUMNS):
+            with stages("band"):
+                part = suffix if len(texts) == 1 else suffix.select(batch)
+                hidden = run_band(
+                    self.loaded, self.config, part, instruction, [pages[i] for i in batch]
+                )
+            with stages("head"):
+                logits[batch] = self._read(self.head.logits(hidden))
+        return logits
+
+    def score_joint(self, text: str, pixels: Pixels, kept: np.ndarray, stages: Stages) -> float:
+        """Logit of one pair in an order that cannot be cached, with every other part on."""
+        with stages("vision"):
+            visual = encode_vision(self.loaded, pixels)
+        prompt = self.prompt(text, pixels.n_tokens)
+        with stages("layers"):
+            hidden = run_joint(self.loaded, self.encoder, self.config, prompt, pixels, visual, kept)
+        with stages("head"):
+            return float(self._read(self.head.logits(hidden))[0])
+
+    def score_original(
+        self, texts: Sequence[str], pixels: Sequence[Pixels], stages: Stages
+    ) -> np.ndarray:
+        """Logits (N,) of N pairs through the stock forward pass in one batch.
+
+        The tower is timed by hooks, since the stock forward runs it inside; "layers" is the rest.
+        """
+        prompts = [self.prompt(t, p.n_tokens) for t, p in zip(texts, pixels, strict=True)]
+        tower = Stages(self.loaded.device)
+        with stages("layers"), tower.module("vision", self.loaded.model.model.visual):
+            hidden = run_original(self.loaded, prompts, pixels, self.encoder.image_id)
+        stages.move("layers", "vision", tower.ms["vision"])
+        with stages("head"):
+            return self._read(self.head.normed_logits(hidden))
+
+    @staticmethod
+    def _read(logits: Tensor) -> np.ndarray:
+        values = logits.cpu().numpy()
+        if not np.isfinite(values).all():
+            raise FloatingPointError("A relevance logit is not finite; the weights may be damaged.")
+        return values
+
+
+def batches(lengths: Sequence[int], max_columns: int) -> list[list[int]]:
+    """Indices grouped so that rows padded to their longest stay within max_columns a group.
+
+    Similar lengths share a group, which keeps the padding small.
+    """
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= max_columns:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def _order(config: RerankConfig, image_is: str) -> Order:
+    """Vision-first puts the picture first, whichever side of the pair it is (section 3.1)."""
+    if config.order != "vision-first":
+        return config.order
+    return "query-first" if image_is == "query" else "document-first"

@@ -1,0 +1,55 @@
+"""At start-up: does the cached path still equal the stock forward pass on this checkpoint?
+
+A new transformers release, an attention backend or a cast can break it silently, so every loaded
+model is asked once, on a picture of a few tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mrr.config import RerankConfig
+from mrr.errors import ParityError
+from mrr.model.kv import lossless
+from mrr.model.load import LoadedModel
+from mrr.model.prompt import PromptTemplate
+from mrr.model.scorer import Scorer
+from mrr.timing import Stages
+
+logger = logging.getLogger(__name__)
+
+# Allowed difference relative to the hidden state's scale, about a hundred rounding steps.
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+def check_parity(loaded: LoadedModel, template: PromptTemplate) -> float:
+    """Largest logit difference relative to max(1, |logit|); raises ParityError over tolerance."""
+    begin = time.perf_counter()
+    config = RerankConfig().dense(loaded.n_layers, lossless(loaded.dtype))
+    scorer, stages = Scorer(loaded, template, config), Stages(loaded.device)
+    noise = np.random.default_rng(0)
+    side = 3 * loaded.cell
+    pictures = [
+        Image.fromarray(noise.integers(0, 256, (side, width, 3), dtype=np.uint8))
+        for width in (side, 2 * side)
+    ]
+    pixels = [scorer.preprocess(picture) for picture in pictures]
+    query = "self check"
+    pages = [scorer.encode(p, np.arange(p.n_tokens), stages) for p in pixels]
+    engine = scorer.score([query], pages, stages)
+    stock = np.array([scorer.score_original([query], [p], stages)[0] for p in pixels])
+    error = float(np.max(np.abs(engine - stock) / np.maximum(1.0, np.abs(stock))))
+    if error > _TOLERANCE[loaded.dtype]:
+        raise ParityError(
+            f"{loaded.name}: the cached path differs from the stock forward pass by {error:.2g} "
+            f"(allowed {_TOLERANCE[loaded.dtype]:.0e}). Its scores cannot be trusted; check the "
+            "transformers version against requirements.txt."
+        )
+    elapsed_ms = (time.perf_counter() - begin) * 1e3
+    logger.info("Parity self-check: relative error %.1e in %.0f ms.", error, elapsed_ms)
+    return error

@@ -1,0 +1,53 @@
+"""Milliseconds per stage, with the accelerator's queue drained at both ends of each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+
+class Stages:
+    """Collects the time of named stages in the order they first ran; a stage may run again."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.ms: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self._drain()
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._drain()
+            self.ms[name] = self.ms.get(name, 0.0) + (time.perf_counter() - begin) * 1e3
+
+    @contextmanager
+    def module(self, name: str, module: nn.Module) -> Iterator[None]:
+        """Time a submodule's own forward inside somebody else's."""
+        span = ExitStack()
+        handles = (
+            module.register_forward_pre_hook(lambda *_: span.enter_context(self(name)) and None),
+            module.register_forward_hook(lambda *_: span.close()),
+        )
+        try:
+            yield
+        finally:
+            span.close()
+            for handle in handles:
+                handle.remove()
+
+    def move(self, source: str, target: str, ms: float) -> None:
+        """Count ms of one stage as another, which ran inside it and comes first."""
+        rest = self.ms.pop(source) - ms
+        self.ms[target] = self.ms.get(target, 0.0) + ms
+        self.ms[source] = rest
+
+    def _drain(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
