@@ -1,0 +1,234 @@
+"""The pages: who they are, what they look like, and their first-stage vectors."""
+
+from __future__ import annotations
+
+import io
+import json
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import astuple, dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from cache_db import codec
+from cache_db.database import Database
+from cache_db.evict import Space
+from cache_db.files import Files
+from cache_db.records import Embedding
+from cache_db.trouble import Tally, Trouble
+from mrr.errors import BudgetExceeded, CorruptEntry
+from mrr.types import Page
+
+_COLUMNS = "page_id, label, source, page_num, width, height, scope"
+_IN = "IN (SELECT value FROM json_each(?))"
+_VECTORS = f"""
+    SELECT page_id, vector FROM pages JOIN embeddings USING (page_id)
+    WHERE scope {_IN} AND fingerprint = ? ORDER BY pages.id
+"""  # noqa: S608 - constants only
+_MAX_MATRICES = 8  # scopes of as many visitors as are likely to be busy at a time
+Vectors = tuple[list[str], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The commit of a page's picture."""
+
+    page_id: str
+    file: str
+    nbytes: int
+    digest: bytes
+
+
+@dataclass
+class Catalogue:
+    """The page part of a store."""
+
+    database: Database
+    files: Files
+    space: Space
+    trouble: Trouble
+    tally: Tally
+    _matrices: OrderedDict[tuple[str, frozenset[str]], tuple[int, Vectors]] = field(
+        default_factory=OrderedDict
+    )
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add_page(self, page: Page, image: Image.Image) -> None:
+        """Keep a page and its picture; no effect if they are there already.
+
+        Raises
+        ------
+        BudgetExceeded: if the picture does not fit, or the disk does not take it.
+        ValueError: if image is not the RGB picture of that size.
+        """
+        if (image.mode, image.size) != ("RGB", (page.width, page.height)):
+            raise ValueError(
+                f"The picture is {image.mode} {image.size}; the page says RGB "
+                f"{page.width}×{page.height}."
+            )
+        try:
+            if not self._has_picture(page.page_id):
+                self._write(page, _to_png(image))
+        except (OSError, sqlite3.OperationalError) as error:
+            self.trouble.report("store pages", error)
+            raise BudgetExceeded(
+                f"{page.label} ({page.width}×{page.height}) could not be kept: the store's disk "
+                "takes no more writes. Free some space and add it again."
+            ) from error
+        self.trouble.recovered("store pages")
+
+    def page(self, page_id: str) -> Page | None:
+        """A page by its id."""
+        pages = self._pages("page_id = ?", page_id)
+        return pages[0] if pages else None
+
+    def pages(self, scopes: Collection[str]) -> list[Page]:
+        """The pages of some scopes, in order of first adding."""
+        return self._pages(f"scope {_IN} ORDER BY id", json.dumps(list(scopes)))
+
+    def image(self, page_id: str) -> Image.Image | None:
+        """The picture, bit for bit as it was added; None if it is gone or damaged."""
+        with self.trouble.guard("read pictures"):
+            for picture in self.pictures([page_id]):
+                try:
+                    return self.load(picture)
+                except CorruptEntry:
+                    self.drop_picture(picture)
+        return None
+
+    def pictures(self, page_ids: Collection[str]) -> list[Picture]:
+        """The pictures that rows of these pages name."""
+        sql = f"SELECT page_id, file, nbytes, digest FROM pages WHERE page_id {_IN}"  # noqa: S608
+        with self.database.read() as db:
+            rows = db.execute(sql + " AND file IS NOT NULL", (json.dumps(list(page_ids)),))
+            return [Picture(*row) for row in rows]
+
+    def load(self, picture: Picture) -> Image.Image:
+        """Read and check one picture; CorruptEntry or OSError if anything is wrong with it."""
+        data = self.files.read(picture.file, picture.nbytes)
+        codec.check(data, picture.digest)
+        image = Image.open(io.BytesIO(data.data), formats=["PNG"])
+        image.load()
+        return image
+
+    def drop_picture(self, picture: Picture) -> None:
+        """Forget a damaged picture; adding the page again brings it back."""
+        self.tally.add("corrupt")
+        with self.database.write() as db:
+            db.execute(
+                "UPDATE pages SET file = NULL, nbytes = 0 WHERE page_id = ? AND file = ?",
+                (picture.page_id, picture.file),
+            )
+        self.files.delete(picture.file)
+
+    def put_embedding(
+        self, page_id: str, fingerprint: str, vector: np.ndarray, importance: np.ndarray
+    ) -> None:
+        """Keep the first stage of a page. vector: (D,). importance: (R, C). Both float32."""
+        n_rows, n_cols = importance.shape
+        row = (page_id, fingerprint, n_rows, n_cols, codec.seal(vector), codec.seal(importance))
+        with self.trouble.guard("store vectors"), self.database.write() as db:
+            if db.execute("SELECT 1 FROM pages WHERE page_id = ?", (page_id,)).fetchone():
+                db.execute("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def embedding(self, page_id: str, fingerprint: str) -> Embedding | None:
+        """The first stage of a page under one embedder; None if it is not there or damaged."""
+        sql = """SELECT vector, importance, n_rows, n_cols FROM embeddings
+                 WHERE page_id = ? AND fingerprint = ?"""
+        with self.trouble.guard("read vectors"):
+            with self.database.read() as db:
+                row = db.execute(sql, (page_id, fingerprint)).fetchone()
+            if row:
+                try:
+                    return Embedding(
+                        codec.unseal(row[0]), codec.unseal(row[1]).reshape(row[2], row[3])
+                    )
+                except (CorruptEntry, ValueError):
+                    self.drop_embeddings([(page_id, fingerprint)])
+        return None
+
+    def vectors(self, fingerprint: str, scopes: Collection[str]) -> Vectors:
+        """Page ids and (N, D) float32 vectors of some scopes, in order of first adding.
+
+        Read once and kept until pages or vectors change, here or in another process; the array
+        is read-only. Without any vector it is (0, 0).
+        """
+        wanted = fingerprint, frozenset(scopes)
+        with self.trouble.guard("read vectors"):
+            with self.database.read() as db:
+                version = db.execute("SELECT version FROM catalogue_version").fetchone()[0]
+            with self._lock:
+                known = self._matrices.get(wanted)
+            if known and known[0] == version:
+                return known[1]
+            vectors = self._read_vectors(*wanted)
+            with self._lock:
+                self._matrices[wanted] = version, vectors
+                self._matrices.move_to_end(wanted)
+                while len(self._matrices) > _MAX_MATRICES:
+                    self._matrices.popitem(last=False)
+            return vectors
+        return [], np.empty((0, 0), np.float32)
+
+    def drop_embeddings(self, keys: list[tuple[str, str]]) -> None:
+        """Remove damaged vectors. keys: (page_id, fingerprint) each."""
+        self.tally.add("corrupt", len(keys))
+        with self.database.write() as db:
+            db.conn.executemany(
+                "DELETE FROM embeddings WHERE page_id = ? AND fingerprint = ?", keys
+            )
+
+    def _pages(self, condition: str, parameter: str) -> list[Page]:
+        with self.trouble.guard("read pages"), self.database.read() as db:
+            sql = f"SELECT {_COLUMNS} FROM pages WHERE {condition}"  # noqa: S608 - ours, above
+            return [Page(*row) for row in db.execute(sql, (parameter,))]
+        return []
+
+    def _has_picture(self, page_id: str) -> bool:
+        return any(self.files.has(p.file, p.nbytes) for p in self.pictures([page_id]))
+
+    def _write(self, page: Page, data: np.ndarray) -> None:
+        with self.space.reserve(data.nbytes, ".png") as room:
+            self.files.write(room.name, data)
+            with self.database.write() as db:
+                find = "SELECT file FROM pages WHERE page_id = ?"
+                old = db.execute(find, (page.page_id,)).fetchone()
+                picture = (room.name, data.nbytes, codec.digest(data.data))
+                db.execute(
+                    f"""INSERT INTO pages ({_COLUMNS}, file, nbytes, digest)
+                        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (page_id) DO UPDATE
+                        SET file = excluded.file, nbytes = excluded.nbytes,
+                            digest = excluded.digest""",  # noqa: S608 - constants only
+                    (*astuple(page), *picture),
+                )
+                room.keep(db)
+        if old and old[0]:
+            self.files.delete(old[0])
+
+    def _read_vectors(self, fingerprint: str, scopes: frozenset[str]) -> Vectors:
+        with self.database.read() as db:
+            rows = db.execute(_VECTORS, (json.dumps(list(scopes)), fingerprint)).fetchall()
+        page_ids, vectors, damaged = [], [], []
+        for page_id, blob in rows:
+            try:
+                vectors.append(codec.unseal(blob))
+                page_ids.append(page_id)
+            except CorruptEntry:
+                damaged.append((page_id, fingerprint))
+        if damaged:
+            self.drop_embeddings(damaged)
+        if not vectors:
+            return [], np.empty((0, 0), np.float32)
+        matrix = np.stack(vectors)
+        matrix.flags.writeable = False
+        return page_ids, matrix
+
+
+def _to_png(image: Image.Image) -> np.ndarray:
+    """(nbytes,) uint8; lossless, and compressed only as far as it is quick."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return np.frombuffer(buffer.getvalue(), np.uint8)

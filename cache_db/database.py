@@ -1,0 +1,156 @@
+"""Connections: one a thread, write-ahead log, immediate transactions, fresh start after damage."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlite_utils
+
+from cache_db.schema import migrate
+from cache_db.session import exclusive
+
+TIMEOUT_S = 30.0
+log = logging.getLogger("cache_db")
+
+
+@dataclass(eq=False)
+class _Handle:
+    """One thread's connection, and the inode of the file it was opened on."""
+
+    db: sqlite_utils.Database
+    inode: int
+
+
+class Database:
+    """The rows of a store. Each `read` or `write` block uses the calling thread's connection."""
+
+    def __init__(self, path: Path | None) -> None:
+        """path: None for a database in memory."""
+        self.on_fresh: Callable[[], object] | None = None  # called when a lost one was replaced
+        self._path = path
+        self._pid = os.getpid()
+        self._local = threading.local()
+        self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()  # a dead thread's goes with it
+        self._closed = False
+        # A database in memory belongs to one connection, so its threads take turns.
+        self._turn = threading.RLock() if path is None else None
+        self._shared = _Handle(_connect(":memory:"), 0) if path is None else None
+        if self._shared is not None:
+            migrate(self._shared.db)
+        else:
+            self._open_or_rebuild()
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite_utils.Database]:
+        """A connection on which each statement sees the last commit."""
+        if self._turn is not None and self._shared is not None:
+            with self._turn:
+                yield self._shared.db
+            return
+        handle = self._handle()
+        try:
+            yield handle.db
+        except sqlite3.DatabaseError as error:
+            self._rebuild_if_damaged(error, handle.inode)
+            raise
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite_utils.Database]:
+        """One transaction, commit at the end or nothing.
+
+        IMMEDIATE, because a deferred transaction that reads before it writes fails at once,
+        without the timeout, when another process wrote in between.
+        """
+        with self.read() as db:
+            db.conn.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.conn.execute("COMMIT")
+            except BaseException:
+                if db.conn.in_transaction:
+                    db.conn.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        self._closed = True
+        for handle in [*self._handles, *([self._shared] if self._shared else [])]:
+            handle.db.close()
+
+    def _open_or_rebuild(self) -> None:
+        """First connection; a file that is no database is replaced by an empty one."""
+        try:
+            self._handle()
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+            assert self._path is not None
+            self._rebuild_if_damaged(error, self._path.stat().st_ino)
+            self._handle()
+
+    def _handle(self) -> _Handle:
+        """This thread's connection; a new one if the file was replaced by another process."""
+        assert self._path is not None
+        if os.getpid() != self._pid:
+            raise RuntimeError("A store does not survive fork: open a new one in the child.")
+        if self._closed:
+            raise RuntimeError("The store is closed.")
+        handle: _Handle | None = getattr(self._local, "handle", None)
+        try:
+            inode = os.stat(self._path).st_ino
+        except FileNotFoundError:
+            inode = -1
+        if handle is not None and handle.inode == inode:
+            return handle
+        if handle is not None:
+            handle.db.close()
+        with exclusive(self._path.with_suffix(".lock")):  # migrations begin deferred
+            db = _connect(str(self._path))
+            _set_journal(db)
+            fresh = migrate(db)
+            handle = _Handle(db, os.stat(self._path).st_ino)
+        self._local.handle = handle
+        self._handles.add(handle)
+        if fresh and self.on_fresh:
+            self.on_fresh()
+        return handle
+
+    def _rebuild_if_damaged(self, error: sqlite3.DatabaseError, inode: int) -> None:
+        """Delete a damaged database, unless another process has replaced it already."""
+        if not _is_damage(error) or self._path is None:
+            return
+        with exclusive(self._path.with_suffix(".lock")):
+            if self._path.exists() and self._path.stat().st_ino == inode:
+                log.warning("The store's database is damaged (%s); starting an empty one.", error)
+                for suffix in ("", "-wal", "-shm", "-journal"):
+                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+
+
+def _connect(path: str) -> sqlite_utils.Database:
+    # isolation_level None: no hidden BEGIN. Other threads only ever close a connection.
+    connection = sqlite3.connect(
+        path, timeout=TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    return sqlite_utils.Database(connection, execute_plugins=False)
+
+
+def _set_journal(db: sqlite_utils.Database) -> None:
+    """Write-ahead log where the file system has it; otherwise a journal, synced in full."""
+    if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal":
+        db.execute("PRAGMA synchronous = NORMAL")
+        return
+    db.execute("PRAGMA journal_mode = DELETE")
+    db.execute("PRAGMA synchronous = FULL")
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Malformed or no database at all, as opposed to busy, full or failing to read."""
+    return type(error) is sqlite3.DatabaseError or "no such table" in str(error)

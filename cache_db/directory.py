@@ -1,0 +1,54 @@
+"""The folder of a store: made if it can be, refused in a sentence if it cannot be trusted."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+# SQLite's write-ahead log needs memory shared between processes, and all of the store needs
+# locks that the kernel drops when a process dies. Neither can be had over a network.
+_NETWORK = {"9p", "afs", "ceph", "cifs", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3"}
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """Where things lie. files: pictures and K/V. sessions: lock files of open stores."""
+
+    database: Path
+    files: Path
+    sessions: Path
+
+
+def prepare(root: Path) -> Directory:
+    """Make the folders, readable by their owner only.
+
+    Raises
+    ------
+    OSError: if the folder cannot be made or written to, or lies on a network file system.
+    """
+    directory = Directory(root / "store.db", root / "files", root / "sessions")
+    for folder in (root, directory.files, directory.sessions):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(0, "The folder cannot be written to")
+    if network := network_filesystem(root):
+        raise OSError(0, f"The folder lies on a network file system ({network})")
+    return directory
+
+
+def network_filesystem(path: Path) -> str | None:
+    """Type of the network file system that path lies on, or None. Linux only."""
+    try:
+        mounts = Path("/proc/mounts").read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    resolved = path.resolve()
+    best, kind = -1, ""
+    for line in mounts:
+        _, point, this_kind, *_ = line.split(" ")
+        mount = Path(point.replace("\\040", " "))
+        # Of two mounts on one point the later one is on top.
+        if resolved.is_relative_to(mount) and len(mount.parts) >= best:
+            best, kind = len(mount.parts), this_kind
+    return kind if kind in _NETWORK or kind.startswith("fuse.") else None

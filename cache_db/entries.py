@@ -1,0 +1,171 @@
+"""K/V entries: memory first, then row, file, digest, header; anything wrong is a miss."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cache_db import codec
+from cache_db.database import Database
+from cache_db.evict import Space, now_ms
+from cache_db.files import Files
+from cache_db.memory import MemoryTier
+from cache_db.records import Entry
+from cache_db.trouble import Tally, Trouble
+from mrr.errors import BudgetExceeded, CorruptEntry
+
+_SELECT = """
+    SELECT key, page_id, file, nbytes, digest FROM entries
+    WHERE key IN (SELECT value FROM json_each(?))
+"""
+_REPLACE = """
+    INSERT OR REPLACE INTO entries (key, page_id, file, nbytes, digest, last_used_ms)
+    VALUES (?, ?, ?, ?, ?, ?)
+"""
+# The process is out of something; the file may be as good as ever.
+_NOT_THE_FILE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+log = logging.getLogger("cache_db")
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRow:
+    """The commit of an entry: which file, how long, which digest."""
+
+    key: str
+    page_id: str
+    file: str
+    nbytes: int
+    digest: bytes
+
+
+class PageUnknown(Exception):
+    """The page of an entry is not in the store, or not any more."""
+
+
+@dataclass
+class Entries:
+    """The K/V part of a store. Nothing here raises because of a disk or a damaged file."""
+
+    database: Database
+    files: Files
+    space: Space
+    memory: MemoryTier
+    trouble: Trouble
+    tally: Tally
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """The entries that are there and whole, in the order of the keys."""
+        found = self.memory.get_many(keys)
+        self.tally.add("memory_hits", len(found))
+        wanted = [key for key in dict.fromkeys(keys) if key not in found]
+        if wanted:
+            read = self._read_rows(wanted)
+            self.tally.add(f"{self.files.source}_hits", len(read))
+            self.tally.add("misses", len(wanted) - len(read))
+            found |= read
+        self._touch(found)
+        return {key: found[key] for key in keys if key in found}
+
+    def put(
+        self, key: str, page_id: str, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]
+    ) -> int:
+        """Store an entry, replacing one of the same key; returns its bytes, 0 if not kept."""
+        data = codec.encode(key, tensors, meta)
+        kept = False
+        with self.trouble.guard("store entries"):
+            try:
+                self._write(EntryRow(key, page_id, "", data.nbytes, codec.digest(data.data)), data)
+                kept = True
+            except BudgetExceeded as refusal:
+                log.info("An entry was not stored: %s", refusal)
+            except PageUnknown:
+                log.info("An entry was not stored: its page is not in the store.")
+                self.tally.add("skipped")
+                return 0
+        if not kept:
+            self.tally.add("skipped")
+        self.memory.add(key, page_id, codec.decode(data, key, "memory"))
+        return data.nbytes if kept else 0
+
+    def contains(self, keys: Collection[str]) -> set[str]:
+        """Those of the keys that have a row or are in memory. Reads no file."""
+        found = self.memory.contains(keys)
+        with self.trouble.guard("read entries"):
+            found |= {row.key for row in self.rows(list(keys))}
+        return found
+
+    def rows(self, keys: Sequence[str]) -> list[EntryRow]:
+        """The rows of the keys."""
+        with self.database.read() as db:
+            return [EntryRow(*row) for row in db.execute(_SELECT, (json.dumps(list(keys)),))]
+
+    def load(self, row: EntryRow) -> Entry:
+        """Read and check one file; CorruptEntry or OSError if anything is wrong with it."""
+        data = self.files.read(row.file, row.nbytes)
+        codec.check(data, row.digest)
+        return codec.decode(data, row.key, self.files.source)
+
+    def drop(self, row: EntryRow) -> None:
+        """Remove a bad entry: its row, unless it was replaced meanwhile, then its file."""
+        self.tally.add("corrupt")
+        self.memory.discard([row.key])
+        with self.database.write() as db:
+            db.execute("DELETE FROM entries WHERE key = ? AND file = ?", (row.key, row.file))
+        self.files.delete(row.file)
+
+    def _read_rows(self, keys: Sequence[str]) -> dict[str, Entry]:
+        found: dict[str, Entry] = {}
+        with self.trouble.guard("read entries"):
+            for row in self.rows(keys):
+                if entry := self._read(row):
+                    self.memory.add(row.key, row.page_id, entry)
+                    found[row.key] = entry
+        return found
+
+    def _read(self, row: EntryRow) -> Entry | None:
+        """One entry; None after dropping it if it is gone, damaged or unreadable."""
+        try:
+            return self.load(row)
+        except CorruptEntry as error:
+            if not self._was_removed(row):
+                log.warning("An entry was dropped: %s", error)
+                self._drop_quietly(row)
+        except OSError as error:
+            self.trouble.report("read an entry's file", error)
+            if error.errno not in _NOT_THE_FILE:
+                self._drop_quietly(row)
+        return None
+
+    def _was_removed(self, row: EntryRow) -> bool:
+        """Whether the row went between our reading it and its file: evicted, not damaged."""
+        return row not in self.rows([row.key])
+
+    def _drop_quietly(self, row: EntryRow) -> None:
+        with self.trouble.guard("drop damaged entries"):
+            self.drop(row)
+
+    def _touch(self, keys: Collection[str]) -> None:
+        self.space.touches.add(keys)
+        if self.space.touches.due:
+            with self.trouble.guard("note what was used"), self.database.write() as db:
+                self.space.touches.flush(db)
+
+    def _write(self, row: EntryRow, data: np.ndarray) -> None:
+        with self.space.reserve(row.nbytes, ".kv") as room:
+            self.files.write(room.name, data)
+            with self.database.write() as db:
+                known = "SELECT 1 FROM pages WHERE page_id = ?"
+                if row.page_id and not db.execute(known, (row.page_id,)).fetchone():
+                    raise PageUnknown
+                old = db.execute("SELECT file FROM entries WHERE key = ?", (row.key,)).fetchone()
+                values = (row.key, row.page_id, room.name, row.nbytes, row.digest, now_ms())
+                db.execute(_REPLACE, values)
+                room.keep(db)
+        if old:
+            self.files.delete(old[0])

@@ -1,0 +1,191 @@
+"""The byte budget: room is reserved before a file is written, least recently used K/V goes first.
+
+Pictures and pinned entries are never evicted to make room. Because reservations of all processes
+count as used, the files stay within the budget at every moment, not only in the end.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import sqlite_utils
+
+from cache_db.database import Database
+from cache_db.files import Files
+from cache_db.session import Session
+from cache_db.trouble import Tally
+from mrr.errors import BudgetExceeded
+
+_TOUCH_INTERVAL_S = 5.0
+_USED = """
+    SELECT (SELECT coalesce(sum(nbytes), 0) FROM entries)
+         + (SELECT coalesce(sum(nbytes), 0) FROM pages)
+         + (SELECT coalesce(sum(nbytes), 0) FROM reservations)
+"""
+_IDLE = """
+    SELECT key, file, nbytes FROM entries
+    WHERE key NOT IN (SELECT key FROM pins) ORDER BY last_used_ms, rowid
+"""
+
+
+def now_ms() -> int:
+    """Wall clock in milliseconds, shared by all processes."""
+    return time.time_ns() // 1_000_000
+
+
+class Touches:
+    """Which entries were used when, written in batches: reading stays free of transactions."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._flushed_s = time.monotonic()
+
+    def add(self, keys: Iterable[str]) -> None:
+        """Note that the keys were used now."""
+        stamp = now_ms()
+        with self._lock:
+            self._pending.update(dict.fromkeys(keys, stamp))
+
+    @property
+    def due(self) -> bool:
+        """Whether the notes are old enough to be worth a transaction."""
+        return bool(self._pending) and time.monotonic() - self._flushed_s > _TOUCH_INTERVAL_S
+
+    def flush(self, db: sqlite_utils.Database) -> None:
+        """Write the notes down, within the caller's transaction."""
+        with self._lock:
+            pending, self._pending = self._pending, {}
+            self._flushed_s = time.monotonic()
+        db.conn.executemany(
+            "UPDATE entries SET last_used_ms = max(last_used_ms, ?) WHERE key = ?",
+            [(stamp, key) for key, stamp in pending.items()],
+        )
+
+
+@dataclass
+class Room:
+    """Reserved space for one file. name: of the file; kept: whether a row now names it."""
+
+    name: str
+    kept: bool = False
+
+    def keep(self, db: sqlite_utils.Database) -> None:
+        """Turn the reservation into a kept file, in the transaction that inserts the row."""
+        db.execute("DELETE FROM reservations WHERE file = ?", (self.name,))
+        self.kept = True
+
+
+@dataclass
+class Space:
+    """The bytes that the files of a store may take."""
+
+    database: Database
+    files: Files
+    session: Session
+    budget_bytes: int
+    tally: Tally
+    touches: Touches = field(default_factory=Touches)
+    _abandoned: set[str] = field(default_factory=set)
+
+    @contextmanager
+    def reserve(self, nbytes: int, suffix: str) -> Iterator[Room]:
+        """Make room for a file, and clean up after it if it is not kept.
+
+        Raises
+        ------
+        BudgetExceeded: if it does not fit, whatever is evicted; nothing is evicted then.
+        """
+        room = Room(secrets.token_hex(16) + suffix)
+        self._clear_abandoned()
+        victims = self._make_room(room.name, nbytes)
+        try:
+            for file in victims:  # their rows are gone: a reader finds no row, or a file
+                self.files.delete(file)
+            yield room
+        except BaseException:
+            room.kept = False  # its transaction was rolled back
+            raise
+        finally:
+            if not room.kept:
+                self._abandoned.add(room.name)
+                self._clear_abandoned()
+
+    def pin(self, keys: Iterable[str]) -> str:
+        """Keep keys from being evicted, until `unpin` or the end of this process."""
+        pin = secrets.token_hex(8)
+        with self.database.write() as db:
+            db.conn.executemany(
+                "INSERT INTO pins (pin, session, key) VALUES (?, ?, ?)",
+                [(pin, self.session.name, key) for key in set(keys)],
+            )
+        return pin
+
+    def unpin(self, pin: str) -> None:
+        """Undo one `pin`."""
+        with self.database.write() as db:
+            db.execute("DELETE FROM pins WHERE pin = ?", (pin,))
+
+    def _make_room(self, name: str, nbytes: int) -> list[str]:
+        """Enter a reservation, deleting the rows in its way; returns the files of those rows."""
+        victims: list[tuple[str, str]] = []
+        with self.database.write() as db:
+            self.touches.flush(db)
+            if _used(db) + nbytes > self.budget_bytes:
+                release_dead(db, self.session)
+                victims = self._victims(db, _used(db) + nbytes - self.budget_bytes, nbytes)
+                keys = [(key,) for key, _ in victims]
+                db.conn.executemany("DELETE FROM entries WHERE key = ?", keys)
+            db.execute(
+                "INSERT INTO reservations (file, session, nbytes) VALUES (?, ?, ?)",
+                (name, self.session.name, nbytes),
+            )
+        self.tally.add("evicted", len(victims))
+        return [file for _, file in victims]
+
+    def _victims(
+        self, db: sqlite_utils.Database, excess: int, nbytes: int
+    ) -> list[tuple[str, str]]:
+        """The least recently used entries that free excess bytes: (key, file) each."""
+        victims = []
+        for key, file, size in db.execute(_IDLE):
+            if excess <= 0:
+                break
+            victims.append((key, file))
+            excess -= size
+        if excess > 0:
+            raise BudgetExceeded(
+                f"{_mb(nbytes)} do not fit: the store's budget is {_mb(self.budget_bytes)} and "
+                f"{_mb(excess)} too much is in use. Remove pages or raise the budget."
+            )
+        return victims
+
+    def _clear_abandoned(self) -> None:
+        """Undo reservations that were not kept; on a full disk that may take several tries."""
+        for name in list(self._abandoned):
+            self.files.delete(name)
+            with self.database.write() as db:
+                db.execute("DELETE FROM reservations WHERE file = ?", (name,))
+            self._abandoned.discard(name)
+
+
+def release_dead(db: sqlite_utils.Database, session: Session) -> None:
+    """Drop pins and reservations of processes that died. Their files are swept at next start."""
+    names = db.execute("SELECT session FROM pins UNION SELECT session FROM reservations").fetchall()
+    for (name,) in names:
+        if not session.alive(name):
+            db.execute("DELETE FROM pins WHERE session = ?", (name,))
+            db.execute("DELETE FROM reservations WHERE session = ?", (name,))
+
+
+def _used(db: sqlite_utils.Database) -> int:
+    return int(db.execute(_USED).fetchone()[0])
+
+
+def _mb(nbytes: int) -> str:
+    return f"{nbytes / 1e6:,.1f} MB"

@@ -1,0 +1,95 @@
+"""The tables, as sqlite-utils migrations. A released migration is never edited, only followed."""
+
+from __future__ import annotations
+
+from sqlite_utils import Database, Migrations
+
+MIGRATIONS = Migrations("cache_db")
+
+
+class NewerSchema(Exception):
+    """The database was written by a newer version of this code."""
+
+
+@MIGRATIONS()
+def m001_tables(db: Database) -> None:
+    """Pages, their first-stage vectors, their K/V entries; and who is busy with what."""
+    db.table("pages").create(
+        {
+            "id": int,  # order of first adding
+            "page_id": str,
+            "label": str,
+            "source": str,
+            "page_num": int,
+            "width": int,
+            "height": int,
+            "scope": str,
+            "file": str,  # NULL once the picture was found damaged
+            "nbytes": int,
+            "digest": bytes,
+        },
+        pk="id",
+    )
+    db.table("pages").create_index(["page_id"], unique=True)
+    db.table("pages").create_index(["scope"])
+    # vector stands before importance: SQLite reads a row's overflow pages only as far as asked.
+    db.table("embeddings").create(
+        {
+            "page_id": str,
+            "fingerprint": str,
+            "n_rows": int,
+            "n_cols": int,
+            "vector": bytes,
+            "importance": bytes,
+        },
+        pk=("page_id", "fingerprint"),
+    )
+    db.table("entries").create(
+        {
+            "key": str,
+            "page_id": str,  # empty for an entry that belongs to no page
+            "file": str,
+            "nbytes": int,
+            "digest": bytes,
+            "last_used_ms": int,
+        },
+        pk="key",
+    )
+    db.table("entries").create_index(["page_id"])
+    db.table("entries").create_index(["last_used_ms", "nbytes"])
+    db.table("pins").create({"pin": str, "session": str, "key": str}, pk=("key", "pin"))
+    db.table("pins").create_index(["pin"])
+    db.table("reservations").create({"file": str, "session": str, "nbytes": int}, pk="file")
+    _count_versions(db)
+
+
+def _count_versions(db: Database) -> None:
+    """A number that changes with the pages or vectors, whichever process changes them.
+
+    PRAGMA data_version would change with every pin too, and is not comparable across
+    connections. It starts at random so that a rebuilt database never repeats an old number.
+    """
+    db.execute("CREATE TABLE catalogue_version (version INTEGER NOT NULL)")
+    db.execute("INSERT INTO catalogue_version VALUES (abs(random()) / 2)")
+    for table in ("pages", "embeddings"):
+        for event in ("INSERT", "UPDATE", "DELETE"):
+            db.execute(
+                f"CREATE TRIGGER {table}_{event.lower()} AFTER {event} ON {table} BEGIN "  # noqa: S608
+                "UPDATE catalogue_version SET version = version + 1; END"
+            )
+
+
+def migrate(db: Database) -> bool:
+    """Bring the schema up to date; True if the database was empty before.
+
+    Raises
+    ------
+    NewerSchema: if a migration is applied that this code does not know.
+    """
+    applied = {migration.name for migration in MIGRATIONS.applied(db)}
+    known = {migration.name for migration in MIGRATIONS.pending(Database(memory=True))}
+    if unknown := applied - known:
+        raise NewerSchema(f"It holds the unknown migration {min(unknown)}.")
+    if known - applied:
+        MIGRATIONS.apply(db)
+    return not applied

@@ -1,0 +1,252 @@
+"""PageStore: what the engine sees. Pages, their vectors and their K/V, with or without a disk."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cache_db import health
+from cache_db.catalogue import Catalogue
+from cache_db.database import Database
+from cache_db.directory import prepare
+from cache_db.entries import Entries
+from cache_db.evict import Space
+from cache_db.files import DiskFiles, Files, MemoryFiles
+from cache_db.memory import MemoryTier
+from cache_db.records import Embedding, Entry, StoreStats, VerifyReport
+from cache_db.schema import NewerSchema
+from cache_db.session import Session
+from cache_db.trouble import Tally, Trouble
+from mrr.types import Page
+
+log = logging.getLogger("cache_db")
+
+
+class PageStore:
+    """A persistent store of pages, safe to share between threads and between processes.
+
+    Reading never raises because of the disk: what is damaged or unreachable is a miss. Where the
+    directory cannot be used the same store runs in memory, says so once, and forgets everything
+    when it is closed.
+    """
+
+    def __init__(
+        self,
+        root: Path | None,
+        *,
+        budget_bytes: int = 10 * 2**30,
+        memory_bytes: int = 2**30,
+    ) -> None:
+        """Open, or make, the store in root.
+
+        root: a folder on a local disk; None to run in memory. budget_bytes: of pictures and K/V on
+        disk; vectors add about 16 KB a page. memory_bytes: of K/V kept in memory in front of the
+        disk, or of everything where there is no disk.
+        """
+        self._note = "No folder was given; nothing outlives this process." if root is None else ""
+        self._files: Files
+        try:
+            self._open(root)
+        except (OSError, sqlite3.DatabaseError, NewerSchema) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            self._note = f"The store runs in memory only: {reason.rstrip('.')}."
+            log.warning("%s Folder: %s", self._note, root)
+            self._open(None)
+        self._persistent = isinstance(self._files, DiskFiles)
+        self._trouble, self._tally = Trouble(), Tally()
+        self._memory = MemoryTier(memory_bytes if self._persistent else 0)
+        self._space = Space(
+            self._database,
+            self._files,
+            self._session,
+            budget_bytes if self._persistent else memory_bytes,
+            self._tally,
+        )
+        self._catalogue = Catalogue(
+            self._database, self._files, self._space, self._trouble, self._tally
+        )
+        self._entries = Entries(
+            self._database, self._files, self._space, self._memory, self._trouble, self._tally
+        )
+        with self._trouble.guard("sweep"):
+            self._sweep()
+
+    # Pages
+
+    def add_page(self, page: Page, image: Image.Image) -> None:
+        """Keep a page and its canonical picture; no effect if they are there already.
+
+        Raises
+        ------
+        BudgetExceeded: if the picture does not fit, or the disk does not take it.
+        ValueError: if image is not the RGB picture of that size.
+        """
+        self._catalogue.add_page(page, image)
+
+    def page(self, page_id: str) -> Page | None:
+        """A page by its id."""
+        return self._catalogue.page(page_id)
+
+    def pages(self, scopes: Collection[str]) -> list[Page]:
+        """The pages of some scopes, in order of first adding."""
+        return self._catalogue.pages(scopes)
+
+    def image(self, page_id: str) -> Image.Image | None:
+        """The picture, bit for bit as it was added; None if it is gone or damaged."""
+        return self._catalogue.image(page_id)
+
+    def remove_pages(self, page_ids: Collection[str]) -> int:
+        """Remove pages with their pictures, vectors and K/V, pinned or not; returns how many."""
+        with self._trouble.guard("remove pages"):
+            self._memory.discard_pages(set(page_ids))
+            removed, files = health.remove_pages(self._database, page_ids)
+            self._memory.discard_pages(set(page_ids))  # what was read meanwhile
+            for file in files:
+                self._files.delete(file)
+            return removed
+        return 0
+
+    def remove_scope(self, scope: str) -> int:
+        """Remove all pages of a scope; returns how many."""
+        return self.remove_pages([page.page_id for page in self.pages([scope])])
+
+    # First stage
+
+    def put_embedding(
+        self, page_id: str, fingerprint: str, vector: np.ndarray, importance: np.ndarray
+    ) -> None:
+        """Keep the first stage of a page. vector: (D,) float32. importance: (R, C) float32."""
+        self._catalogue.put_embedding(page_id, fingerprint, vector, importance)
+
+    def embedding(self, page_id: str, fingerprint: str) -> Embedding | None:
+        """The first stage of a page under one embedder; None if it is not there or damaged."""
+        return self._catalogue.embedding(page_id, fingerprint)
+
+    def vectors(self, fingerprint: str, scopes: Collection[str]) -> tuple[list[str], np.ndarray]:
+        """Page ids and (N, D) float32 vectors of some scopes, in order of first adding."""
+        return self._catalogue.vectors(fingerprint, scopes)
+
+    # K/V
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of a key, checked; None is a miss, whatever the reason."""
+        return self.get_many([key]).get(key)
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
+        """The entries that are there, in the order of the keys, with one query for all rows."""
+        return self._entries.get_many(keys)
+
+    def put(
+        self, key: str, page_id: str, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]
+    ) -> int:
+        """Store tensors under a key, replacing what was there.
+
+        page_id: a page of this store, or "" for an entry that belongs to none. meta: JSON.
+        Returns the bytes kept, or 0 if there was no room, no disk or no such page.
+        """
+        return self._entries.put(key, page_id, tensors, meta)
+
+    def contains(self, keys: Collection[str]) -> set[str]:
+        """Those of the keys that are there, without reading them."""
+        return self._entries.contains(keys)
+
+    @contextmanager
+    def pinned(self, keys: Collection[str]) -> Iterator[None]:
+        """Keep entries, present or future, from being evicted by anyone inside the block.
+
+        The pins of a process that dies are released by whoever next needs the room.
+        """
+        pin = None
+        with self._trouble.guard("pin entries"):
+            pin = self._space.pin(keys)
+        try:
+            yield
+        finally:
+            if pin is not None:
+                with self._trouble.guard("unpin entries"):
+                    self._space.unpin(pin)
+
+    # The whole
+
+    def stats(self) -> StoreStats:
+        """What the store holds, and what this process has seen."""
+        n_pages = n_entries = kv_bytes = picture_bytes = 0
+        with self._trouble.guard("read the totals"), self._database.read() as db:
+            count = "SELECT count(*), coalesce(sum(nbytes), 0) FROM"
+            n_pages, picture_bytes = db.execute(f"{count} pages").fetchone()
+            n_entries, kv_bytes = db.execute(f"{count} entries").fetchone()
+        tally = self._tally
+        return StoreStats(
+            persistent=self._persistent,
+            note=" ".join(filter(None, (self._note, self._trouble.note))),
+            n_pages=n_pages,
+            n_entries=n_entries,
+            kv_bytes=kv_bytes,
+            picture_bytes=picture_bytes,
+            budget_bytes=self._space.budget_bytes,
+            memory_entries=len(self._memory),
+            memory_bytes=self._memory.nbytes,
+            memory_hits=tally["memory_hits"],
+            disk_hits=tally["disk_hits"],
+            misses=tally["misses"],
+            corrupt=tally["corrupt"],
+            evicted=tally["evicted"],
+            skipped=tally["skipped"],
+        )
+
+    def verify(self, repair: bool = True) -> VerifyReport:
+        """Read and check everything; with repair, remove what is bad."""
+        with self._trouble.guard("verify the store"):
+            return health.verify(
+                self._database, self._files, self._entries, self._catalogue, self._session, repair
+            )
+        return VerifyReport(0, (), 0, database_ok=False, repaired=False)
+
+    def clear(self) -> None:
+        """Remove everything."""
+        with self._trouble.guard("clear the store"):
+            health.clear(self._database)
+            self._memory.clear()
+            self._sweep()
+
+    def close(self) -> None:
+        """Write down what was used and let go of everything. The store cannot be used after."""
+        with self._trouble.guard("close the store"), self._database.write() as db:
+            self._space.touches.flush(db)
+            for table in ("pins", "reservations"):
+                db.execute(f"DELETE FROM {table} WHERE session = ?", (self._session.name,))  # noqa: S608
+        self._database.close()
+        self._session.close()
+        self._memory.clear()
+
+    def __enter__(self) -> PageStore:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self, root: Path | None) -> None:
+        if root is None:
+            self._files, self._session = MemoryFiles(), Session(None)
+            self._database = Database(None)
+            return
+        directory = prepare(root)
+        self._files, self._session = DiskFiles(directory.files), Session(directory.sessions)
+        self._database = Database(directory.database)
+        self._database.on_fresh = self._sweep  # whatever an earlier database named is garbage
+
+    def _sweep(self) -> None:
+        health.sweep(self._database, self._files, self._session)
