@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from platformdirs import user_cache_path
@@ -78,7 +78,7 @@ def trained_config(loaded: LoadedModel, config: RerankConfig | None) -> RerankCo
     return RerankConfig(**_band(loaded), **ratio)
 
 
-def _band(loaded: LoadedModel) -> dict[str, object]:
+def _band(loaded: LoadedModel) -> dict[str, Any]:
     if "band" not in loaded.trained:
         return {}
     start, end = loaded.trained["band"]

@@ -142,8 +142,9 @@ class MiniReranker:
         self, files: Iterable[File] | File, *, page_range: str | None = None, scope: str = PUBLIC
     ) -> Iterator[AddedPage | FailedFile]:
         """The same, page by page as each is done; stop iterating to cancel. Nothing is lost."""
-        single = isinstance(files, str | Path | tuple | Image.Image)
-        for item in self._decode([files] if single else files, page_range):  # type: ignore[list-item]
+        if isinstance(files, (str, Path, tuple, Image.Image)):
+            files = [files]
+        for item in self._decode(files, page_range):
             if isinstance(item, FailedFile):
                 yield item
                 continue

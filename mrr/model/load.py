@@ -13,7 +13,7 @@ import transformers
 import xxhash
 from huggingface_hub import snapshot_download
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mrr.errors import InputRejected, UnsupportedModel
@@ -119,7 +119,7 @@ def load_model(
     return LoadedModel(
         name=str(name),
         model=model,
-        tokenizer=AutoTokenizer.from_pretrained(tokens, trust_remote_code=False),
+        tokenizer=PreTrainedTokenizerFast.from_pretrained(tokens),
         image_processor=Qwen2VLImageProcessorPil.from_pretrained(pixels),
         digest=_digest(sorted({*base.glob("*.safetensors"), *folder.glob("*.safetensors")})),
         trained=dict(getattr(config, "mini_reranker", None) or {}),
