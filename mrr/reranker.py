@@ -1,13 +1,12 @@
 """MiniReranker: add pages once, rank them for any query. The main path of the project.
 
-add:  file -> PageImage -> embedding + importance -> kept tokens -> K/V of the band -> store
+add:  file -> PageImage -> PageCache (embedding, kept tokens, K/V of the band) -> store
 rank: query -> candidates -> K/V from the store -> band -> logits -> RankedList
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,20 +17,21 @@ import torch
 from PIL import Image
 
 from cache_db.store import PageStore
+from mrr import pairs
 from mrr.config import Limits, RerankConfig
-from mrr.errors import InputRejected
+from mrr.errors import BudgetExceeded, InputRejected
 from mrr.model.embedder import Embedder
-from mrr.model.kv import KVPage, lossless, pack, unpack
+from mrr.model.kv import lossless
 from mrr.model.load import LoadedModel
 from mrr.model.prompt import PromptTemplate
 from mrr.model.scorer import Scorer
+from mrr.page_cache import PageCache
 from mrr.pages.ingest import from_pil, read_pages
-from mrr.pages.keys import entry_key, page_id
 from mrr.pages.sandbox import Decoder
-from mrr.prune import kept_tokens
 from mrr.query import clean_query
 from mrr.timing import Stages
 from mrr.types import (
+    SYSTEMS,
     AddedPage,
     AddReport,
     FailedFile,
@@ -39,12 +39,14 @@ from mrr.types import (
     Page,
     PageImage,
     RankedList,
+    RerankResult,
     System,
     Usage,
 )
 
 PUBLIC = "public"
 File = str | Path | tuple[str, bytes] | Image.Image
+Candidate = tuple[Page, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class _Scored:
 class MiniReranker:
     """A reranker over a store of pages. Safe to call from several threads, one call at a time.
 
-    Build it with `from_pretrained`. `config` may be swapped with `with_config`, which shares
+    Build it with `from_pretrained`; `with_config` gives another configuration that shares
     everything that is loaded.
     """
 
@@ -83,7 +85,7 @@ class MiniReranker:
         self.decoder = Decoder(self.limits)
         self._lock = threading.RLock()
         # Full-depth K/V is an order of magnitude larger; it must not push pages off the disk.
-        self._dense_store = PageStore(None)
+        self._dense_store = PageStore(None, memory_bytes=4 * 2**30)
         self._configure(config)
 
     @classmethod
@@ -113,24 +115,34 @@ class MiniReranker:
                 "No embedder is loaded: every page is a candidate, and tokens are kept evenly "
                 "over the page instead of by the embedder's attention.",
             )
-        self.scorer = Scorer(self.loaded, self.template, config)
-        self.config = self.scorer.config
-        dense = self.config.dense(self.loaded.n_layers, lossless(self.loaded.dtype))
-        self.dense_scorer = Scorer(self.loaded, self.template, dense)
-        self._embedding_fingerprint = self.embedder and self.embedder.fingerprint(
-            self.scorer.min_pixels, self.scorer.max_pixels
+        scorer = Scorer(self.loaded, self.template, config)
+        dense = scorer.config.dense(self.loaded.n_layers, lossless(self.loaded.dtype))
+        self.cache = PageCache(scorer, self.embedder, self.store)
+        self.dense_cache = PageCache(
+            Scorer(self.loaded, self.template, dense), self.embedder, self.store, self._dense_store
         )
-        guide = self._embedding_fingerprint if self.config.pruner == "embedder" else None
-        self._fingerprints = {
-            id(s): s.fingerprint(pruner_guide=guide) for s in (self.scorer, self.dense_scorer)
-        }
+
+    @property
+    def config(self) -> RerankConfig:
+        """The configuration in force, with band, exit and the rest filled in."""
+        return self.cache.scorer.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.loaded.device
+
+    def close(self) -> None:
+        """Stop the decoding process and close the stores."""
+        self.decoder.close()
+        self.store.close()
+        self._dense_store.close()
 
     # ------------------------------------------------------------------ add
 
     def add(
         self, files: Iterable[File] | File, *, page_range: str | None = None, scope: str = PUBLIC
     ) -> AddReport:
-        """Cache every page of images, PDFs and folders; a second run is all hits."""
+        """Cache every page of images and PDFs; a second run is all hits."""
         done = list(self.add_iter(files, page_range=page_range, scope=scope))
         return AddReport(
             pages=tuple(x for x in done if isinstance(x, AddedPage)),
@@ -142,103 +154,33 @@ class MiniReranker:
         self, files: Iterable[File] | File, *, page_range: str | None = None, scope: str = PUBLIC
     ) -> Iterator[AddedPage | FailedFile]:
         """The same, page by page as each is done; stop iterating to cancel. Nothing is lost."""
-        if isinstance(files, (str, Path, tuple, Image.Image)):
+        if isinstance(files, str | Path | tuple | Image.Image):
             files = [files]
-        for item in self._decode(files, page_range):
+        for item in self.decode(files, page_range):
             if isinstance(item, FailedFile):
                 yield item
                 continue
             try:
                 yield self.add_page(item, scope)
-            except InputRejected as error:
+            except (InputRejected, BudgetExceeded) as error:
                 yield FailedFile(item.label, str(error))
 
     def add_page(self, item: PageImage, scope: str = PUBLIC) -> AddedPage:
         """Cache one decoded page."""
-        begin = time.perf_counter()
-        page = Page(
-            page_id=page_id(item.image, scope),
-            label=item.label,
-            source=item.source,
-            page_num=item.page_num,
-            width=item.image.width,
-            height=item.image.height,
-            scope=scope,
-        )
         with self._lock:
-            self.store.add_page(page, item.image)
-            key = entry_key(page.page_id, self._fingerprints[id(self.scorer)])
-            entry = self.store.get(key)
-            if entry is None or not self._has_embedding(page):
-                kv = self._encode(self.scorer, self.store, page, item.image, Stages(self.device))
-            else:
-                kv = unpack(entry.tensors, entry.meta, torch.device("cpu"))
-        return AddedPage(
-            page=page,
-            outcome="hit" if entry is not None else "encoded",
-            grid=kv.grid,
-            n_kept_tokens=len(kv.kept),
-            nbytes=kv.nbytes,
-            elapsed_ms=(time.perf_counter() - begin) * 1e3,
-        )
+            return self.cache.add(item, scope)
 
-    def _decode(
-        self, files: Iterable[File], page_range: str | None
+    def decode(
+        self, files: Iterable[File], page_range: str | None = None
     ) -> Iterator[PageImage | FailedFile]:
+        """Pages of files as they are decoded, with the files that are refused in their place."""
         for file in files:
             if isinstance(file, Image.Image):
                 yield from_pil(file, "image")
-                continue
-            named = file if isinstance(file, tuple) else (Path(file).name, Path(file))
-            yield from read_pages(self.decoder, [named], page_range)
-
-    def _encode(
-        self, scorer: Scorer, store: PageStore, page: Page, image: Image.Image, stages: Stages
-    ) -> KVPage:
-        """Compute and store one page's K/V, and its embedding where it has none."""
-        with stages("preprocess"):
-            pixels = scorer.preprocess(image)
-        kept = self.kept(scorer, page, image, pixels.grid, stages)
-        kv = scorer.encode(pixels, kept, stages)
-        with stages("store"):
-            key = entry_key(page.page_id, self._fingerprints[id(scorer)])
-            store.put(key, page.page_id, *pack(kv))
-        return kv
-
-    def kept(
-        self,
-        scorer: Scorer,
-        page: Page,
-        image: Image.Image,
-        grid: tuple[int, int],
-        stages: Stages,
-    ) -> np.ndarray:
-        """Ascending indices of the visual tokens that this configuration keeps of a page."""
-        importance = self.importance(page, image, stages) if self.embedder else None
-        return kept_tokens(
-            scorer.config.pruner,
-            scorer.config.keep_ratio,
-            grid,
-            importance=importance,
-            seed=(scorer.config.seed, int(page.page_id[:16], 16)),
-        )
-
-    def importance(self, page: Page, image: Image.Image, stages: Stages) -> np.ndarray:
-        """(R, C) attention of the embedder's last token, from the store where it is known."""
-        assert self.embedder is not None and self._embedding_fingerprint is not None
-        known = self.store.embedding(page.page_id, self._embedding_fingerprint)
-        if known is not None:
-            return known.importance
-        with stages("embed"):
-            vector, importance = self.embedder.embed_page(
-                image, self.scorer.min_pixels, self.scorer.max_pixels
-            )
-        self.store.put_embedding(page.page_id, self._embedding_fingerprint, vector, importance)
-        return importance
-
-    def _has_embedding(self, page: Page) -> bool:
-        fingerprint = self._embedding_fingerprint
-        return fingerprint is None or self.store.embedding(page.page_id, fingerprint) is not None
+            elif isinstance(file, tuple):
+                yield from read_pages(self.decoder, [file], page_range)
+            else:
+                yield from read_pages(self.decoder, [(Path(file).name, Path(file))], page_range)
 
     # ----------------------------------------------------------------- rank
 
@@ -254,27 +196,31 @@ class MiniReranker:
         """Pages in descending relevance.
 
         top_k: candidates that the first stage passes on (None: all). pages: restrict to these
-        page ids. scopes: whose pages may be seen. Raises InputRejected for an empty query, and
-        for a system that the prompt order cannot serve.
+        page ids. scopes: whose pages may be seen. Raises InputRejected for an empty query, an
+        unknown system, or one that the prompt order cannot serve.
         """
+        if system not in SYSTEMS:
+            raise InputRejected(f"No system {system!r}; choose one of {', '.join(SYSTEMS)}.")
         stages = Stages(self.device)
         text, notes = self.clean(query)
         with self._lock:
             candidates = self._retrieve(text, pages, scopes, top_k, stages)
-            if not candidates:
+            found = [page for page, _ in candidates]
+            if not found:
                 scored = _Scored([], [], [], 0, 0)
             elif system == "original":
-                scored = self._score_original(text, [page for page, _ in candidates], stages)
-            elif system == "mini" and not self.scorer.image_first:
-                scored = self._score_joint(text, [page for page, _ in candidates], stages)
+                scored = self._score_original(text, found, stages)
+            elif system == "mini" and not self.cache.scorer.image_first:
+                scored = self._score_joint(text, found, stages)
             else:
-                scored = self._score_cached(text, [p for p, _ in candidates], system, stages)
+                cache = self.cache if system == "mini" else self.dense_cache
+                scored = self._score_cached(text, found, cache, stages)
         return _ranked(text, system, candidates, scored, stages, self.notes + notes)
 
     def clean(self, query: str) -> tuple[str, tuple[str, ...]]:
         """The query as the model will read it, and what was changed, in sentences."""
         text, notes = clean_query(query, self.limits)
-        short = self.scorer.encoder.truncate(text, self.limits.max_query_tokens)
+        short = self.cache.scorer.encoder.truncate(text, self.limits.max_query_tokens)
         if short != text:
             notes += (f"The query was cut to its first {self.limits.max_query_tokens} tokens.",)
         return short, notes
@@ -286,105 +232,94 @@ class MiniReranker:
         scopes: Collection[str],
         top_k: int | None,
         stages: Stages,
-    ) -> list[tuple[Page, float | None]]:
-        """First stage: (page, cosine) in descending cosine; without an embedder, all, unscored."""
+    ) -> list[Candidate]:
+        """First stage: pages in descending cosine; without an embedder all of them, unscored."""
         with stages("retrieve"):
             pages = [p for p in self.store.pages(scopes) if only is None or p.page_id in only]
             if self.embedder is None or not pages:
                 return [(page, None) for page in pages]
-            assert self._embedding_fingerprint is not None
-            for page in pages:  # pages that another model added
-                if not self._has_embedding(page):
-                    self.importance(page, self.picture(page), stages)
-            ids, vectors = self.store.vectors(self._embedding_fingerprint, scopes)
-            scores = dict(zip(ids, vectors @ self.embedder.embed_query(text), strict=True))
-            ranked = sorted(pages, key=lambda page: -scores[page.page_id])
-            return [(page, float(scores[page.page_id])) for page in ranked[:top_k]]
+            cosines = self.cache.vectors(pages) @ self.embedder.embed_query(text)
+            order = np.argsort(-cosines, kind="stable")[:top_k]
+            return [(pages[i], float(cosines[i])) for i in order]
 
     def _score_cached(
-        self, text: str, pages: list[Page], system: System, stages: Stages
+        self, text: str, pages: list[Page], cache: PageCache, stages: Stages
     ) -> _Scored:
-        """`mini` and `dense + reuse`: the query against stored K/V, encoding what is missing."""
-        mini = system == "mini"
-        scorer = self.scorer if mini else self.dense_scorer
-        store = self.store if mini else self._dense_store
-        if not scorer.image_first:
+        """`mini` and `dense + reuse`: the query against stored K/V."""
+        if not cache.scorer.image_first:
             raise InputRejected("dense + reuse needs the page first; set the order vision-first.")
-        keys = [entry_key(page.page_id, self._fingerprints[id(scorer)]) for page in pages]
-        with store.pinned(keys):
-            with stages("load"):
-                entries = store.get_many(keys)
-                cached = {
-                    key: unpack(entry.tensors, entry.meta, self.device)
-                    for key, entry in entries.items()
-                }
-            missing = [(k, p) for k, p in zip(keys, pages, strict=True) if k not in cached]
-            for key, page in missing:
-                with stages("encode"):
-                    inner = Stages(self.device)
-                    cached[key] = self._encode(scorer, store, page, self.picture(page), inner)
-            kv = [cached[key] for key in keys]
-            logits = scorer.score([text], kv, stages)
+        kv, n_missed, n_bytes = cache.load(pages, stages)
+        logits = cache.scorer.score([text], kv, stages)
         return _Scored(
             logits=logits.tolist(),
             n_visual=[page.grid[0] * page.grid[1] for page in kv],
             n_kept=[len(page.kept) for page in kv],
-            n_missed=len(missing),
-            bytes_read=sum(entry.nbytes for entry in entries.values() if entry.source == "disk"),
+            n_missed=n_missed,
+            bytes_read=n_bytes,
         )
 
     def _score_joint(self, text: str, pages: list[Page], stages: Stages) -> _Scored:
         """`mini` in an order that puts the query first: nothing can be reused."""
+        scorer = self.cache.scorer
         logits, n_visual, n_kept = [], [], []
         for page in pages:
             with stages("decode"):
-                image = self.picture(page)
+                image = self.cache.picture(page)
             with stages("preprocess"):
-                pixels = self.scorer.preprocess(image)
-            kept = self.kept(self.scorer, page, image, pixels.grid, stages)
-            logits.append(self.scorer.score_joint(text, pixels, kept, stages))
+                pixels = scorer.preprocess(image)
+            kept = self.cache.kept(page, image, pixels.grid, stages)
+            logits.append(scorer.score_joint(text, pixels, kept, stages))
             n_visual.append(pixels.n_tokens)
             n_kept.append(len(kept))
         return _Scored(logits, n_visual, n_kept, len(pages), 0)
 
     def _score_original(self, text: str, pages: list[Page], stages: Stages) -> _Scored:
-        """The stock model on every pair from scratch, one page a batch."""
+        """The stock model on every pair from scratch, one pair at a time to bound memory."""
+        scorer = self.cache.scorer
         logits, n_visual = [], []
         for page in pages:
             with stages("decode"):
-                image = self.picture(page)
+                image = self.cache.picture(page)
             with stages("preprocess"):
-                pixels = self.scorer.preprocess(image)
-            logits += self.scorer.score_original([text], [pixels], stages).tolist()
+                pixels = scorer.preprocess(image)
+            logits += scorer.score_original([text], [pixels], stages).tolist()
             n_visual.append(pixels.n_tokens)
         return _Scored(logits, n_visual, n_visual, len(pages), 0)
 
-    # --------------------------------------------------------------- shared
+    # ------------------------------------------------ the field's conventions
 
-    @property
-    def device(self) -> torch.device:
-        return self.loaded.device
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[pairs.Document],
+        *,
+        top_n: int | None = None,
+        instruction: str | None = None,
+        return_documents: bool = False,
+    ) -> list[RerankResult]:
+        """Documents (pictures, files or page ids) in descending relevance; see mrr.pairs."""
+        return pairs.rerank(self, query, documents, top_n, instruction, return_documents)
 
-    def picture(self, page: Page) -> Image.Image:
-        """The canonical picture of a page; InputRejected where the store has lost it."""
-        image = self.store.image(page.page_id)
-        if image is None:
-            raise InputRejected(
-                f"The stored picture of {page.label} is missing or damaged. Add the page again."
-            )
-        return image
+    def predict(self, pairs_: Sequence[tuple[pairs.Document, pairs.Document]]) -> np.ndarray:
+        """(N,) float32 scores in [0, 1] of (query, document) pairs, one side a picture."""
+        return pairs.predict(self, pairs_)
 
-    def close(self) -> None:
-        """Stop the decoding process and close the stores."""
-        self.decoder.close()
-        self.store.close()
-        self._dense_store.close()
+    def rank_texts(
+        self,
+        image: pairs.Picture,
+        texts: Sequence[str],
+        *,
+        top_n: int | None = None,
+        instruction: str | None = None,
+    ) -> list[RerankResult]:
+        """Texts in descending relevance to a picture (vision-as-query); see mrr.pairs."""
+        return pairs.rank_texts(self, image, texts, top_n, instruction)
 
 
 def _ranked(
     query: str,
     system: System,
-    candidates: list[tuple[Page, float | None]],
+    candidates: list[Candidate],
     scored: _Scored,
     stages: Stages,
     notes: tuple[str, ...],
@@ -395,7 +330,7 @@ def _ranked(
         Hit(
             rank=rank,
             page=candidates[i][0],
-            score=float(1.0 / (1.0 + np.exp(-np.float64(logits[i])))),
+            score=pairs.sigmoid(logits[i]),
             logit=float(logits[i]),
             retrieval_score=candidates[i][1],
             n_visual_tokens=scored.n_visual[i],

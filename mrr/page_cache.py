@@ -1,0 +1,163 @@
+"""The cache path: picture -> embedding and importance -> kept tokens -> K/V of the band -> store.
+
+One PageCache serves one Scorer, that is one configuration; several may share one store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cache_db.store import PageStore
+from mrr.errors import InputRejected
+from mrr.model.embedder import Embedder
+from mrr.model.kv import KVPage, pack, unpack
+from mrr.model.scorer import Scorer
+from mrr.pages.keys import entry_key, page_id
+from mrr.prune import kept_tokens
+from mrr.timing import Stages
+from mrr.types import AddedPage, Page, PageImage
+
+
+class PageCache:
+    """Page K/V of one configuration, computed at most once.
+
+    pages: the store that knows pages, pictures and embeddings. kv: the store of K/V entries, by
+    default the same.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        embedder: Embedder | None,
+        pages: PageStore,
+        kv: PageStore | None = None,
+    ) -> None:
+        self.scorer = scorer
+        self.embedder = embedder
+        self.pages = pages
+        self.kv = kv or pages
+        self.embedding_fingerprint = (
+            "" if embedder is None else embedder.fingerprint(scorer.min_pixels, scorer.max_pixels)
+        )
+        guide = self.embedding_fingerprint if scorer.config.pruner == "embedder" else ""
+        self.fingerprint = scorer.fingerprint(pruner_guide=guide)
+
+    def add(self, item: PageImage, scope: str) -> AddedPage:
+        """Make sure that a page, its embedding and its K/V are stored."""
+        begin = time.perf_counter()
+        page = Page(
+            page_id=page_id(item.image, scope),
+            label=item.label,
+            source=item.source,
+            page_num=item.page_num,
+            width=item.image.width,
+            height=item.image.height,
+            scope=scope,
+        )
+        self.pages.add_page(page, item.image)
+        stages = Stages(self.scorer.loaded.device)
+        if self.embedder is not None:
+            self.importance(page, item.image, stages)
+        entry = self.kv.get(self.key(page))
+        if entry is None:
+            kv = self.encode(page, item.image, stages)
+        else:
+            kv = unpack(entry.tensors, entry.meta, torch.device("cpu"))
+        return AddedPage(
+            page=page,
+            outcome="encoded" if entry is None else "hit",
+            grid=kv.grid,
+            n_kept_tokens=len(kv.kept),
+            nbytes=kv.nbytes,
+            elapsed_ms=(time.perf_counter() - begin) * 1e3,
+        )
+
+    def load(self, pages: Sequence[Page], stages: Stages) -> tuple[list[KVPage], int, int]:
+        """K/V of pages, encoding what is missing: (pages, number missed, bytes read from disk)."""
+        keys = [self.key(page) for page in pages]
+        with self.kv.pinned(keys):
+            with stages("load"):
+                entries = self.kv.get_many(keys)
+                found = {
+                    key: unpack(entry.tensors, entry.meta, self.scorer.loaded.device)
+                    for key, entry in entries.items()
+                }
+            missing = {k: p for k, p in zip(keys, pages, strict=True) if k not in found}
+            for key, page in missing.items():
+                with stages("encode"):
+                    inner = Stages(self.scorer.loaded.device)
+                    found[key] = self.encode(page, self.picture(page), inner)
+        n_bytes = sum(entry.nbytes for entry in entries.values() if entry.source == "disk")
+        return [found[key] for key in keys], len(missing), n_bytes
+
+    def encode(self, page: Page, image: Image.Image, stages: Stages) -> KVPage:
+        """Compute and store one page's K/V."""
+        with stages("preprocess"):
+            pixels = self.scorer.preprocess(image)
+        kept = self.kept(page, image, pixels.grid, stages)
+        kv = self.scorer.encode(pixels, kept, stages)
+        with stages("store"):
+            owner = page.page_id if self.kv is self.pages else ""
+            self.kv.put(self.key(page), owner, *pack(kv))
+        return kv
+
+    def kept(
+        self, page: Page, image: Image.Image, grid: tuple[int, int], stages: Stages
+    ) -> np.ndarray:
+        """Ascending indices of the visual tokens that this configuration keeps of a page."""
+        config = self.scorer.config
+        guided = config.pruner == "embedder"
+        return kept_tokens(
+            config.pruner,
+            config.keep_ratio,
+            grid,
+            importance=self.importance(page, image, stages) if guided else None,
+            seed=(config.seed, int(page.page_id[:16], 16)),
+        )
+
+    def importance(self, page: Page, image: Image.Image, stages: Stages) -> np.ndarray:
+        """(R, C) attention of the embedder's last token, from the store where it is known."""
+        known = self.pages.embedding(page.page_id, self.embedding_fingerprint)
+        if known is not None:
+            return known.importance
+        with stages("embed"):
+            vector, importance = self.embed_picture(image)
+        self.pages.put_embedding(page.page_id, self.embedding_fingerprint, vector, importance)
+        return importance
+
+    def embed_picture(self, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+        """Vector (d,) and importance (R, C) of a picture, computed now; needs an embedder."""
+        assert self.embedder is not None
+        return self.embedder.embed_page(image, self.scorer.min_pixels, self.scorer.max_pixels)
+
+    def vectors(self, pages: Sequence[Page]) -> np.ndarray:
+        """(N, d) first-stage vectors of pages, embedding those that another model added."""
+        scopes = {page.scope for page in pages}
+        ids, vectors = self.pages.vectors(self.embedding_fingerprint, scopes)
+        row = {known: i for i, known in enumerate(ids)}
+        if any(page.page_id not in row for page in pages):
+            for page in pages:
+                if page.page_id not in row:
+                    stages = Stages(self.scorer.loaded.device)
+                    self.importance(page, self.picture(page), stages)
+            ids, vectors = self.pages.vectors(self.embedding_fingerprint, scopes)
+            row = {known: i for i, known in enumerate(ids)}
+        return vectors[[row[page.page_id] for page in pages]]
+
+    def picture(self, page: Page) -> Image.Image:
+        """The canonical picture of a page; InputRejected where the store has lost it."""
+        image = self.pages.image(page.page_id)
+        if image is None:
+            raise InputRejected(
+                f"The stored picture of {page.label} is missing or damaged. Add the page again."
+            )
+        return image
+
+    def key(self, page: Page) -> str:
+        """Where this page's K/V is stored: full-width, over the page and everything else."""
+        return entry_key(page.page_id, self.fingerprint)

@@ -1,0 +1,170 @@
+"""Reranking in the field's conventions: documents in, positions and scores out.
+
+Pictures given here are cached like any page, in a scope of their own, so the second query over
+the same documents pays for the query only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from mrr.errors import InputRejected
+from mrr.model.scorer import Scorer
+from mrr.pages.ingest import from_pil
+from mrr.prune import kept_tokens
+from mrr.timing import Stages
+from mrr.types import FailedFile, Page, PageImage, RerankResult
+
+if TYPE_CHECKING:
+    from mrr.reranker import MiniReranker
+
+Picture = Image.Image | bytes | Path
+Document = Picture | str
+
+_SCOPE = "documents"
+
+
+def rerank(
+    engine: MiniReranker,
+    query: str,
+    documents: Sequence[Document],
+    top_n: int | None,
+    instruction: str | None,
+    return_documents: bool,
+) -> list[RerankResult]:
+    """Every document scored by the mini system, best first; ties keep the input order.
+
+    documents: PIL pictures, encoded bytes, paths of one-page files, or ids of added pages.
+    instruction: the task line, where it differs from the configured one. Raises InputRejected for
+    a document that cannot be read, naming its position: none is ever scored as if it were empty.
+    """
+    engine = with_instruction(engine, instruction)
+    pages = [_page(engine, document, i) for i, document in enumerate(documents)]
+    if not pages:
+        return []
+    ids = [page.page_id for page in pages]
+    ranked = engine.rank(query, pages=set(ids), scopes={page.scope for page in pages})
+    logits = {hit.page.page_id: hit.logit for hit in ranked}
+    return _results([logits[i] for i in ids], documents if return_documents else None, top_n)
+
+
+def rank_texts(
+    engine: MiniReranker,
+    image: Picture,
+    texts: Sequence[str],
+    top_n: int | None,
+    instruction: str | None,
+) -> list[RerankResult]:
+    """Texts against one picture: its prefix is computed once and read by every text.
+
+    Source: miniReranker 3.1, vision-as-query. The picture's K/V is not stored; the embedder
+    chooses its tokens as it does for pages.
+    """
+    if not texts:
+        return []
+    engine = with_instruction(engine, instruction)
+    cleaned = [engine.clean(text)[0] for text in texts]
+    picture = _read(engine, image, "the query picture").image
+    scorer = Scorer(engine.loaded, engine.template, engine.config, image_is="query")
+    stages = Stages(engine.device)
+    pixels = scorer.preprocess(picture)
+    guided = engine.embedder is not None and scorer.config.pruner == "embedder"
+    kept = kept_tokens(
+        scorer.config.pruner,
+        scorer.config.keep_ratio,
+        pixels.grid,
+        importance=engine.cache.embed_picture(picture)[1] if guided else None,
+        seed=(scorer.config.seed,),
+    )
+    if scorer.image_first:
+        page = scorer.encode(pixels, kept, stages)
+        logits = scorer.score(cleaned, [page], stages).tolist()
+    else:
+        logits = [scorer.score_joint(text, pixels, kept, stages) for text in cleaned]
+    return _results(logits, texts, top_n)
+
+
+def predict(engine: MiniReranker, pairs: Sequence[tuple[Document, Document]]) -> np.ndarray:
+    """Scores of pairs, grouped so that each picture and each query is run once.
+
+    A pair whose first side is a picture is vision-as-query, any other is a query for a page.
+    """
+    scores = np.empty(len(pairs), dtype=np.float32)
+    groups: dict[tuple[bool, int | str], list[int]] = {}
+    for i, (first, _) in enumerate(pairs):
+        picture_query = not isinstance(first, str)
+        groups.setdefault((picture_query, id(first) if picture_query else str(first)), []).append(i)
+    for (picture_query, _), members in groups.items():
+        first = pairs[members[0]][0]
+        seconds = [pairs[i][1] for i in members]
+        if picture_query:
+            results = rank_texts(engine, first, _texts(seconds), None, None)  # type: ignore[arg-type]
+        else:
+            results = rerank(engine, str(first), seconds, None, None, False)
+        for result in results:
+            scores[members[result.index]] = result.relevance_score
+    return scores
+
+
+def with_instruction(engine: MiniReranker, instruction: str | None) -> MiniReranker:
+    """The engine under another task line; its pages then have K/V of their own."""
+    if instruction is None or instruction == engine.config.instruction:
+        return engine
+    return engine.with_config(replace(engine.config, instruction=instruction))
+
+
+def sigmoid(logit: float | np.floating) -> float:
+    """1 / (1 + exp(-logit)), in float64."""
+    return float(1.0 / (1.0 + np.exp(-np.float64(logit))))
+
+
+def _page(engine: MiniReranker, document: Document, index: int) -> Page:
+    known = engine.store.page(document) if isinstance(document, str) else None
+    if known is not None:
+        return known
+    return engine.add_page(_read(engine, document, f"document {index}"), _SCOPE).page
+
+
+def _read(engine: MiniReranker, document: Document, name: str) -> PageImage:
+    """Exactly one decoded page, or InputRejected."""
+    if isinstance(document, Image.Image):
+        return from_pil(document, name)
+    source = (name, document) if isinstance(document, bytes) else Path(document)
+    items = list(engine.decode([source]))
+    for item in items:
+        if isinstance(item, FailedFile):
+            raise InputRejected(f"{name.capitalize()}: {item.reason}")
+    pages = [item for item in items if isinstance(item, PageImage)]
+    if len(pages) != 1:
+        raise InputRejected(
+            f"{name.capitalize()} has {len(pages)} pages; a document is one page. Add the file "
+            "with add() and use rank(), or pass its page ids."
+        )
+    return pages[0]
+
+
+def _texts(documents: Sequence[Document]) -> list[str]:
+    if not all(isinstance(d, str) for d in documents):
+        raise InputRejected("Both sides of a pair are pictures; one of them must be a text.")
+    return [str(d) for d in documents]
+
+
+def _results(
+    logits: Sequence[float], documents: Sequence[Document] | None, top_n: int | None
+) -> list[RerankResult]:
+    order = np.argsort(-np.asarray(logits, dtype=np.float32), kind="stable")[:top_n]
+    return [
+        RerankResult(
+            index=int(i),
+            relevance_score=sigmoid(logits[i]),
+            logit=float(logits[i]),
+            document=None if documents is None else documents[i],
+        )
+        for i in order
+    ]
