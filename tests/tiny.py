@@ -35,14 +35,14 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    corpus = [QWEN_RERANKER.query_first, MONOQWEN.query_first, EMBEDDER_PROMPT, "yes no True False"]
+    corpus = [QWEN_RERANKER.query_first, MONOQWEN.query_first, EMBEDDER_PROMPT]
     trainer = trainers.BpeTrainer(
         vocab_size=500,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=[],
         show_progress=False,
     )
-    backend.train_from_iterator(corpus * 4, trainer)
+    backend.train_from_iterator([*corpus * 4, *["yes", "no", "True", "False"] * 99], trainer)
     backend.add_tokens([AddedToken(t, normalized=False, special=True) for t in CONTROL])
     backend.add_tokens([AddedToken(t, normalized=False, special=False) for t in PLAIN_ADDED])
     return PreTrainedTokenizerFast(

@@ -1,0 +1,110 @@
+"""A page and a query as the parity tests need them, at the level of tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mrr.config import RerankConfig
+from mrr.model.kv import KVPage
+from mrr.model.load import LoadedModel
+from mrr.model.prompt import QWEN_RERANKER, Prompt
+from mrr.model.scorer import Scorer
+from mrr.model.vision import Pixels, encode_vision
+from mrr.prune import kept_tokens
+from mrr.timing import Stages
+from tests.tiny import picture
+
+QUERY = "blue page"
+SIZES = ((192, 128), (128, 256), (96, 96), (256, 192))
+STAGES = Stages(torch.device("cpu"))
+
+DENSE = RerankConfig(
+    exit_layer=6, band=(0, 6), pruner="none", kv_dtype="fp32", instruction="Find the page."
+)
+SPARSE = replace(DENSE, band=(2, 4), exit_layer=5)
+PRUNED = replace(DENSE, pruner="random", keep_ratio=0.5)
+
+
+@dataclass
+class Case:
+    """One page prepared for one scorer."""
+
+    pixels: Pixels
+    kept: np.ndarray
+    prompt: Prompt
+    page: KVPage | None
+
+
+def scorer(loaded: LoadedModel, config: RerankConfig) -> Scorer:
+    return Scorer(loaded, QWEN_RERANKER, config)
+
+
+def case(s: Scorer, image: Image.Image, query: str = QUERY) -> Case:
+    pixels = s.preprocess(image)
+    kept = kept_tokens(s.config.pruner, s.config.keep_ratio, pixels.grid, seed=(7,))
+    page = s.encode(pixels, kept, STAGES) if s.image_first else None
+    return Case(pixels, kept, s.prompt(query, pixels.n_tokens), page)
+
+
+def cases(s: Scorer) -> list[Case]:
+    """Pages of four different sizes."""
+    return [case(s, picture(i, size)) for i, size in enumerate(SIZES)]
+
+
+def stock_logit(loaded: LoadedModel, s: Scorer, c: Case, masks: dict[int, torch.Tensor]) -> float:
+    """transformers' own forward with its whole head, and an additive 4D mask for some layers.
+
+    masks: {layer: (1, 1, n, n)}; the other layers are causal. The logit is read at the exit layer.
+    """
+    assert s.config.exit_layer is not None
+    ids = torch.tensor([c.prompt.ids])
+    kinds = (ids == s.encoder.image_id).int()
+    positions, _ = loaded.model.model.get_rope_index(
+        ids, mm_token_type_ids=kinds, image_grid_thw=c.pixels.grid_thw
+    )
+    n = len(c.prompt.ids)
+    causal = torch.full((1, 1, n, n), float("-inf")).triu(1)
+    seen: dict[int, torch.Tensor] = {}
+
+    def use_mask(layer: int):
+        def hook(module, args, kwargs):
+            return args, {**kwargs, "attention_mask": masks.get(layer, causal)}
+
+        return hook
+
+    def note(layer: int):
+        def hook(module, args, output):
+            seen[layer] = output
+
+        return hook
+
+    handles = []
+    for i, layer in enumerate(loaded.lm.layers):
+        handles.append(layer.register_forward_pre_hook(use_mask(i), with_kwargs=True))
+        handles.append(layer.register_forward_hook(note(i)))
+    try:
+        with torch.inference_mode():
+            out = loaded.model(
+                input_ids=ids,
+                position_ids=positions,
+                pixel_values=c.pixels.values,
+                image_grid_thw=c.pixels.grid_thw,
+                mm_token_type_ids=kinds,
+            )
+            if s.config.exit_layer == loaded.n_layers:
+                logits = out.logits[0, -1]
+            else:  # the stock head, on the stock hidden state of the exit layer
+                hidden = seen[s.config.exit_layer - 1][0, -1]
+                logits = loaded.model.lm_head(loaded.lm.norm(hidden))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return float(logits[s.encoder.positive_id] - logits[s.encoder.negative_id])
+
+
+def visual(loaded: LoadedModel, c: Case):
+    return encode_vision(loaded, c.pixels)

@@ -1,0 +1,61 @@
+"""The embedder's importance equals eager attention maps, and its vectors the stock forward."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from mrr.model.embedder import DEFAULT_INSTRUCTION, Embedder
+from mrr.model.load import LoadedModel
+from tests.tiny import picture
+
+
+def stock(loaded: LoadedModel, embedder: Embedder, image, text=None):
+    """Last hidden state and all attention maps of a plain eager model."""
+    model = type(loaded.model).from_pretrained(loaded.name, attn_implementation="eager").eval()
+    inputs = {}
+    n = 0
+    if image is not None:
+        from mrr.model.vision import preprocess
+
+        pixels = preprocess(loaded, image, loaded.min_pixels, loaded.max_pixels)
+        n = pixels.n_tokens
+        inputs = {"pixel_values": pixels.values, "image_grid_thw": pixels.grid_thw}
+    ids = torch.tensor([embedder.encoder.embed(DEFAULT_INSTRUCTION, text, n)])
+    with torch.inference_mode():
+        out = model.model(
+            input_ids=ids,
+            mm_token_type_ids=(ids == embedder.encoder.image_id).int(),
+            output_attentions=True,
+            **inputs,
+        )
+    return ids[0], out
+
+
+def test_importance_equals_the_mean_of_eager_attention_maps(loaded: LoadedModel) -> None:
+    embedder = Embedder(loaded)
+    image = picture(5, (256, 128))
+    vector, importance = embedder.embed_page(image, loaded.min_pixels, loaded.max_pixels)
+    ids, out = stock(loaded, embedder, image)
+    rows = torch.stack([layer[0, :, -1] for layer in out.attentions]).mean((0, 1))
+    expected = rows[ids == embedder.encoder.image_id].numpy()
+    assert np.abs(importance.reshape(-1) - expected).max() < 1e-6
+    assert importance.shape[0] * importance.shape[1] == len(expected)
+    last = torch.nn.functional.normalize(out.last_hidden_state[0, -1], dim=0)
+    assert np.abs(vector - last.numpy()).max() < 1e-5
+
+
+def test_query_vector_equals_the_stock_forward(loaded: LoadedModel) -> None:
+    embedder = Embedder(loaded)
+    _, out = stock(loaded, embedder, None, "red fox")
+    last = torch.nn.functional.normalize(out.last_hidden_state[0, -1], dim=0)
+    assert np.abs(embedder.embed_query("red fox") - last.numpy()).max() < 1e-5
+
+
+def test_vectors_have_unit_length_and_tell_pages_apart(qwen3: LoadedModel) -> None:
+    embedder = Embedder(qwen3)
+    one, two = (
+        embedder.embed_page(picture(i), qwen3.min_pixels, qwen3.max_pixels)[0] for i in (0, 1)
+    )
+    assert np.linalg.norm(one) == np.float32(1.0) or abs(np.linalg.norm(one) - 1) < 1e-6
+    assert np.abs(one - two).max() > 1e-3

@@ -1,0 +1,77 @@
+"""Stored K/V: what int8 loses, what packing does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mrr.model.kv import lossless, pack, quantize, quantize_page, unpack
+
+CPU = torch.device("cpu")
+
+
+def page(kv_dtype: str, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    k, v = (torch.randn(3, 2, 7, 16, generator=generator) for _ in "kv")
+    stored = quantize_page(
+        k, v, kv_dtype, next_position=19, grid=(2, 5), kept=np.array([0, 2, 3, 4, 6, 9])
+    )
+    return k, v, stored
+
+
+def read(stored, like: torch.Tensor) -> torch.Tensor:
+    out = torch.empty_like(like)
+    for layer in range(like.shape[0]):
+        stored.write(layer, out[layer])
+    return out
+
+
+@pytest.mark.parametrize("kv_dtype", ["int8", "bf16", "fp16", "fp32"])
+def test_packing_and_unpacking_keeps_every_bit(kv_dtype: str) -> None:
+    _, _, stored = page(kv_dtype)
+    again = unpack(*pack(stored), CPU)
+    assert torch.equal(again.k.values, stored.k.values)
+    assert torch.equal(again.v.values, stored.v.values)
+    assert (again.next_position, again.grid) == (19, (2, 5))
+    assert again.kept.tolist() == [0, 2, 3, 4, 6, 9]
+    assert again.nbytes == stored.nbytes
+
+
+@pytest.mark.parametrize(("kv_dtype", "bound"), [("fp32", 0), ("fp16", 2e-3), ("bf16", 2e-2)])
+def test_float_storage_rounds_to_its_own_precision(kv_dtype: str, bound: float) -> None:
+    k, v, stored = page(kv_dtype)
+    assert (read(stored.k, k) - k).abs().max() <= bound
+    assert (read(stored.v, v) - v).abs().max() <= bound
+
+
+def test_int8_error_is_at_most_half_a_step_of_its_own_scale() -> None:
+    k, v, stored = page("int8")
+    assert stored.k.scale.shape == (3, 2, 1, 16)  # per channel
+    assert stored.v.scale.shape == (3, 2, 7, 1)  # per token
+    for original, kept in ((k, stored.k), (v, stored.v)):
+        assert ((read(kept, original) - original).abs() <= kept.scale * 0.501).all()
+
+
+def test_a_large_channel_does_not_cost_the_others_precision() -> None:
+    """Why K is quantised per channel: a few channels are large for every token."""
+    k, _, _ = page("fp32")
+    k[..., 3] *= 1000
+    error = (read(quantize(k, "int8", axis=2), k) - k).abs()
+    assert error[..., :3].max() < 0.02
+
+
+def test_int8_takes_about_a_quarter_of_fp32() -> None:
+    k = torch.randn(8, 8, 546, 128)
+    exact = quantize(k, "fp32", axis=2)
+    assert quantize(k, "int8", axis=2).nbytes < exact.nbytes * 0.26
+
+
+def test_all_zero_tokens_survive_int8() -> None:
+    k = torch.zeros(1, 1, 4, 8)
+    assert torch.equal(read(quantize(k, "int8", axis=2), k), k)
+
+
+def test_lossless_storage_is_the_models_own_type() -> None:
+    assert lossless(torch.bfloat16) == "bf16"
+    assert lossless(torch.float32) == "fp32"

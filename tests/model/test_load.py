@@ -1,0 +1,109 @@
+"""Loading: what is refused by name, what identifies a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from mrr.errors import InputRejected, UnsupportedModel
+from mrr.model.load import LoadedModel, check_rotary, check_supported, load_model
+from tests.tiny import save_checkpoint
+
+
+def config_of(checkpoints, **changes):
+    config = AutoConfig.from_pretrained(checkpoints["qwen2_vl"])
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return config
+
+
+def test_a_head_of_its_own_is_refused_by_name(checkpoints) -> None:
+    with pytest.raises(UnsupportedModel, match="JinaVLForRanking"):
+        check_supported(config_of(checkpoints, architectures=["JinaVLForRanking"]))
+
+
+def test_another_model_type_is_refused_by_name(checkpoints) -> None:
+    config = config_of(checkpoints, architectures=["LlavaForConditionalGeneration"])
+    config.model_type = "llava"
+    with pytest.raises(UnsupportedModel, match="llava"):
+        check_supported(config)
+
+
+def test_sliding_windows_are_refused(checkpoints) -> None:
+    config = config_of(checkpoints)
+    config.text_config.use_sliding_window = True
+    with pytest.raises(UnsupportedModel, match="sliding"):
+        check_supported(config)
+
+
+def test_linear_attention_layers_are_refused(checkpoints) -> None:
+    config = config_of(checkpoints)
+    config.text_config.layer_types = ["linear_attention", "full_attention"]
+    with pytest.raises(UnsupportedModel, match="linear_attention"):
+        check_supported(config)
+
+
+def test_rounded_rotary_frequencies_are_refused(checkpoints) -> None:
+    """model.to(bf16) rounds them in silence; loading with dtype= does not."""
+    loaded = load_model(checkpoints["qwen3_vl"], device="cpu", dtype=torch.bfloat16)
+    check_rotary(loaded.model)
+    with pytest.raises(UnsupportedModel, match="inv_freq"):
+        check_rotary(loaded.model.to(torch.bfloat16))
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path) -> None:
+    with pytest.raises(InputRejected, match=r"config\.json"):
+        load_model(tmp_path)
+    with pytest.raises(InputRejected, match="no checkpoint folder"):
+        load_model(tmp_path / "nothing")
+
+
+def test_pickled_weights_are_refused(tmp_path) -> None:
+    save_checkpoint(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises((OSError, InputRejected)):
+        load_model(tmp_path)
+
+
+def test_one_changed_weight_changes_the_digest(tmp_path, checkpoints) -> None:
+    shutil.copytree(checkpoints["qwen3_vl"], tmp_path / "same")
+    same = load_model(tmp_path / "same", device="cpu")
+    assert same.digest == load_model(checkpoints["qwen3_vl"], device="cpu").digest
+    save_checkpoint(tmp_path / "other", seed=1)
+    assert load_model(tmp_path / "other", device="cpu").digest != same.digest
+
+
+def test_what_a_checkpoint_says_of_its_training_is_read(tmp_path) -> None:
+    folder = save_checkpoint(tmp_path, band=[1, 3], exit_layer=4, keep_ratio=0.5)
+    assert load_model(folder, device="cpu").trained == {
+        "band": [1, 3],
+        "exit_layer": 4,
+        "keep_ratio": 0.5,
+    }
+
+
+def test_a_lora_adapter_is_merged_into_its_base(tmp_path, checkpoints) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = load_model(checkpoints["qwen3_vl"], device="cpu")
+    plain = base.lm.layers[0].self_attn.q_proj.weight.clone()
+    model = type(base.model).from_pretrained(checkpoints["qwen3_vl"])
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.save_pretrained(tmp_path)
+    described = json.loads((tmp_path / "adapter_config.json").read_text())
+    described["base_model_name_or_path"] = str(checkpoints["qwen3_vl"])
+    (tmp_path / "adapter_config.json").write_text(json.dumps(described))
+    merged = load_model(tmp_path, device="cpu")
+    assert isinstance(merged, LoadedModel)
+    assert not torch.equal(merged.lm.layers[0].self_attn.q_proj.weight, plain)
+    assert merged.digest != base.digest
+    assert "lora" not in "".join(name for name, _ in merged.model.named_modules())

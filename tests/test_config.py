@@ -1,0 +1,61 @@
+"""Configuration: the paper's values by depth, and refusals that name the number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mrr.config import RerankConfig, digest, paper_band
+
+
+def test_bands_of_the_paper() -> None:
+    assert paper_band(28) == (8, 16)
+    assert paper_band(36) == (8, 21)
+
+
+@pytest.mark.parametrize("n_layers", range(2, 80))
+def test_every_depth_gets_a_band_that_fits(n_layers: int) -> None:
+    config = RerankConfig().resolve(n_layers)
+    assert 0 <= config.band[0] < config.band[1] == config.exit_layer <= n_layers
+
+
+def test_an_early_exit_alone_pulls_the_band_in() -> None:
+    assert RerankConfig(exit_layer=4).resolve(28).band == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"exit_layer": 40}, "28 layers"),
+        ({"exit_layer": 10, "band": (8, 16)}, r"\[8, 16\)"),
+        ({"band": (5, 5)}, r"\[5, 5\)"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused_with_its_numbers(changes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        RerankConfig(**changes).resolve(28)
+
+
+@pytest.mark.parametrize("ratio", [0.0, -1.0, 1.5])
+def test_keep_ratio_out_of_range_is_refused(ratio: float) -> None:
+    with pytest.raises(ValueError, match="keep_ratio"):
+        RerankConfig(keep_ratio=ratio)
+
+
+def test_no_pruning_has_one_spelling() -> None:
+    one = RerankConfig(pruner="none", keep_ratio=0.5).resolve(28)
+    two = RerankConfig(pruner="embedder", keep_ratio=1.0).resolve(28)
+    assert one == two
+
+
+def test_dense_switches_every_part_but_the_reuse_off() -> None:
+    dense = RerankConfig(keep_ratio=0.25).dense(28)
+    assert (dense.band, dense.exit_layer, dense.pruner) == ((0, 28), 28, "none")
+    assert dense.order == RerankConfig().order
+
+
+def test_the_digest_depends_on_every_field_and_not_on_their_order() -> None:
+    assert digest(a=1, b=2) == digest(b=2, a=1)
+    assert digest(a=1, b=2) != digest(a=2, b=1)
+    assert replace(RerankConfig(), seed=1) != RerankConfig()
