@@ -8,46 +8,24 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image, ImageDraw
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from mrr.model.prompt import EMBEDDER_PROMPT, MONOQWEN, QWEN_RERANKER
+from mrr.measure.random_model import CONTROL, random_tokenizer
 
 FAMILIES = ("qwen3_vl", "qwen3_vl_moe", "qwen2_5_vl", "qwen2_vl")
 N_LAYERS = 6
 
-CONTROL = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
 # Qwen's added tokens that are not marked special: the ones that encode_special_tokens misses.
 PLAIN_ADDED = ("<think>", "</think>", "<tool_call>")
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    corpus = [QWEN_RERANKER.query_first, MONOQWEN.query_first, EMBEDDER_PROMPT]
-    trainer = trainers.BpeTrainer(
-        vocab_size=500,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=[],
-        show_progress=False,
-    )
-    backend.train_from_iterator([*corpus * 4, *["yes", "no", "True", "False"] * 99], trainer)
-    backend.add_tokens([AddedToken(t, normalized=False, special=True) for t in CONTROL])
-    backend.add_tokens([AddedToken(t, normalized=False, special=False) for t in PLAIN_ADDED])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
+    tokenizer = random_tokenizer()
+    added = [AddedToken(t, normalized=False, special=False) for t in PLAIN_ADDED]
+    tokenizer.backend_tokenizer.add_tokens(added)
+    return tokenizer
 
 
 def tiny_config(family: str, tokenizer: PreTrainedTokenizerFast) -> transformers.PretrainedConfig:

@@ -6,9 +6,10 @@ import pytest
 
 from mrr.config import DEFAULT_INSTRUCTION
 from mrr.errors import UnsupportedModel
+from mrr.measure.random_model import CONTROL
 from mrr.model.load import LoadedModel
 from mrr.model.prompt import MONOQWEN, QWEN_RERANKER, PromptEncoder, template_for
-from tests.tiny import CONTROL, PLAIN_ADDED, tiny_tokenizer
+from tests.tiny import PLAIN_ADDED, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,246 @@
+"""The command line: results on stdout, progress and messages on stderr, exit codes 0, 1 and 2.
+
+0: all done. 1: some files were refused, or damage was found. 2: the call itself was wrong.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mrr.errors import MRRError
+from mrr.types import SYSTEMS, AddedPage, FailedFile, RankedList
+
+if TYPE_CHECKING:
+    from mrr.reranker import MiniReranker
+
+# Commands that live with what they run: imported when called, so that --help is instant.
+_ELSEWHERE = {
+    "bench": "mrr.measure.bench:bench",
+    "eval": "mrr.measure.cli:eval_command",
+    "train": "mrr.train.cli:train",
+}
+
+
+class _Commands(click.Group):
+    """A group that imports some of its commands on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = _ELSEWHERE[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+
+def engine_options(command: Any) -> Any:
+    """--model, --embedder, --store and --device, shared by every command that loads models."""
+    for option in (
+        click.option("--device", help="cpu, cuda, cuda:1 ... (default: CUDA where there is one)."),
+        click.option(
+            "--store",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Folder of the page store (default: $MRR_CACHE_DIR or the user cache folder).",
+        ),
+        click.option("--embedder", help="First-stage embedder: checkpoint folder or hub id."),
+        click.option(
+            "--model", default="tiny", show_default=True, help="Bundled, folder or hub id."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-v", "--verbose", is_flag=True, help="Log what happens to stderr.")
+def cli(verbose: bool) -> None:
+    """Rerank document pages with a vision-language model whose page pass is cached."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@engine_options
+@click.option("--pages", "page_range", help='Pages of each PDF, 1-based: "1-3,7".')
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def add(
+    paths: tuple[Path, ...],
+    page_range: str | None,
+    as_json: bool,
+    **engine: Any,
+) -> None:
+    """Cache every page of images, PDFs and folders; a second run is all hits."""
+    from tqdm import tqdm
+
+    from mrr.pages.ingest import expand
+
+    files = expand(paths)
+    reranker = _load(**engine)
+    pages: list[AddedPage] = []
+    failed: list[FailedFile] = []
+    with tqdm(file=sys.stderr, unit="page", disable=None) as bar:
+        for item in reranker.add_iter(files, page_range=page_range):
+            if isinstance(item, FailedFile):
+                failed.append(item)
+                tqdm.write(f"{item.file}: {item.reason}", file=sys.stderr)
+                continue
+            pages.append(item)
+            bar.set_postfix_str(item.page.label)
+            bar.update()
+    _notes(reranker.notes)
+    reranker.close()
+    if as_json:
+        click.echo(
+            json.dumps(
+                {"pages": [_added(p) for p in pages], "failed": [asdict(f) for f in failed]},
+                ensure_ascii=False,
+            )
+        )
+    else:
+        hits = sum(p.outcome == "hit" for p in pages)
+        click.echo(f"{len(pages)} pages are in the store: {hits} were there already.")
+    if failed:
+        raise SystemExit(1)
+
+
+@cli.command()
+@click.argument("query")
+@engine_options
+@click.option("--system", type=click.Choice(SYSTEMS), default="mini", show_default=True)
+@click.option("--top-k", type=click.IntRange(1), help="Candidates of the first stage (all).")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def rank(query: str, system: Any, top_k: int | None, as_json: bool, **engine: Any) -> None:
+    """Rank the pages in the store for QUERY."""
+    reranker = _load(**engine)
+    ranked = reranker.rank(query, system=system, top_k=top_k)
+    reranker.close()
+    _notes(ranked.notes)
+    if as_json:
+        click.echo(json.dumps(ranked_json(ranked), ensure_ascii=False))
+        return
+    if not ranked.hits:
+        click.echo("The store has no pages yet: mrr add FILE ...", err=True)
+    for hit in ranked:
+        click.echo(f"{hit.rank:4}  {hit.score:.4f}  {hit.logit:+8.3f}  {hit.page.label}")
+
+
+@cli.group()
+def store() -> None:
+    """Look after the page store."""
+
+
+@store.command()
+@click.option("--store", "folder", type=click.Path(file_okay=False, path_type=Path))
+def stats(folder: Path | None) -> None:
+    """What the store holds, as JSON."""
+    with _open_store(folder) as opened:
+        click.echo(json.dumps(asdict(opened.stats())))
+
+
+@store.command()
+@click.option("--store", "folder", type=click.Path(file_okay=False, path_type=Path))
+def verify(folder: Path | None) -> None:
+    """Read everything, drop what is damaged, report as JSON; exit code 1 if there was damage."""
+    with _open_store(folder) as opened:
+        report = opened.verify()
+    click.echo(json.dumps(asdict(report)))
+    if not report.ok:
+        raise SystemExit(1)
+
+
+@store.command()
+@click.option("--store", "folder", type=click.Path(file_okay=False, path_type=Path))
+@click.confirmation_option(prompt="Remove every page from the store?")
+def clear(folder: Path | None) -> None:
+    """Remove every page and everything cached."""
+    with _open_store(folder) as opened:
+        opened.clear()
+
+
+@cli.command()
+@click.option("--port", default=7860, show_default=True)
+def serve(port: int) -> None:
+    """Open the app in the browser."""
+    from app import main as app_main
+
+    app_main(port=port)
+
+
+def ranked_json(ranked: RankedList) -> dict[str, Any]:
+    """The JSON form of a ranking."""
+    return {
+        "query": ranked.query,
+        "system": ranked.system,
+        "results": [
+            {
+                "rank": hit.rank,
+                "page_id": hit.page.page_id,
+                "label": hit.page.label,
+                "page_num": hit.page.page_num,
+                "relevance_score": hit.score,
+                "logit": hit.logit,
+                "retrieval_score": hit.retrieval_score,
+            }
+            for hit in ranked
+        ],
+        "usage": {
+            "cached_pages": ranked.usage.cached_pages,
+            "missed_pages": ranked.usage.missed_pages,
+            "bytes_read": ranked.usage.bytes_read,
+            "ms": {stage: round(ms, 3) for stage, ms in ranked.usage.ms.items()},
+        },
+    }
+
+
+def _added(item: AddedPage) -> dict[str, Any]:
+    return {
+        "page_id": item.page.page_id,
+        "label": item.page.label,
+        "page_num": item.page.page_num,
+        "outcome": item.outcome,
+        "n_visual_tokens": item.grid[0] * item.grid[1],
+        "n_kept_tokens": item.n_kept_tokens,
+        "nbytes": item.nbytes,
+        "ms": round(item.elapsed_ms, 3),
+    }
+
+
+def _load(model: str, embedder: str | None, store: Path | None, device: str | None) -> MiniReranker:
+    from mrr.reranker import MiniReranker
+
+    return MiniReranker.from_pretrained(model, embedder=embedder, store=store, device=device)
+
+
+def _open_store(folder: Path | None) -> Any:
+    from cache_db.store import PageStore
+    from mrr.build import default_store
+
+    return PageStore(folder or default_store())
+
+
+def _notes(notes: tuple[str, ...]) -> None:
+    for note in notes:
+        click.echo(note, err=True)
+
+
+def main() -> None:
+    """Entry point: this package's own errors become one line and exit code 2."""
+    try:
+        cli(standalone_mode=True)
+    except MRRError as error:
+        click.echo(str(error), err=True)
+        raise SystemExit(2) from None

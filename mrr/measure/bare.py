@@ -1,0 +1,76 @@
+"""The mini system's tensor operations with everything around them taken away.
+
+K/V stands ready in the compute type and in one batch, positions and masks are made beforehand,
+and no stage is timed inside. What the engine takes over this is its own overhead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mrr.model.band import BandKV, run_before_band
+from mrr.model.kv import KVPage
+from mrr.model.layers import project_kv, run_layers
+from mrr.model.scorer import Scorer
+from mrr.timing import Stages
+
+
+class _Ready:
+    """All K/V of all layers, padded and expanded; only the query's own is written."""
+
+    def __init__(self, keys: list[Tensor], values: list[Tensor], first: int, n: int) -> None:
+        self._keys, self._values, self._first, self._n = keys, values, first, n
+
+    def update(self, k: Tensor, v: Tensor, layer_idx: int, *args: Any) -> tuple[Tensor, Tensor]:
+        keys, values = self._keys[layer_idx - self._first], self._values[layer_idx - self._first]
+        if k.shape[2] == self._n:
+            keys[:, :, -self._n :] = k
+            values[:, :, -self._n :] = v
+        return keys, values
+
+
+@torch.inference_mode()
+def bare_band(scorer: Scorer, query: str, pages: Sequence[KVPage]) -> Callable[[Stages], Tensor]:
+    """A function that scores the pages in one batch and returns their logits (N,)."""
+    loaded, config = scorer.loaded, scorer.config
+    assert config.band is not None and config.exit_layer == config.band[1]
+    start, end = config.band
+    ids = torch.tensor([scorer.prompt(query, 1).suffix], device=loaded.device)
+    n = ids.shape[1]
+    like = run_before_band(loaded, config, [ids[0].tolist()]).hidden.expand(len(pages), -1, -1)
+    keys, values = [], []
+    for layer in range(start, end):
+        kv = BandKV(scorer.instruction(), pages, start, n, like)
+        zeros = like.new_zeros(len(pages), scorer.instruction().k.shape[1], n, 1)
+        k, v = kv.update(zeros, zeros, layer)
+        keys.append(k)
+        values.append(v)
+    mask = kv.mask
+    lm = loaded.lm
+    offsets = torch.arange(n, device=loaded.device)
+    starts = torch.tensor([page.next_position for page in pages], device=loaded.device)
+    alone = lm.rotary_emb(like, offsets.expand(3, 1, -1))
+    there = lm.rotary_emb(like, (starts[:, None] + offsets).expand(3, -1, -1))
+    ready = _Ready(keys, values, start, n)
+
+    @torch.inference_mode()
+    def run(stages: Stages) -> Tensor:
+        hidden = run_layers(lm, lm.embed_tokens(ids), alone, range(start))
+        hidden = hidden.expand(len(pages), -1, -1)
+        hidden = run_layers(lm, hidden, there, range(start, end - 1), mask=mask, kv=ready)
+        ready.update(*project_kv(lm.layers[end - 1], hidden, there), end - 1)
+        hidden = run_layers(
+            lm,
+            hidden[:, -1:],
+            (there[0][:, -1:], there[1][:, -1:]),
+            range(end - 1, end),
+            mask=mask[:, :, -1:],
+            kv=ready,
+        )
+        return scorer.head.logits(hidden[:, 0])
+
+    return run

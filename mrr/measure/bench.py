@@ -1,0 +1,286 @@
+"""`mrr bench`: the three systems on one machine in one run, at real dimensions.
+
+What is compared: `original` (stock forward pass per pair), `dense + reuse` (full-depth page K/V
+kept), `mini`. Times are medians of repeats taken in turns, so that a slow minute hits all three.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from cache_db.store import PageStore
+from mrr.config import RerankConfig
+from mrr.measure.bare import bare_band
+from mrr.measure.cost import Costs, Workload
+from mrr.measure.random_model import DIMENSIONS, random_model
+from mrr.model.kv import KVPage, lossless, pack, unpack
+from mrr.model.load import LoadedModel, load_model
+from mrr.model.prompt import template_for
+from mrr.model.scorer import Scorer
+from mrr.prune import kept_tokens
+from mrr.timing import Stages
+
+# 36 x 28 tokens of 32 x 32 pixels: about the 1,000 visual tokens of a page.
+_PAGE = (896, 1152)
+_QUERY_TOKENS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds of one query over all candidates: median and quartiles of n repeats."""
+
+    median_ms: float
+    q1_ms: float
+    q3_ms: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class SystemResult:
+    """One system. per_page: share of one candidate. flops: of one candidate, by arithmetic."""
+
+    system: str
+    candidates: int
+    timing: Timing
+    per_page_ms: float
+    flops_per_page: float
+    bytes_per_page: int
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """Everything that was measured, and on what."""
+
+    model: str
+    device: str
+    dtype: str
+    threads: int
+    n_visual_tokens: int
+    n_kept_tokens: int
+    n_suffix_tokens: int
+    band: tuple[int, int]
+    exit_layer: int
+    systems: list[SystemResult]
+    caching_ms: Timing
+    caching_flops: float
+    bare_ms: Timing
+    engine_overhead: float
+
+
+@click.command()
+@click.option("--dims", type=click.Choice(sorted(DIMENSIONS)), help="Random weights of this size.")
+@click.option("--model", help="A real checkpoint instead: folder or hub id.")
+@click.option("--device", help="cpu, cuda, ... (default: CUDA where there is one).")
+@click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Default by device.")
+@click.option("--top-k", default="20", show_default=True, help="Candidates; several as 10,20,100.")
+@click.option("--repeats", default=5, show_default=True, help="Of `mini` and `dense + reuse`.")
+@click.option("--original-repeats", default=2, show_default=True, help="Of `original`, one page.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write JSON here, or -.")
+def bench(
+    dims: str | None,
+    model: str | None,
+    device: str | None,
+    dtype: str | None,
+    top_k: str,
+    repeats: int,
+    original_repeats: int,
+    json_path: Path | None,
+) -> None:
+    """Time original, dense + reuse and mini side by side."""
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    default = torch.bfloat16 if where.type == "cuda" else torch.float32
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(dtype or "")
+    if model is None:
+        loaded = random_model(dims or "2b", where, kind or default)
+    else:
+        loaded = load_model(model, device=where, dtype=kind or default)
+    reports = run_bench(loaded, [int(k) for k in top_k.split(",")], repeats, original_repeats)
+    as_json = json.dumps([asdict(r) for r in reports], indent=1)
+    if json_path is not None and str(json_path) != "-":
+        json_path.write_text(as_json + "\n")
+    click.echo(as_json if str(json_path) == "-" else "\n\n".join(map(table, reports)))
+
+
+def run_bench(
+    loaded: LoadedModel, top_ks: list[int], repeats: int, original_repeats: int
+) -> list[BenchReport]:
+    """One report for each number of candidates; pages are encoded once for all."""
+    template = template_for(loaded.name, None)
+    config = RerankConfig(pruner="uniform").resolve(loaded.n_layers)
+    mini = Scorer(loaded, template, config)
+    dense = Scorer(loaded, template, config.dense(loaded.n_layers, lossless(loaded.dtype)))
+    query = _query(mini)
+    noise = np.random.default_rng(0)
+    pictures = [
+        Image.fromarray(noise.integers(0, 256, (*_PAGE[::-1], 3), dtype=np.uint8)) for _ in "ab"
+    ]
+    progress = tqdm(file=sys.stderr, unit="step", disable=None)
+    cached: dict[str, list[KVPage]] = {"mini": [], "dense": []}
+    caching: list[float] = []
+    for picture in pictures:
+        pixels = mini.preprocess(picture)
+        kept = kept_tokens(config.pruner, config.keep_ratio, pixels.grid)
+        stages = Stages(loaded.device)
+        cached["mini"].append(mini.encode(pixels, kept, stages))
+        caching.append(sum(stages.ms.values()))
+        progress.update()
+        everything = np.arange(pixels.n_tokens)
+        cached["dense"].append(dense.encode(pixels, everything, Stages(loaded.device)))
+        progress.update()
+
+    original = _repeat(
+        lambda s: dense.score_original([query], [dense.preprocess(pictures[0])], s),
+        original_repeats,
+        loaded,
+        progress,
+    )
+    return [
+        _compare(mini, dense, query, cached, k, repeats, original, caching, progress)
+        for k in top_ks
+    ]
+
+
+def _compare(
+    mini: Scorer,
+    dense: Scorer,
+    query: str,
+    cached: dict[str, list[KVPage]],
+    k: int,
+    repeats: int,
+    original: list[float],
+    caching: list[float],
+    progress: tqdm,
+) -> BenchReport:
+    loaded = mini.loaded
+    pages = {name: [two[i % 2] for i in range(k)] for name, two in cached.items()}
+    with PageStore(None, memory_bytes=8 * 2**30) as store:
+        for i in range(k):
+            store.put(f"{i}", "", *pack(pages["mini"][i]))
+        keys = [f"{i}" for i in range(k)]
+
+        def whole(stages: Stages) -> None:
+            with stages("load"):
+                entries = store.get_many(keys)
+                read = [unpack(entries[x].tensors, entries[x].meta, loaded.device) for x in keys]
+            mini.score([query], read, stages)
+
+        runs: dict[str, list[float]] = {"mini": [], "dense": [], "bare": []}
+        bare = bare_band(mini, query, pages["mini"])
+        tasks: dict[str, Callable[[Stages], object]] = {
+            "mini": whole,
+            "dense": lambda s: dense.score([query], pages["dense"], s),
+            "bare": bare,
+        }
+        for task in tasks.values():  # warm up
+            task(Stages(loaded.device))
+        for _ in range(repeats):
+            for name, task in tasks.items():
+                runs[name] += _repeat(task, 1, loaded, progress)
+    prompt = mini.prompt(query, 1)
+    page = cached["mini"][0]
+    work = Workload(
+        n_patches=page.grid[0] * page.grid[1] * loaded.image_processor.merge_size**2,
+        n_visual=page.grid[0] * page.grid[1],
+        n_kept=len(page.kept),
+        n_text=len(prompt.prefix) - 1,
+        n_suffix=len(prompt.suffix),
+    )
+    costs = Costs(loaded, mini.config)
+    times = {name: _timing(ms) for name, ms in (*runs.items(), ("original", original))}
+    mini_flops = costs.mini_per_page(work) + costs.mini_per_query(work) / k
+    assert mini.config.band is not None and mini.config.exit_layer is not None
+    return BenchReport(
+        model=loaded.name,
+        device=_device_name(loaded.device),
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads(),
+        n_visual_tokens=work.n_visual,
+        n_kept_tokens=work.n_kept,
+        n_suffix_tokens=work.n_suffix,
+        band=mini.config.band,
+        exit_layer=mini.config.exit_layer,
+        systems=[
+            SystemResult("original", 1, times["original"], times["original"].median_ms,
+                         costs.original(work), 0),
+            SystemResult("dense + reuse", k, times["dense"], times["dense"].median_ms / k,
+                         costs.dense_reuse(work), cached["dense"][0].nbytes),
+            SystemResult("mini", k, times["mini"], times["mini"].median_ms / k,
+                         mini_flops, page.nbytes),
+        ],
+        caching_ms=_timing(caching),
+        caching_flops=costs.caching(work),
+        bare_ms=times["bare"],
+        engine_overhead=times["mini"].median_ms / times["bare"].median_ms - 1.0,
+    )  # fmt: skip
+
+
+def table(report: BenchReport) -> str:
+    """The report as text, ratios included."""
+    original, dense = report.systems[0].per_page_ms, report.systems[1].per_page_ms
+    lines = [
+        f"{report.model}, {report.dtype} on {report.device}, {report.threads} threads; "
+        f"page of {report.n_visual_tokens} visual tokens, {report.n_kept_tokens} kept, query of "
+        f"{report.n_suffix_tokens}; band {report.band[0]}..{report.band[1]}, exit "
+        f"{report.exit_layer}; {report.systems[-1].candidates} candidates, warm",
+        f"{'system':14}{'ms/query':>12}{'(quartiles)':>22}{'ms/page':>11}{'vs original':>13}"
+        f"{'vs dense':>10}{'GFLOP/page':>12}{'MB/page':>9}",
+    ]
+    for s in report.systems:
+        spread = f"({s.timing.q1_ms:.1f} - {s.timing.q3_ms:.1f}, n={s.timing.n})"
+        lines.append(
+            f"{s.system:14}{s.timing.median_ms:12.1f}{spread:>22}{s.per_page_ms:11.2f}"
+            f"{original / s.per_page_ms:12.1f}x{dense / s.per_page_ms:9.2f}x"
+            f"{s.flops_per_page / 1e9:12.1f}{s.bytes_per_page / 1e6:9.2f}"
+        )
+    lines.append(
+        f"caching a page once: {report.caching_ms.median_ms:.0f} ms, "
+        f"{report.caching_flops / 1e12:.2f} TFLOP; engine over bare tensor operations: "
+        f"{report.engine_overhead:+.1%}"
+    )
+    return "\n".join(lines)
+
+
+def _repeat(
+    task: Callable[[Stages], object], repeats: int, loaded: LoadedModel, progress: tqdm
+) -> list[float]:
+    """Milliseconds of whole calls."""
+    times = []
+    for _ in range(repeats):
+        clock = Stages(loaded.device)
+        with clock("all"):
+            task(Stages(loaded.device))
+        times.append(clock.ms["all"])
+        progress.update()
+    return times
+
+
+def _timing(ms: list[float]) -> Timing:
+    q1, median, q3 = np.percentile(ms, [25, 50, 75])
+    assert median == statistics.median(ms)
+    return Timing(float(median), float(q1), float(q3), len(ms))
+
+
+def _query(scorer: Scorer) -> str:
+    """A query whose whole second segment has 25 tokens, or as few more as the template needs."""
+    query = "a"
+    while len(scorer.prompt(query, 1).suffix) < _QUERY_TOKENS:
+        query += " a"
+    return query
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()} CPU"
