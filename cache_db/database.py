@@ -59,7 +59,8 @@ class Database:
         try:
             yield handle.db
         except sqlite3.DatabaseError as error:
-            self._rebuild_if_damaged(error, handle.inode)
+            if _is_damage(error):
+                self._discard(handle.inode, str(error))
             raise
 
     @contextmanager
@@ -93,7 +94,7 @@ class Database:
             if not _is_damage(error):
                 raise
             assert self._path is not None
-            self._rebuild_if_damaged(error, self._path.stat().st_ino)
+            self._discard(self._path.stat().st_ino, str(error))
             self._handle()
 
     def _handle(self) -> _Handle:
@@ -123,13 +124,17 @@ class Database:
             self.on_fresh()
         return handle
 
-    def _rebuild_if_damaged(self, error: sqlite3.DatabaseError, inode: int) -> None:
-        """Delete a damaged database, unless another process has replaced it already."""
-        if not _is_damage(error) or self._path is None:
-            return
+    def discard(self) -> None:
+        """Give a damaged database up; the next block starts with an empty one."""
+        if self._path is not None:
+            self._discard(self._handle().inode, "integrity check")
+
+    def _discard(self, inode: int, reason: str) -> None:
+        """Delete the database file, unless another process has replaced it already."""
+        assert self._path is not None
         with exclusive(self._path.with_suffix(".lock")):
             if self._path.exists() and self._path.stat().st_ino == inode:
-                log.warning("The store's database is damaged (%s); starting an empty one.", error)
+                log.warning("The store's database is damaged (%s); starting an empty one.", reason)
                 for suffix in ("", "-wal", "-shm", "-journal"):
                     self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
 
@@ -146,6 +151,7 @@ def _set_journal(db: sqlite_utils.Database) -> None:
     """Write-ahead log where the file system has it; otherwise a journal, synced in full."""
     if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal":
         db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA journal_size_limit = 4194304")  # a large log shrinks again
         return
     db.execute("PRAGMA journal_mode = DELETE")
     db.execute("PRAGMA synchronous = FULL")

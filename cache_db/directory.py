@@ -32,23 +32,26 @@ def prepare(root: Path) -> Directory:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(0, "The folder cannot be written to")
-    if network := network_filesystem(root):
+    if network := network_filesystem(root.resolve(), read_mounts()):
         raise OSError(0, f"The folder lies on a network file system ({network})")
     return directory
 
 
-def network_filesystem(path: Path) -> str | None:
-    """Type of the network file system that path lies on, or None. Linux only."""
+def read_mounts() -> str:
+    """The mount table: a line each of device, mount point, type, ...; empty if there is none."""
     try:
-        mounts = Path("/proc/mounts").read_text("utf-8", errors="replace").splitlines()
+        return Path("/proc/mounts").read_text("utf-8", errors="replace")
     except OSError:
-        return None
-    resolved = path.resolve()
+        return ""
+
+
+def network_filesystem(path: Path, mounts: str) -> str | None:
+    """Type of the network file system that an absolute path lies on, or None."""
     best, kind = -1, ""
-    for line in mounts:
+    for line in mounts.splitlines():
         _, point, this_kind, *_ = line.split(" ")
         mount = Path(point.replace("\\040", " "))
         # Of two mounts on one point the later one is on top.
-        if resolved.is_relative_to(mount) and len(mount.parts) >= best:
+        if path.is_relative_to(mount) and len(mount.parts) >= best:
             best, kind = len(mount.parts), this_kind
     return kind if kind in _NETWORK or kind.startswith("fuse.") else None

@@ -131,20 +131,20 @@ class Entries:
     def _read(self, row: EntryRow) -> Entry | None:
         """One entry; None after dropping it if it is gone, damaged or unreadable."""
         try:
-            return self.load(row)
+            entry = self.load(row)
+            self.trouble.recovered("read an entry's file")
+            return entry
         except CorruptEntry as error:
-            if not self._was_removed(row):
-                log.warning("An entry was dropped: %s", error)
-                self._drop_quietly(row)
+            latest = next(iter(self.rows([row.key])), None)
+            if latest != row:  # evicted or replaced since we read the row
+                return self._read(latest) if latest else None
+            log.warning("An entry was dropped: %s", error)
+            self._drop_quietly(row)
         except OSError as error:
             self.trouble.report("read an entry's file", error)
             if error.errno not in _NOT_THE_FILE:
                 self._drop_quietly(row)
         return None
-
-    def _was_removed(self, row: EntryRow) -> bool:
-        """Whether the row went between our reading it and its file: evicted, not damaged."""
-        return row not in self.rows([row.key])
 
     def _drop_quietly(self, row: EntryRow) -> None:
         with self.trouble.guard("drop damaged entries"):

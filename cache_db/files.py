@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -99,8 +100,9 @@ class DiskFiles:
         for path in (self._folder / (name + _TEMPORARY), self._folder / name):
             if path.is_dir() and not path.is_symlink():  # nothing of ours, but in our place
                 shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+                continue
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
     def names(self) -> set[str]:
         return {name.removesuffix(_TEMPORARY) for name in os.listdir(self._folder)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Collection, Iterator
 
 import sqlite_utils
@@ -45,27 +46,53 @@ def find_orphans(database: Database, files: Files) -> set[str]:
         return present - {row[0] for row in db.execute(_NAMED)}
 
 
-def remove_pages(database: Database, page_ids: Collection[str]) -> tuple[int, list[str]]:
-    """Delete all rows of some pages; returns how many pages, and the files left to delete."""
-    ids = (json.dumps(list(page_ids)),)
-    chosen = "page_id IN (SELECT value FROM json_each(?))"
+def remove(database: Database, files: Files, page_ids: Collection[str] | None) -> int:
+    """Remove pages with all that is theirs, or everything for None; returns how many pages.
+
+    A full disk takes no transaction, not one that deletes either, until some file is gone. So
+    then files go first: a row without its file is a miss.
+    """
+    try:
+        n_removed, doomed = _delete_rows(database, page_ids)
+    except sqlite3.OperationalError:
+        with database.read() as db:
+            _delete_files(files, _select_files(db, page_ids))
+        n_removed, doomed = _delete_rows(database, page_ids)
+    _delete_files(files, doomed)
+    return n_removed
+
+
+def _delete_rows(database: Database, page_ids: Collection[str] | None) -> tuple[int, list[str]]:
+    """Delete the rows of pages; returns how many pages, and the files that the rows named."""
+    condition, parameters = _chosen(page_ids)
     with database.write() as db:
-        files = [
-            file
-            for table in ("entries", "pages")
-            for (file,) in db.execute(f"SELECT file FROM {table} WHERE {chosen}", ids)  # noqa: S608
-        ]
+        doomed = _select_files(db, page_ids)
         for table in ("entries", "embeddings"):
-            db.execute(f"DELETE FROM {table} WHERE {chosen}", ids)  # noqa: S608
-        removed = db.execute(f"DELETE FROM pages WHERE {chosen}", ids).rowcount  # noqa: S608
-    return removed, [file for file in files if file]
+            db.execute(f"DELETE FROM {table} WHERE {condition}", parameters)  # noqa: S608
+        n_removed = db.execute(f"DELETE FROM pages WHERE {condition}", parameters).rowcount  # noqa: S608
+    return n_removed, doomed
 
 
-def clear(database: Database) -> None:
-    """Delete every row but the reservations of files that are being written."""
-    with database.write() as db:
-        for table in ("entries", "embeddings", "pages", "pins"):
-            db.execute(f"DELETE FROM {table}")  # noqa: S608
+def _select_files(db: sqlite_utils.Database, page_ids: Collection[str] | None) -> list[str]:
+    condition, parameters = _chosen(page_ids)
+    return [
+        name
+        for table in ("entries", "pages")
+        for (name,) in db.execute(f"SELECT file FROM {table} WHERE {condition}", parameters)  # noqa: S608
+        if name
+    ]
+
+
+def _delete_files(files: Files, names: Collection[str]) -> None:
+    for name in names:
+        files.delete(name)
+
+
+def _chosen(page_ids: Collection[str] | None) -> tuple[str, tuple[str, ...]]:
+    """Condition on page_id and its parameters; constants only, so that it may be pasted."""
+    if page_ids is None:
+        return "true", ()
+    return "page_id IN (SELECT value FROM json_each(?))", (json.dumps(list(page_ids)),)
 
 
 def verify(
@@ -79,6 +106,10 @@ def verify(
     """Read and check every entry, picture and the database; with repair, remove what is bad."""
     with database.read() as db:
         database_ok = db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    if not database_ok and repair:
+        database.discard()
+        return VerifyReport(0, (), 0, database_ok, repair)
+    with database.read() as db:
         keys = [row[0] for row in db.execute("SELECT key FROM entries")]
         page_ids = [row[0] for row in db.execute("SELECT page_id FROM pages")]
         damaged_vectors = list(_damaged_vectors(db))

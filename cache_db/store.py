@@ -107,11 +107,9 @@ class PageStore:
         """Remove pages with their pictures, vectors and K/V, pinned or not; returns how many."""
         with self._trouble.guard("remove pages"):
             self._memory.discard_pages(set(page_ids))
-            removed, files = health.remove_pages(self._database, page_ids)
+            n_removed = health.remove(self._database, self._files, page_ids)
             self._memory.discard_pages(set(page_ids))  # what was read meanwhile
-            for file in files:
-                self._files.delete(file)
-            return removed
+            return n_removed
         return 0
 
     def remove_scope(self, scope: str) -> int:
@@ -213,18 +211,20 @@ class PageStore:
     def clear(self) -> None:
         """Remove everything."""
         with self._trouble.guard("clear the store"):
-            health.clear(self._database)
             self._memory.clear()
+            health.remove(self._database, self._files, None)
+            self._memory.clear()  # what was read meanwhile
             self._sweep()
 
     def close(self) -> None:
         """Write down what was used and let go of everything. The store cannot be used after."""
-        with self._trouble.guard("close the store"), self._database.write() as db:
+        with self._trouble.guard("note what was used"), self._database.write() as db:
             self._space.touches.flush(db)
             for table in ("pins", "reservations"):
                 db.execute(f"DELETE FROM {table} WHERE session = ?", (self._session.name,))  # noqa: S608
-        self._database.close()
-        self._session.close()
+        with self._trouble.guard("close the store"):
+            self._database.close()
+            self._session.close()
         self._memory.clear()
 
     def __enter__(self) -> PageStore:
@@ -245,7 +245,11 @@ class PageStore:
             return
         directory = prepare(root)
         self._files, self._session = DiskFiles(directory.files), Session(directory.sessions)
-        self._database = Database(directory.database)
+        try:
+            self._database = Database(directory.database)
+        except BaseException:
+            self._session.close()
+            raise
         self._database.on_fresh = self._sweep  # whatever an earlier database named is garbage
 
     def _sweep(self) -> None:

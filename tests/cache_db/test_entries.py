@@ -1,0 +1,154 @@
+import threading
+
+import numpy as np
+import pytest
+from store_samples import (
+    files_of,
+    is_right,
+    make_key,
+    make_page,
+    make_picture,
+    make_tensors,
+    only_file,
+    put,
+)
+
+from cache_db import PageStore
+
+
+def test_an_entry_comes_back_from_memory_and_after_reopening_from_disk(tmp_path):
+    with PageStore(tmp_path) as store:
+        nbytes = put(store, 1)
+        assert nbytes == only_file(tmp_path).stat().st_size
+        entry = store.get(make_key(1))
+        assert is_right(entry, 1) and entry.source == "memory"
+    with PageStore(tmp_path) as store:
+        assert store.contains([make_key(1), make_key(2)]) == {make_key(1)}
+        first, second = store.get(make_key(1)), store.get(make_key(1))
+        assert is_right(first, 1) and first.source == "disk" and first.nbytes == nbytes
+        assert is_right(second, 1) and second.source == "memory"
+        stats = store.stats()
+        assert (stats.disk_hits, stats.memory_hits, stats.misses) == (1, 1, 0)
+
+
+def test_fifty_pages_are_all_there_after_a_restart(tmp_path):
+    with PageStore(tmp_path) as store:
+        for n in range(50):
+            put(store, n)
+    with PageStore(tmp_path) as store:
+        entries = store.get_many([make_key(n) for n in range(50)])
+        assert all(is_right(entries.get(make_key(n)), n) for n in range(50))
+        assert (store.stats().disk_hits, store.stats().misses) == (50, 0)
+
+
+def test_get_many_keeps_the_order_of_the_keys_and_leaves_out_what_is_missing(tmp_path):
+    with PageStore(tmp_path, memory_bytes=4000) as store:
+        for n in range(4):
+            put(store, n)
+        entries = store.get_many([make_key(n) for n in (3, 9, 0, 2, 0, 1)])
+        assert list(entries) == [make_key(n) for n in (3, 0, 2, 1)]
+        assert store.get_many([]) == {}
+
+
+def test_a_missing_key_is_none_and_counted(tmp_path):
+    with PageStore(tmp_path) as store:
+        assert store.get(make_key(1)) is None
+        assert store.stats().misses == 1
+
+
+def test_putting_a_key_again_replaces_its_row_and_its_file(tmp_path):
+    with PageStore(tmp_path, memory_bytes=0) as store:
+        put(store, 1)
+        before = only_file(tmp_path)
+        store.put(make_key(1), "", make_tensors(2), {"n": 2})
+        assert is_right(store.get(make_key(1)), 2)
+        assert only_file(tmp_path) != before
+        assert store.stats().n_entries == 1
+
+
+def test_the_callers_array_may_change_after_put(tmp_path):
+    with PageStore(tmp_path) as store:
+        mine = np.ones(5, np.float32)
+        store.put("key", "", {"k": mine}, {})
+        mine[:] = 7
+        assert store.get("key").tensors["k"].tolist() == [1] * 5
+
+
+def test_entries_cannot_be_changed_by_their_readers(tmp_path):
+    with PageStore(tmp_path) as store:
+        put(store, 1)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="read-only"):
+                store.get(make_key(1)).tensors["k"][...] = 0
+            with pytest.raises(TypeError):
+                store.get(make_key(1)).tensors["k"] = None
+
+
+def test_an_entry_of_an_unknown_page_is_not_kept(tmp_path):
+    with PageStore(tmp_path) as store:
+        assert put(store, 1, page_id=make_page(1).page_id) == 0
+        assert store.get(make_key(1)) is None
+        assert files_of(tmp_path) == []
+        assert store.stats().skipped == 1
+
+
+def test_removing_a_page_removes_its_entries_files_and_vectors_and_no_others(tmp_path):
+    with PageStore(tmp_path) as store:
+        pages = [make_page(1), make_page(2)]
+        for n, page in enumerate(pages):
+            store.add_page(page, make_picture(n))
+            store.put_embedding(page.page_id, "f", np.ones(4, np.float32), np.ones((2, 2)))
+            put(store, n, page_id=page.page_id)
+        assert store.remove_pages([pages[0].page_id, "unknown"]) == 1
+        assert store.get(make_key(0)) is None
+        assert store.embedding(pages[0].page_id, "f") is None
+        assert store.image(pages[0].page_id) is None
+        assert is_right(store.get(make_key(1)), 1)
+        assert store.pages(["public"]) == [pages[1]]
+        assert len(files_of(tmp_path)) == 2
+
+
+def test_threads_share_one_store(tmp_path):
+    wrong = []
+
+    def work(store, first):
+        for n in range(first, first + 10):
+            put(store, n)
+            if not is_right(store.get(make_key(n)), n):
+                wrong.append(n)
+
+    with PageStore(tmp_path, memory_bytes=0) as store:
+        threads = [threading.Thread(target=work, args=(store, 10 * i)) for i in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+        assert store.stats().n_entries == 60
+        assert store.verify().ok
+
+
+def test_connections_of_finished_threads_are_closed(tmp_path):
+    with PageStore(tmp_path) as store:
+        for _ in range(20):
+            thread = threading.Thread(target=store.contains, args=([make_key(1)],))
+            thread.start()
+            thread.join()
+        assert len(store._database._handles) == 1
+
+
+def test_a_closed_store_says_so(tmp_path):
+    store = PageStore(tmp_path)
+    store.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        store.get(make_key(1))
+
+
+def test_clear_leaves_nothing(tmp_path):
+    with PageStore(tmp_path) as store:
+        store.add_page(make_page(1), make_picture(1))
+        put(store, 1)
+        store.clear()
+        assert store.get(make_key(1)) is None
+        assert store.pages(["public"]) == []
+        assert files_of(tmp_path) == []

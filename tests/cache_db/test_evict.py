@@ -1,0 +1,142 @@
+import os
+import signal
+
+import pytest
+from store_samples import (
+    files_of,
+    is_right,
+    make_key,
+    make_page,
+    make_picture,
+    put,
+    start,
+)
+
+from cache_db import PageStore
+from mrr.errors import BudgetExceeded
+
+
+@pytest.fixture
+def nbytes(tmp_path_factory) -> int:
+    """Size of one entry."""
+    with PageStore(tmp_path_factory.mktemp("size")) as store:
+        return put(store, 1)
+
+
+def held(store: PageStore) -> set[int]:
+    return {n for n in range(20) if make_key(n) in store.contains([make_key(n)])}
+
+
+def test_the_least_recently_used_entry_is_evicted_first(tmp_path, nbytes):
+    with PageStore(tmp_path, budget_bytes=3 * nbytes, memory_bytes=0) as store:
+        for n in range(3):
+            put(store, n)
+        store.get(make_key(0))
+        put(store, 3)
+        assert held(store) == {0, 2, 3}
+        assert store.stats().evicted == 1
+        assert len(files_of(tmp_path)) == 3
+
+
+def test_reads_from_memory_count_as_use_and_are_remembered_over_a_restart(tmp_path, nbytes):
+    with PageStore(tmp_path) as store:
+        for n in range(3):
+            put(store, n)
+        assert store.get(make_key(0)).source == "memory"
+    with PageStore(tmp_path, budget_bytes=3 * nbytes, memory_bytes=0) as store:
+        put(store, 3)
+        assert held(store) == {0, 2, 3}
+
+
+def test_a_rank_of_many_entries_costs_no_transaction_until_the_notes_are_due(tmp_path, monkeypatch):
+    with PageStore(tmp_path) as store:
+        for n in range(5):
+            put(store, n)
+        statements = []
+        store._database._handle().db.conn.set_trace_callback(statements.append)
+        store.get_many([make_key(n) for n in range(5)])
+        assert statements == []
+        monkeypatch.setattr("cache_db.evict._TOUCH_INTERVAL_S", -1.0)
+        store.get_many([make_key(n) for n in range(5)])
+        assert sum("BEGIN" in statement for statement in statements) == 1
+
+
+def test_pinned_entries_are_not_evicted(tmp_path, nbytes):
+    with PageStore(tmp_path, budget_bytes=2 * nbytes, memory_bytes=0) as store:
+        put(store, 0)
+        put(store, 1)
+        with store.pinned([make_key(0)]):
+            put(store, 2)
+            assert held(store) == {0, 2}
+            with store.pinned([make_key(0), make_key(2)]):
+                assert put(store, 3) == 0  # nothing can go, so this one is not kept
+                assert held(store) == {0, 2}
+            put(store, 4)
+            assert held(store) == {0, 4}
+        put(store, 5)
+        assert held(store) == {4, 5}
+
+
+def test_an_entry_over_the_whole_budget_evicts_nothing_and_is_served_from_memory(tmp_path, nbytes):
+    with PageStore(tmp_path, budget_bytes=2 * nbytes) as store:
+        put(store, 0)
+        assert put(store, 1, n_tokens=100) == 0
+        assert is_right(store.get(make_key(1)), 1, n_tokens=100)
+        assert is_right(store.get(make_key(0)), 0)
+        assert store.stats().skipped == 1
+        assert len(files_of(tmp_path)) == 1
+
+
+def test_pictures_push_entries_out_and_never_the_other_way_round(tmp_path, nbytes):
+    with PageStore(tmp_path / "size") as store:
+        store.add_page(make_page(1), make_picture(1))
+        picture_bytes = store.stats().picture_bytes
+    with PageStore(tmp_path / "own", budget_bytes=nbytes + picture_bytes, memory_bytes=0) as store:
+        put(store, 1)
+        store.add_page(make_page(1), make_picture(1))
+        assert held(store) == {1}
+        store.add_page(make_page(2), make_picture(2))
+        assert held(store) == set()
+        assert put(store, 2) == 0
+        n_pages = 2
+        with pytest.raises(BudgetExceeded, match="too much is in use"):
+            while True:
+                store.add_page(make_page(n_pages + 1), make_picture(n_pages + 1))
+                n_pages += 1
+        assert store.stats().n_pages == n_pages
+        assert all(store.image(page.page_id) for page in store.pages(["public"]))
+        assert store.stats().picture_bytes <= store.stats().budget_bytes
+
+
+def test_a_smaller_budget_takes_effect_with_the_next_entry(tmp_path, nbytes):
+    with PageStore(tmp_path) as store:
+        for n in range(6):
+            put(store, n)
+    with PageStore(tmp_path, budget_bytes=2 * nbytes, memory_bytes=0) as store:
+        put(store, 6)
+        assert held(store) == {5, 6}
+
+
+def _pin_and_wait(root, n, ready):
+    store = PageStore(root)
+    with store.pinned([make_key(n)]):
+        ready.send(True)
+        signal.pause()
+
+
+@pytest.mark.fault
+def test_pins_of_another_process_hold_until_it_is_killed(tmp_path, nbytes):
+    import multiprocessing
+
+    with PageStore(tmp_path) as store:
+        put(store, 0)
+    here, there = multiprocessing.Pipe()
+    child = start(_pin_and_wait, tmp_path, 0, there)
+    assert here.poll(20)
+    with PageStore(tmp_path, budget_bytes=nbytes, memory_bytes=0) as store:
+        assert put(store, 1) == 0
+        assert held(store) == {0}
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        assert put(store, 1) == nbytes
+        assert held(store) == {1}

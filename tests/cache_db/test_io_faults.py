@@ -1,0 +1,185 @@
+"""Fail the n-th I/O operation, once or from then on, until a run has fewer than n."""
+
+import errno
+import os
+import resource
+import sqlite3
+import subprocess
+from itertools import count
+
+import pytest
+from store_samples import (
+    files_of,
+    finish,
+    is_right,
+    make_key,
+    make_page,
+    make_picture,
+    make_tensors,
+    put,
+    start,
+)
+
+from cache_db import PageStore, database, files
+from mrr.errors import BudgetExceeded
+
+pytestmark = pytest.mark.fault
+ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
+OPERATIONS = {"open", "write", "fsync", "replace", "unlink", "readv", "listdir"}
+
+
+class Faults:
+    """Counts operations of the store and fails the n-th (or all from the n-th on)."""
+
+    def __init__(self, n: int, for_ever: bool) -> None:
+        self.n, self.for_ever = n, for_ever
+        self.n_seen = 0
+
+    def due(self) -> int | None:
+        """The error to fail with, if this operation is to fail."""
+        self.n_seen += 1
+        fails = self.n_seen >= self.n if self.for_ever else self.n_seen == self.n
+        return ERRORS[self.n % len(ERRORS)] if fails else None
+
+    def __getattr__(self, name):
+        """Stands in for the module os."""
+        real = getattr(os, name)
+        if name not in OPERATIONS:
+            return real
+
+        def operation(*arguments):
+            if error := self.due():
+                raise OSError(error, os.strerror(error))
+            return real(*arguments)
+
+        return operation
+
+    @property
+    def connection(self) -> type[sqlite3.Connection]:
+        """Stands in for sqlite3.Connection."""
+        faults = self
+
+        class FaultyConnection(sqlite3.Connection):
+            def execute(self, sql, *parameters):
+                if sql != "ROLLBACK" and faults.due():
+                    raise sqlite3.OperationalError("disk I/O error")
+                return super().execute(sql, *parameters)
+
+            def executemany(self, *arguments):
+                if faults.due():
+                    raise sqlite3.OperationalError("disk I/O error")
+                return super().executemany(*arguments)
+
+        return FaultyConnection
+
+
+def inject(patch: pytest.MonkeyPatch, faults: Faults) -> None:
+    real_connect = sqlite3.connect
+
+    def connect(path, **options):
+        factory = sqlite3.Connection if path == ":memory:" else faults.connection
+        return real_connect(path, **options, factory=factory)
+
+    patch.setattr(files, "os", faults)
+    patch.setattr(database.sqlite3, "connect", connect)
+
+
+def use(store: PageStore) -> None:
+    """A little of everything; asserts that what comes back is right or missing."""
+    page_id = make_page(1).page_id
+    try:
+        store.add_page(make_page(1), make_picture(1))
+    except BudgetExceeded:
+        page_id = ""
+    for n in range(4):  # the budget holds two
+        put(store, n, page_id=page_id)
+    with store.pinned([make_key(2), make_key(3)]):
+        entries = store.get_many([make_key(n) for n in range(5)])
+    assert all(is_right(entries.get(make_key(n)), n) for n in range(4) if make_key(n) in entries)
+    image = store.image(make_page(1).page_id)
+    assert image is None or image.tobytes() == make_picture(1).tobytes()
+    assert set(store.pages(["public"])) <= {make_page(1)}
+    store.put_embedding(page_id, "f", make_tensors(1)["scale"][0], make_tensors(1)["scale"])
+    assert store.embedding(page_id, "f") is None or len(store.vectors("f", ["public"])) == 2
+    store.remove_pages([page_id])
+    store.verify()
+    store.stats()
+    store.close()
+
+
+@pytest.mark.parametrize("for_ever", [False, True], ids=["once", "for ever"])
+def test_any_failing_operation_is_survived_and_leaves_a_sound_store(
+    tmp_path, monkeypatch, for_ever
+):
+    with PageStore(tmp_path / "size") as store:
+        budget_bytes = 3 * put(store, 1)
+    for n in count(1):
+        root = tmp_path / str(n)
+        faults = Faults(n, for_ever)
+        with monkeypatch.context() as patch:
+            inject(patch, faults)
+            use(PageStore(root, budget_bytes=budget_bytes, memory_bytes=0))
+        with PageStore(root, budget_bytes=budget_bytes, memory_bytes=0) as store:
+            report = store.verify(repair=False)
+            assert report.ok, (n, report)
+            assert store.stats().persistent
+            put(store, 9)
+            assert is_right(store.get(make_key(9)), 9), n
+        if faults.n_seen < n:
+            break
+    assert n > 100
+
+
+def _fill_a_limited_disk(root):
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with PageStore(root, memory_bytes=0) as store:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
+        assert put(store, 1, n_tokens=4000) == 0
+        assert put(store, 2) > 0
+        assert is_right(store.get(make_key(2)), 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        assert put(store, 1, n_tokens=4000) > 400_000
+        assert is_right(store.get(make_key(1)), 1, 4000)
+        assert store.stats().note == ""
+
+
+def test_a_file_size_limit_is_survived_and_puts_resume(tmp_path):
+    finish(start(_fill_a_limited_disk, tmp_path))
+    assert len(files_of(tmp_path)) == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_one_warning_and_puts_resume_when_there_is_room(small_disk, caplog):
+    with PageStore(small_disk / "store", memory_bytes=0) as store:
+        page_id = make_page(1).page_id
+        store.add_page(make_page(1), make_picture(1))
+        put(store, 100, n_tokens=2000, page_id=page_id)
+        kept = [put(store, n, n_tokens=2000) > 0 for n in range(20)]
+        assert any(kept) and not all(kept)
+        assert sum(record.levelname == "WARNING" for record in caplog.records) == 1
+        assert "No space left" in store.stats().note or "full" in store.stats().note
+        for n in range(20):
+            entry = store.get(make_key(n))
+            assert is_right(entry, n, 2000) if kept[n] else entry is None
+        with pytest.raises(BudgetExceeded, match="Free some space"):
+            for n in range(1000):
+                store.add_page(make_page(n), make_picture(n))
+        assert store.remove_pages([page_id]) == 1
+        store.clear()
+        store.add_page(make_page(1), make_picture(1))
+        assert put(store, 30, n_tokens=2000) > 0
+        assert is_right(store.get(make_key(30)), 30, 2000)
+        assert store.stats().note == ""
+        assert store.verify(repair=False).ok

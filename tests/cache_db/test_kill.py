@@ -1,0 +1,89 @@
+"""kill -9 at any moment: what is readable is right, what is left over is swept.
+
+The control is the order that suggests itself, row first and then the file in place. It must fail,
+or the kills would prove nothing.
+"""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+from store_samples import files_of, is_right, make_key, make_page, make_picture, put, start
+
+from cache_db import PageStore
+from cache_db.entries import Entries
+from cache_db.evict import now_ms
+
+pytestmark = pytest.mark.fault
+N_TOKENS = 2000  # 350 KB an entry
+N_KEYS = 12
+BUDGET_BYTES = 3_000_000  # eight entries: evictions are part of what is interrupted
+
+
+def _write_until_killed(root, ready):
+    store = PageStore(root, budget_bytes=BUDGET_BYTES, memory_bytes=0)
+    ready.send(True)
+    for step in range(1_000_000):
+        n = step % N_KEYS
+        store.add_page(make_page(n), make_picture(n))
+        put(store, n, N_TOKENS, make_page(n).page_id)
+        if n == N_KEYS - 1:
+            store.remove_pages([make_page(3).page_id])
+
+
+def _write_row_first(self, row, data):
+    name = os.urandom(16).hex() + ".kv"
+    with self.database.write() as db:
+        values = (row.key, row.page_id, name, row.nbytes, row.digest, now_ms())
+        db.execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)", values)
+    with open(self.files._folder / name, "wb") as file:
+        for start in range(0, data.nbytes, 4096):
+            file.write(data[start : start + 4096])
+            file.flush()
+
+
+def kill_a_writer(root, delay_s: float) -> None:
+    here, there = multiprocessing.Pipe()
+    child = start(_write_until_killed, root, there)
+    assert here.poll(20)
+    time.sleep(delay_s)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+
+
+def test_forty_kills_leave_no_wrong_entry_and_nothing_to_clean_up(tmp_path):
+    delays = random.Random(0)
+    n_left_over = n_read = 0
+    for _ in range(40):
+        kill_a_writer(tmp_path, delays.uniform(0.0, 0.06))
+        names = {path.name.removesuffix(".tmp") for path in files_of(tmp_path)}
+        opening = time.perf_counter()
+        with PageStore(tmp_path, budget_bytes=BUDGET_BYTES, memory_bytes=0) as store:
+            assert time.perf_counter() - opening < 2.0
+            n_left_over += len(names) - len(files_of(tmp_path))
+            report = store.verify(repair=False)
+            assert report.ok, report
+            for n in range(N_KEYS):
+                entry = store.get(make_key(n))
+                n_read += entry is not None
+                assert entry is None or is_right(entry, n, N_TOKENS)
+                image = store.image(make_page(n).page_id)
+                assert image is None or image.tobytes() == make_picture(n).tobytes()
+            stats = store.stats()
+            assert (stats.corrupt, len(files_of(tmp_path))) == (0, stats.n_entries + stats.n_pages)
+    assert n_read > 40  # the writers got somewhere
+    assert n_left_over > 0  # and were hit in the middle
+
+
+def test_the_control_that_writes_the_row_first_is_caught(tmp_path, monkeypatch):
+    monkeypatch.setattr(Entries, "_write", _write_row_first)
+    delays = random.Random(0)
+    for _ in range(100):
+        kill_a_writer(tmp_path, delays.uniform(0.0, 0.03))
+        with PageStore(tmp_path, memory_bytes=0) as store:
+            if store.verify().bad:
+                return
+    pytest.fail("a hundred kills of a wrong writer went unnoticed")

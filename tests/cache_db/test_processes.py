@@ -1,0 +1,163 @@
+"""Several processes and threads on one store: nothing lost, nothing wrong, nothing locked."""
+
+import os
+import threading
+
+import pytest
+from store_samples import (
+    files_of,
+    finish,
+    is_right,
+    make_key,
+    make_page,
+    make_picture,
+    make_tensors,
+    only_file,
+    put,
+    start,
+)
+
+from cache_db import PageStore
+from cache_db.database import Database
+from cache_db.files import DiskFiles
+
+
+def _count_up(path, n_times):
+    database = Database(path)
+    for _ in range(n_times):
+        with database.write() as db:
+            (version,) = db.execute("SELECT version FROM catalogue_version").fetchone()
+            db.execute("UPDATE catalogue_version SET version = ?", (version + 1,))
+
+
+def test_no_update_of_four_processes_is_lost(tmp_path):
+    path = tmp_path / "store.db"
+    database = Database(path)
+    with database.write() as db:
+        db.execute("UPDATE catalogue_version SET version = 0")
+    finish(*[start(_count_up, path, 200) for _ in range(4)])
+    with database.read() as db:
+        assert db.execute("SELECT version FROM catalogue_version").fetchone() == (800,)
+
+
+def _put_same(root, n_times):
+    with PageStore(root, memory_bytes=0) as store:
+        for _ in range(n_times):
+            assert put(store, 1) > 0
+            assert is_right(store.get(make_key(1)), 1)
+        assert store.stats().corrupt == 0
+
+
+def test_eight_processes_putting_one_key_leave_one_row_and_one_file(tmp_path):
+    finish(*[start(_put_same, tmp_path, 20) for _ in range(8)])
+    with PageStore(tmp_path) as store:
+        assert store.stats().n_entries == 1
+        assert only_file(tmp_path).stat().st_size == store.stats().kv_bytes
+        assert store.verify(repair=False).ok
+
+
+def test_one_page_added_by_many_threads_at_once_has_one_row_and_one_file(tmp_path):
+    with PageStore(tmp_path) as store:
+        barrier = threading.Barrier(8)
+
+        def add():
+            barrier.wait()
+            store.add_page(make_page(1), make_picture(1))
+
+        threads = [threading.Thread(target=add) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert store.pages(["public"]) == [make_page(1)]
+        assert only_file(tmp_path).stat().st_size == store.stats().picture_bytes
+
+
+def test_a_store_is_refused_in_a_forked_child(tmp_path):
+    with PageStore(tmp_path) as store:
+        put(store, 1)
+
+        def use_it():
+            with pytest.raises(RuntimeError, match="does not survive fork"):
+                store.contains([make_key(1)])
+
+        finish(start(use_it))
+        assert is_right(store.get(make_key(1)), 1)
+
+
+def _open_and_wait(root, n_tokens, started, go_on):
+    """Stop in the middle of a put: the file is there, the row is not."""
+    write = DiskFiles.write
+
+    def write_and_wait(self, name, data):
+        write(self, name, data)
+        started.set()
+        go_on.wait(30)
+
+    DiskFiles.write = write_and_wait
+    with PageStore(root) as store:
+        assert put(store, 1, n_tokens) > 0
+
+
+def test_the_sweep_of_a_second_process_spares_the_file_that_a_first_is_writing(tmp_path):
+    import multiprocessing
+
+    context = multiprocessing.get_context("fork")
+    started, go_on = context.Event(), context.Event()
+    child = start(_open_and_wait, tmp_path, 16, started, go_on)
+    assert started.wait(20)
+    (tmp_path / "files" / "stray.kv.tmp").write_text("left by a killed process")
+    with PageStore(tmp_path) as store:
+        assert len(files_of(tmp_path)) == 1  # the stray one is gone, the other is not
+        assert store.verify().ok
+        go_on.set()
+        finish(child)
+        assert is_right(store.get(make_key(1)), 1)
+
+
+def _evict(store):
+    store.clear()
+
+
+def _replace(store):
+    store.put(make_key(1), "", make_tensors(2), {"n": 2})
+
+
+def _remove_page(store):
+    store.remove_pages([make_page(1).page_id])
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("action", [_evict, _replace, _remove_page])
+@pytest.mark.parametrize("moment", ["before open", "between open and read", "after read"])
+def test_a_reader_overtaken_by_a_writer_gets_right_bytes_or_a_miss(
+    tmp_path, monkeypatch, action, moment
+):
+    """The writer acts from another process's store exactly at a chosen point of the read."""
+    hook = {"before open": "open", "between open and read": "readv", "after read": "close"}[moment]
+    with (
+        PageStore(tmp_path, memory_bytes=0) as reader,
+        PageStore(tmp_path, memory_bytes=0) as writer,
+    ):
+        for _ in range(50):
+            writer.add_page(make_page(1), make_picture(1))
+            writer.put(make_key(1), make_page(1).page_id, make_tensors(1), {"n": 1})
+            with monkeypatch.context() as patch:
+                real = getattr(os, hook)
+
+                def act_first(*arguments, real=real, patch=patch):
+                    patch.undo()
+                    action(writer)
+                    return real(*arguments)
+
+                patch.setattr(f"cache_db.files.os.{hook}", act_first)
+                entry = reader.get(make_key(1))
+            later = reader.get(make_key(1))
+            if action is _replace:
+                assert is_right(later, 2)
+                assert is_right(entry, entry.meta["n"])
+            else:
+                assert later is None
+                assert entry is None or is_right(entry, 1)
+        assert reader.stats().corrupt == 0
+        assert reader.verify(repair=False).ok
