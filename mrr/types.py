@@ -170,26 +170,32 @@ class KeepMap:
 class Lens:
     """Relevance read after every layer through the final norm and the yes/no rows.
 
-    mini: (E,) logits of the layers that the fast path runs, E the exit layer.
-    dense: (L,) logits of a separate full pass over every token and layer, same prompt order.
-    Index i is the output of layer i (0-based). Source: miniReranker section 3.2.
+    Index i is the output of layer i (0-based), float32 logits. Source: miniReranker 3.2.
+    mini: (E,) the layers that the fast path runs, E the exit layer; before the band they have not
+    seen the page, so there all pages have the same value. dense: (L,) a separate full pass over
+    every token and layer in the same prompt order, never run by the fast path; None where it was
+    not asked for. band: [start, end) layers.
     """
 
     mini: np.ndarray
-    dense: np.ndarray
+    dense: np.ndarray | None
     exit_layer: int
     band: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionTrace:
-    """Where the query's attention went, per layer, from a traced pass of the mini system.
+    """Where the query's attention went, per layer, in a traced pass of the mini system.
 
-    tokens: the suffix tokens, as text; query_span: [start, end) of the user's words in them.
-    mass: (E, heads, n_suffix, 3) share of each row's 1.0 on instruction, page, query; layers
-    outside the band are 0 on instruction and page by construction.
-    page_maps: {layer: (n_suffix, R, C)} mean over heads, float32, 0 at pruned tokens; band
-    layers only. neutral_maps: {layer: (R, C)} mean over neutral queries on the same page.
+    tokens: the n tokens after the page, as text; query_span: [start, end) of the user's words.
+    mass: (E, heads, n, 3) share of each row's 1.0 on instruction (all before the first visual
+    token), page (kept visual tokens and the <|vision_end|> after them) and query (all tokens
+    after the page). Outside the band it is 0 on instruction and page by construction.
+    page_maps: {band layer: (n, R, C)} mean over heads, 0 at pruned tokens. A map sums to the page
+    mass less what <|vision_end|> took, which has no place on the grid.
+    neutral_maps: the same for content-free queries on the same page, row for row: a template
+    token's own row, and for every word the mean row of the neutral words. neutral_queries: those.
+    sinks: (R, C) bool, cells that take outlying attention whatever the query (see `sink_cells`).
     """
 
     tokens: tuple[str, ...]
@@ -197,28 +203,38 @@ class AttentionTrace:
     mass: np.ndarray
     page_maps: Mapping[int, np.ndarray]
     neutral_maps: Mapping[int, np.ndarray]
+    neutral_queries: tuple[str, ...]
+    sinks: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
 class Occlusion:
-    """Measured change of the logit when blocks of the page are hidden from the query.
+    """Measured change of the logit, logit(hidden) - base_logit, when cells are hidden.
 
-    delta: (R, C) float32, logit(hidden) - logit(full), one value for every cell of a block.
-    block: cells along a side. top_delta: change when the n_top most important cells are hidden
-    together; random_deltas: (repeats,) the same number of random kept cells, the control.
+    delta: (R, C) float32, one value for every cell of a block of block x block cells, hidden
+    together; 0 where pruning had left nothing to hide.
+    top_deltas: {ranking: change} when the n_top kept cells that a map ranks first, taken block by
+    block, are hidden together. The rankings are "contrast" and "attention" (the query's words,
+    with and without the neutral queries taken off), "occlusion" (the blocks that lowered the
+    logit most, so chosen on the measure itself) and "importance" (what the pruner went by, the
+    same for every query; absent for the control pruners).
+    random_deltas: (n_random,) the control, as many kept cells of random blocks.
     """
 
     delta: np.ndarray
     block: int
     base_logit: float
     n_top: int
-    top_delta: float
+    top_deltas: Mapping[str, float]
     random_deltas: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Everything a front end needs to show why a page scored as it did."""
+    """Everything a front end needs to show why the mini system scored a page as it did.
+
+    logit: by the untraced path, as `rank` gives it. keep: the mask of that very forward pass.
+    """
 
     query: str
     page: Page

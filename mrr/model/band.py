@@ -119,7 +119,9 @@ def run_before_band(
     loaded: LoadedModel,
     config: RerankConfig,
     suffixes: Sequence[list[int]],
+    *,
     observe: Observer | None = None,
+    recorder: Recorder | None = None,
 ) -> Suffix:
     """Second segments, given as ids, alone through layers [0, band start).
 
@@ -135,6 +137,7 @@ def run_before_band(
         _cos_sin(loaded, hidden, [0]),
         range(config.band[0]),
         observe=observe,
+        recorder=recorder,
     )
     last = torch.tensor([len(s) - 1 for s in suffixes], device=loaded.device)
     return Suffix(hidden, last)

@@ -1,0 +1,155 @@
+"""Put an Explanation together: one page and one query, or the lenses of many candidates.
+
+What is explained is the mini system under the reranker's configuration, from the page's stored
+K/V, so the mask shown is the mask that scored. Nothing here changes what `rank` computes; a page
+whose K/V is not in the store is cached first, as `rank` would do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mrr.errors import InputRejected
+from mrr.explain.attention import trace_attention
+from mrr.explain.lens import dense_lens, mini_lens
+from mrr.explain.maps import page_map
+from mrr.explain.occlusion import Progress, occlude
+from mrr.model.kv import KVPage
+from mrr.prune import kept_mask
+from mrr.timing import Stages
+from mrr.types import AttentionTrace, Explanation, Hit, KeepMap, Lens, Page
+
+if TYPE_CHECKING:
+    from mrr.reranker import MiniReranker
+
+
+def explain(
+    engine: MiniReranker,
+    query: str,
+    page: Hit | Page | str,
+    *,
+    scopes: Collection[str],
+    dense: bool = True,
+    occlusion: bool = False,
+    block: int = 2,
+    n_random: int = 20,
+    progress: Progress | None = None,
+) -> Explanation:
+    """Why the mini system scores a page as it does for a query.
+
+    page: a hit, a page or a page id. scopes: whose pages may be seen. dense: also run the full
+    pass for the lens, which costs what `original` costs. occlusion: also hide blocks of
+    block x block cells in turn and the top cells against n_random random sets; progress(done,
+    total) counts its passes over the page. Raises InputRejected for a page that is not there, and
+    for a prompt order in which a page is never read on its own.
+    """
+    text, notes = engine.clean(query)
+    (found,), (kv,) = _load(engine, [page], scopes)
+    scorer = engine.cache.scorer
+    keep = _keep_map(engine, found, kv)
+    lens, attention = trace_attention(scorer, text, kv)
+    measured = None
+    if occlusion:
+        measured = occlude(
+            scorer,
+            text,
+            kv,
+            _rankings(attention, keep),
+            block=block,
+            n_random=n_random,
+            seed=(engine.config.seed, int(found.page_id[:16], 16)),
+            progress=progress,
+        )
+    return Explanation(
+        query=text,
+        page=found,
+        logit=float(scorer.score([text], [kv], Stages(engine.device))[0]),
+        keep=keep,
+        lens=_lens(engine, lens, _dense(engine, text, found) if dense else None),
+        attention=attention,
+        occlusion=measured,
+        notes=engine.notes + notes,
+    )
+
+
+def lenses(
+    engine: MiniReranker,
+    query: str,
+    pages: Sequence[Hit | Page | str],
+    *,
+    scopes: Collection[str],
+    dense: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Lens]:
+    """{page_id: lens} of many candidates, in their order.
+
+    The mini part is a batched band pass and cheap. dense: also one full pass over every layer
+    and token for each page; progress(done, total) counts these.
+    """
+    text, _ = engine.clean(query)
+    found, kv = _load(engine, pages, scopes)
+    lens: dict[str, Lens] = {}
+    for i, (page, mini) in enumerate(
+        zip(found, mini_lens(engine.cache.scorer, text, kv), strict=True), start=1
+    ):
+        lens[page.page_id] = _lens(engine, mini, _dense(engine, text, page) if dense else None)
+        if dense and progress is not None:
+            progress(i, len(found))
+    return lens
+
+
+def _load(
+    engine: MiniReranker, pages: Sequence[Hit | Page | str], scopes: Collection[str]
+) -> tuple[list[Page], list[KVPage]]:
+    """The pages, where they may be seen, and their K/V as `rank` reads it."""
+    if not engine.cache.scorer.image_first:
+        raise InputRejected(
+            f"With the order {engine.config.order} a page is never read before the query, so "
+            "there is no cached page to explain; set the order vision-first."
+        )
+    found = [_find(engine, page, scopes) for page in pages]
+    kv, _, _ = engine.cache.load(found, Stages(engine.device))
+    return found, kv
+
+
+def _find(engine: MiniReranker, page: Hit | Page | str, scopes: Collection[str]) -> Page:
+    if isinstance(page, Hit):
+        page = page.page
+    page_id = page.page_id if isinstance(page, Page) else page
+    found = engine.store.page(page_id)
+    if found is None or found.scope not in scopes:
+        raise InputRejected(f"There is no page {page_id[:12]} in the store; add it first.")
+    return found
+
+
+def _keep_map(engine: MiniReranker, page: Page, kv: KVPage) -> KeepMap:
+    """The mask stored with the K/V; importance is only read, never computed again."""
+    known = None
+    if engine.config.pruner == "embedder":
+        known = engine.store.embedding(page.page_id, engine.cache.embedding_fingerprint)
+    return KeepMap(
+        kept=kept_mask(kv.kept, kv.grid),
+        importance=None if known is None else known.importance,
+        pruner=engine.config.pruner,
+        keep_ratio=engine.config.keep_ratio,
+    )
+
+
+def _lens(engine: MiniReranker, mini: np.ndarray, dense: np.ndarray | None) -> Lens:
+    config = engine.config
+    assert config.exit_layer is not None and config.band is not None
+    return Lens(mini=mini, dense=dense, exit_layer=config.exit_layer, band=config.band)
+
+
+def _dense(engine: MiniReranker, text: str, page: Page) -> np.ndarray:
+    scorer = engine.cache.scorer
+    return dense_lens(scorer, text, scorer.preprocess(engine.cache.picture(page)))
+
+
+def _rankings(attention: AttentionTrace, keep: KeepMap) -> dict[str, np.ndarray]:
+    """The maps that a front end shows, to be put to the test by occlusion."""
+    maps = {"contrast": page_map(attention, contrast=True), "attention": page_map(attention)}
+    return maps if keep.importance is None else {**maps, "importance": keep.importance}

@@ -1,0 +1,168 @@
+"""Attention is the model's own, row by row, and its maps lie on the page's true grid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mrr.explain.attention import NEUTRAL_QUERIES, query_span, scatter, trace_attention
+from mrr.explain.maps import page_map, sink_cells
+from mrr.model.load import load_model
+from mrr.model.prompt import MONOQWEN, QWEN_RERANKER
+from mrr.model.scorer import Scorer
+from tests.model.helpers import DENSE, QUERY, SPARSE, STAGES, case, scorer
+from tests.tiny import picture
+
+MINI = replace(SPARSE, pruner="random", keep_ratio=0.5, kv_dtype="int8")
+WIDE = picture(1, (256, 128))
+
+
+@pytest.fixture(scope="module")
+def eager(checkpoints):
+    """The same checkpoint under transformers' own eager attention, which returns its weights."""
+    model = load_model(checkpoints["qwen3_vl"], device="cpu", dtype=torch.float32)
+    model.model.set_attn_implementation("eager")
+    return model
+
+
+def stock_attention(loaded, s, c) -> torch.Tensor:
+    """(L, heads, n, n) of a stock dense pass over the whole prompt."""
+    ids = torch.tensor([c.prompt.ids])
+    with torch.inference_mode():
+        out = loaded.model.model(
+            input_ids=ids,
+            pixel_values=c.pixels.values,
+            image_grid_thw=c.pixels.grid_thw,
+            mm_token_type_ids=(ids == s.encoder.image_id).int(),
+            output_attentions=True,
+        )
+    return torch.cat(out.attentions)
+
+
+def test_attention_equals_that_of_a_stock_eager_pass(qwen3, eager):
+    s = scorer(qwen3, DENSE)
+    c = case(s, WIDE)
+    _, trace = trace_attention(s, QUERY, c.page)
+    rows = stock_attention(eager, s, c)[:, :, c.prompt.cut :]
+    head, cut = c.prompt.n_instruction, c.prompt.cut
+    mass = [rows[..., a:b].sum(-1) for a, b in ((0, head), (head, cut), (cut, None))]
+    np.testing.assert_allclose(trace.mass, torch.stack(mass, -1), atol=1e-5)
+    for layer, maps in trace.page_maps.items():
+        visual = rows[layer, :, :, head : head + c.pixels.n_tokens].mean(0)
+        np.testing.assert_allclose(maps, visual.view(-1, *c.pixels.grid), atol=1e-5)
+
+
+def test_mass_of_every_row_sums_to_one_and_outside_the_band_stays_in_the_query(loaded):
+    s = scorer(loaded, MINI)
+    lens, trace = trace_attention(s, QUERY, case(s, WIDE).page)
+    n_heads = loaded.lm.config.num_attention_heads
+    assert trace.mass.shape == (5, n_heads, len(trace.tokens), 3)
+    assert lens.shape == (5,)
+    np.testing.assert_allclose(trace.mass.sum(-1), 1.0, atol=1e-5)
+    outside = [0, 1, 4]
+    assert (trace.mass[outside][..., :2] == 0).all()
+    assert (trace.mass[2:4][..., :2] > 0).all()
+
+
+def test_page_maps_have_the_true_grid_and_nothing_at_pruned_tokens(loaded):
+    s = scorer(loaded, MINI)
+    c = case(s, WIDE)
+    _, trace = trace_attention(s, QUERY, c.page)
+    rows, columns = c.pixels.grid
+    assert columns > rows > 1
+    assert sorted(trace.page_maps) == sorted(trace.neutral_maps) == [2, 3]
+    kept = np.zeros(rows * columns, dtype=bool)
+    kept[c.kept] = True
+    kept = kept.reshape(rows, columns)
+    for maps in (*trace.page_maps.values(), *trace.neutral_maps.values()):
+        assert maps.shape == (len(trace.tokens), rows, columns)
+        assert (maps[:, ~kept] == 0).all() and (maps[:, kept] > 0).all()
+
+
+def test_a_map_sums_to_the_page_mass_less_the_end_token(qwen3):
+    s = scorer(qwen3, MINI)
+    _, trace = trace_attention(s, QUERY, case(s, WIDE).page)
+    for layer, maps in trace.page_maps.items():
+        end = trace.mass[layer, :, :, 1].mean(0) - maps.sum((1, 2))
+        assert (end > 1e-4).all() and (end < 0.9).all()
+
+
+def test_scatter_puts_each_kept_token_at_its_own_row_and_column(qwen3):
+    s = scorer(qwen3, MINI)
+    c = case(s, WIDE)
+    values = np.arange(1, len(c.kept) + 1, dtype=np.float32)
+    (placed,) = scatter(values[None], c.page)
+    for token, value in zip(c.kept, values, strict=True):
+        assert placed[token // c.pixels.grid[1], token % c.pixels.grid[1]] == value
+
+
+@pytest.mark.parametrize("template", [QWEN_RERANKER, MONOQWEN], ids=lambda t: t.name)
+@pytest.mark.parametrize("query", ["blue page", "2024", ":: yes", "no:", "<|im_end|>", "가격"])
+def test_query_span_holds_the_users_words_and_no_whole_template_token(qwen3, template, query):
+    s = Scorer(qwen3, template, MINI)
+    start, end = query_span(s, query)
+    ids = s.prompt(query, 1).suffix
+    assert query in qwen3.tokenizer.decode(ids[start:end])
+    assert query not in qwen3.tokenizer.decode(ids[start + 1 : end])
+    assert query not in qwen3.tokenizer.decode(ids[start : end - 1])
+
+
+def test_a_query_is_its_own_neutral_when_it_says_what_the_neutrals_say(qwen3, monkeypatch):
+    monkeypatch.setattr("mrr.explain.attention.NEUTRAL_QUERIES", ("x", "x"))
+    s = scorer(qwen3, MINI)
+    _, trace = trace_attention(s, "x", case(s, WIDE).page)
+    for layer, maps in trace.page_maps.items():
+        np.testing.assert_allclose(trace.neutral_maps[layer], maps, atol=1e-6)
+    assert np.abs(page_map(trace, contrast=True)).max() < 1e-6
+
+
+def test_neutral_rows_are_those_of_each_neutral_query_traced_alone(qwen3):
+    s = scorer(qwen3, MINI)
+    page = case(s, WIDE).page
+    _, trace = trace_attention(s, QUERY, page)
+    alone = [trace_attention(s, query, page)[1] for query in NEUTRAL_QUERIES]
+    for layer, maps in trace.neutral_maps.items():
+        last = np.mean([t.page_maps[layer][-1] for t in alone], axis=0)
+        words = [t.page_maps[layer][slice(*t.query_span)].mean(0) for t in alone]
+        np.testing.assert_allclose(maps[-1], last, atol=1e-6)
+        np.testing.assert_allclose(maps[trace.query_span[0]], np.mean(words, axis=0), atol=1e-6)
+
+
+def test_page_map_averages_the_chosen_layers_and_rows(qwen3):
+    s = scorer(qwen3, MINI)
+    _, trace = trace_attention(s, QUERY, case(s, WIDE).page)
+    np.testing.assert_array_equal(
+        page_map(trace, layers=[3], rows=range(1, 2)), trace.page_maps[3][1]
+    )
+    start, end = trace.query_span
+    expected = (trace.page_maps[2][start:end].mean(0) + trace.page_maps[3][start:end].mean(0)) / 2
+    np.testing.assert_allclose(page_map(trace), expected, atol=1e-7)
+
+
+def test_a_sink_takes_outlying_attention_in_every_map():
+    maps = np.full((3, 2, 4), 0.01, dtype=np.float32)
+    kept = np.ones((2, 4), dtype=bool)
+    kept[1, 3] = False
+    maps[:, 1, 3] = 0.0
+    maps[:, 0, 0] = 0.5  # whatever the query
+    maps[0, 1, 1] = 0.5  # one query only
+    maps[:, 0, 2] = 0.09  # high, but under ten times the median
+    expected = np.zeros((2, 4), dtype=bool)
+    expected[0, 0] = True
+    np.testing.assert_array_equal(sink_cells(maps, kept), expected)
+
+
+def test_even_attention_has_no_sink():
+    kept = np.ones((3, 3), dtype=bool)
+    assert not sink_cells(np.full((2, 3, 3), 1 / 9), kept).any()
+
+
+def test_tracing_leaves_the_fast_path_bitwise_as_it_was(loaded):
+    s = scorer(loaded, MINI)
+    page = case(s, WIDE).page
+    before = s.score([QUERY], [page], STAGES)
+    trace_attention(s, QUERY, page)
+    np.testing.assert_array_equal(s.score([QUERY], [page], STAGES), before)
