@@ -1,0 +1,119 @@
+"""`mrr eval DIR`: quality on a labelled folder, as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from mrr.types import SYSTEMS
+
+
+class Bars:
+    """One tqdm bar on stderr at a time, renewed when the label changes."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._label = ""
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        if self._bar is None or label != self._label:
+            self.close()
+            self._bar, self._label = tqdm(desc=label, total=total, file=sys.stderr), label
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """Finish the bar that is shown."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _names(known: tuple[str, ...] | None) -> Any:
+    """A click callback: "a,b" to ("a", "b"), each checked where the names are known."""
+
+    def split(_: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+        names = tuple(part.strip() for part in (value or "").split(",") if part.strip())
+        for name in names:
+            if known and name not in known:
+                raise click.BadParameter(f"{name} is none of {', '.join(known)}.", param=param)
+        return names
+
+    return split
+
+
+@click.command("eval")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--model", default="tiny", show_default=True, help="Bundled, a folder or a hub id.")
+@click.option("--embedder", help="Folder or hub id of the first stage.")
+@click.option("--store", type=click.Path(path_type=Path), help="Keep the cached pages here.")
+@click.option("--device", help="cpu, cuda or cuda:1; by default the best there is.")
+@click.option(
+    "--systems", default="mini", show_default=True, callback=_names(SYSTEMS),
+    help=f"With commas between: {', '.join(SYSTEMS)}.",
+)  # fmt: skip
+@click.option(
+    "--mode", type=click.Choice(["full", "candidates"]), default="full", show_default=True,
+    help="Rank every page, or one relevant page and random others.",
+)  # fmt: skip
+@click.option("--negatives", default=19, show_default=True, help="Random others, in candidates.")
+@click.option("--seed", default=0, show_default=True, help="Of candidates, limit and intervals.")
+@click.option("--kinds", callback=_names(None), help="Of queries, with commas between.")
+@click.option("--limit", type=int, help="Draw this many queries.")
+@click.option("--ablation", "with_ablation", is_flag=True, help="Add a table of each part alone.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout, the table on stderr.")
+def eval_command(
+    folder: Path,
+    model: str,
+    embedder: str | None,
+    store: Path | None,
+    device: str | None,
+    systems: tuple[str, ...],
+    mode: str,
+    negatives: int,
+    seed: int,
+    kinds: tuple[str, ...],
+    limit: int | None,
+    with_ablation: bool,
+    as_json: bool,
+) -> None:
+    """Measure ranking quality on DIR: corpus.jsonl, queries.jsonl, qrels.tsv and the files.
+
+    Pages are cached in a folder that is thrown away afterwards, unless --store keeps it. The
+    system `original` runs every pair from scratch: use --mode candidates and --limit with it.
+    """
+    # Imported here so that `mrr --help` needs no torch.
+    from mrr.measure.ablation import ablation
+    from mrr.measure.dataset import read_dataset
+    from mrr.measure.evaluate import evaluate
+    from mrr.measure.table import ablation_table, eval_table
+    from mrr.reranker import MiniReranker
+
+    bars = Bars()
+    task: dict[str, Any] = {
+        "mode": mode,
+        "n_negatives": negatives,
+        "seed": seed,
+        "kinds": kinds or None,
+        "limit": limit,
+        "progress": bars,
+    }
+    with ExitStack() as stack:
+        stack.callback(bars.close)
+        dataset = read_dataset(folder)
+        root = store or stack.enter_context(tempfile.TemporaryDirectory(prefix="mrr-eval-"))
+        reranker = MiniReranker.from_pretrained(model, embedder=embedder, store=root, device=device)
+        stack.callback(reranker.close)
+        report = evaluate(reranker, dataset, systems=systems, **task)  # type: ignore[arg-type]
+        rows = ablation(reranker, dataset, **task) if with_ablation else ()
+    table = eval_table(report) + (f"\n\n{ablation_table(rows)}" if rows else "")
+    click.echo(table, err=as_json)
+    if as_json:
+        result = asdict(report) | {"ablation": [asdict(row) for row in rows]}
+        click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False))
