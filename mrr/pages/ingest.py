@@ -1,0 +1,99 @@
+"""Files, folders and images in memory, as a stream of canonical pages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from mrr.config import Limits
+from mrr.errors import InputRejected
+from mrr.pages.canonical import canonical
+from mrr.pages.naming import display_name
+from mrr.pages.refusal import Refused
+from mrr.pages.sandbox import Decoder, check_size
+from mrr.types import FailedFile, PageImage
+
+# Only for choosing files out of a folder; what a file is, its content says.
+_EXTENSIONS = frozenset(
+    (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".pdf"),
+)
+
+
+def expand(paths: Iterable[str | Path]) -> list[Path]:
+    """Files as they are, folders as the pages files in them: recursive, sorted, none twice.
+
+    Hidden files and folders within a folder are left out. Raises InputRejected for a path that
+    does not exist and for a folder without such files.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(_page_files(path))
+            if not inside:
+                raise InputRejected(
+                    f"The folder {display_name(path.resolve().name)} holds no PNG, JPEG, WebP, "
+                    "GIF, TIFF or PDF file. Choose another folder."
+                )
+            found.update(dict.fromkeys(inside))
+        elif path.exists():
+            found[path] = None
+        else:
+            raise InputRejected(f"{display_name(str(path))} does not exist. Check its name.")
+    return list(found)
+
+
+def read_pages(
+    decoder: Decoder, files: Iterable[tuple[str, bytes | Path]], page_range: str | None = None
+) -> Iterator[PageImage | FailedFile]:
+    """Yield the pages of every file in turn, and one FailedFile for each file with a fault.
+
+    files: (name, content or where to read it). A fault in one file does not touch the others,
+    nor its own earlier pages.
+    """
+    for name, source in files:
+        try:
+            data = _read(source, decoder.limits) if isinstance(source, Path) else source
+            yield from decoder.pages(name, data, page_range)
+        except Refused as refused:
+            yield FailedFile(display_name(name), refused.sentence(display_name(name)))
+        except InputRejected as error:
+            yield FailedFile(display_name(name), str(error))
+
+
+def from_pil(image: Image.Image, label: str) -> PageImage:
+    """Make a page of an image in memory; equal pixels give the page that a file would give.
+
+    Raises InputRejected for what cannot be a page.
+    """
+    shown = display_name(label)
+    try:
+        upright = canonical(image)
+    except Refused as refused:
+        raise InputRejected(refused.sentence(shown)) from None
+    page = Image.new("RGB", upright.size)  # a copy: no metadata, and not the caller's own object
+    page.paste(upright)
+    return PageImage(page, shown, shown, 1)
+
+
+def _page_files(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):  # follows no links, so it ends
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and Path(name).suffix.lower() in _EXTENSIONS:
+                yield Path(parent, name)
+
+
+def _read(path: Path, limits: Limits) -> bytes:
+    """Read a file of allowed size; never more of it than the limit and one byte."""
+    try:
+        if not path.is_file():  # a pipe or device could block for ever
+            raise Refused("unreadable")
+        with path.open("rb") as file:
+            nbytes = os.fstat(file.fileno()).st_size
+            check_size(nbytes, limits)
+            return file.read(limits.max_file_bytes + 1)
+    except OSError as error:
+        raise Refused("unreadable") from error

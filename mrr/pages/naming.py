@@ -1,0 +1,63 @@
+"""What files and pages are called on screen, and which pages of a document are meant.
+
+A name is a label only: no path is ever built from one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from mrr.errors import InputRejected
+from mrr.plain import nfc, one_line
+
+MAX_NAME_CHARS = 80
+_MAX_LABEL_CHARS = 20
+_ENDING_CHARS = 12  # of a shortened name: room for the extension
+_RANGE_PART = re.compile(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?")
+
+
+def display_name(name: str) -> str:
+    """Basename of either kind of path, without control characters, at most 80 characters."""
+    base = one_line(re.split(r"[/\\]", name)[-1])
+    if len(base) > MAX_NAME_CHARS:
+        base = f"{base[: MAX_NAME_CHARS - _ENDING_CHARS - 1]}…{base[-_ENDING_CHARS:]}"
+    return nfc(base, MAX_NAME_CHARS) or "unnamed file"
+
+
+def page_label(name: str, page_num: int, own_label: str) -> str:
+    """Call a PDF page by its number, and by the label printed in the document if that differs."""
+    own = nfc(one_line(own_label), _MAX_LABEL_CHARS)
+    if own in ("", str(page_num)):
+        return f"{name} p. {page_num}"
+    return f"{name} p. {own} ({page_num})"
+
+
+def page_numbers(page_range: str | None, name: str, n_pages: int) -> Sequence[int]:
+    """Parse "1-3,7" into ascending 1-based page numbers; None means every page.
+
+    Raises InputRejected for another form, or for pages that the document does not have.
+    """
+    if page_range is None:
+        return range(1, n_pages + 1)
+    chosen: set[int] = set()
+    for part in page_range.split(","):
+        match = _RANGE_PART.fullmatch(part.strip())
+        if match is None:
+            raise InputRejected(
+                f'"{nfc(one_line(page_range), _MAX_LABEL_CHARS)}" is not a page range. '
+                "Write page numbers and ranges, such as 1-3,7."
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not 1 <= first <= last:
+            raise InputRejected(
+                f"The page range {first}-{last} runs backwards or starts at 0. "
+                "Count pages from 1, the lower number first."
+            )
+        if last > n_pages:
+            pages = "1 page" if n_pages == 1 else f"{n_pages:,} pages"
+            raise InputRejected(
+                f"{name} has {pages}; page {last} was asked for. Choose pages up to {n_pages:,}."
+            )
+        chosen.update(range(first, last + 1))
+    return sorted(chosen)
