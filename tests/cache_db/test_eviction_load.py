@@ -9,7 +9,7 @@ from store_samples import is_right, make_key, put, start
 from cache_db import PageStore
 
 pytestmark = pytest.mark.fault
-N_TOKENS = 400  # 64 KB an entry
+N_TOKENS = 100  # 16 KB an entry
 N_KEYS = 60
 N_OPERATIONS = 500
 PINNED = 1000

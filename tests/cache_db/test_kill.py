@@ -25,11 +25,11 @@ BUDGET_BYTES = 3_000_000  # eight entries: evictions are part of what is interru
 
 def _write_until_killed(root, ready):
     store = PageStore(root, budget_bytes=BUDGET_BYTES, memory_bytes=0)
-    ready.send(True)
     for step in range(1_000_000):
         n = step % N_KEYS
         store.add_page(make_page(n), make_picture(n))
         put(store, n, N_TOKENS, make_page(n).page_id)
+        ready.send(step)
         if n == N_KEYS - 1:
             store.remove_pages([make_page(3).page_id])
 
@@ -45,20 +45,23 @@ def _write_row_first(self, row, data):
             file.flush()
 
 
-def kill_a_writer(root, delay_s: float) -> None:
+def kill_a_writer(root, numbers: random.Random) -> None:
+    """Let a writer finish a few puts, and kill it in the middle of a later one."""
     here, there = multiprocessing.Pipe()
     child = start(_write_until_killed, root, there)
-    assert here.poll(20)
-    time.sleep(delay_s)
+    for _ in range(numbers.randint(1, 10)):
+        assert here.poll(20)
+        here.recv()
+    time.sleep(numbers.uniform(0.0, 0.01))
     os.kill(child.pid, signal.SIGKILL)
     child.join()
 
 
 def test_forty_kills_leave_no_wrong_entry_and_nothing_to_clean_up(tmp_path):
-    delays = random.Random(0)
+    numbers = random.Random(0)
     n_left_over = n_read = 0
     for _ in range(40):
-        kill_a_writer(tmp_path, delays.uniform(0.0, 0.06))
+        kill_a_writer(tmp_path, numbers)
         names = {path.name.removesuffix(".tmp") for path in files_of(tmp_path)}
         opening = time.perf_counter()
         with PageStore(tmp_path, budget_bytes=BUDGET_BYTES, memory_bytes=0) as store:
@@ -80,9 +83,9 @@ def test_forty_kills_leave_no_wrong_entry_and_nothing_to_clean_up(tmp_path):
 
 def test_the_control_that_writes_the_row_first_is_caught(tmp_path, monkeypatch):
     monkeypatch.setattr(Entries, "_write", _write_row_first)
-    delays = random.Random(0)
+    numbers = random.Random(0)
     for _ in range(100):
-        kill_a_writer(tmp_path, delays.uniform(0.0, 0.03))
+        kill_a_writer(tmp_path, numbers)
         with PageStore(tmp_path, memory_bytes=0) as store:
             if store.verify().bad:
                 return
