@@ -20,6 +20,7 @@ from cache_db.store import PageStore
 from mrr import pairs
 from mrr.config import Limits, RerankConfig
 from mrr.errors import BudgetExceeded, InputRejected
+from mrr.explain import explanation
 from mrr.model.embedder import Embedder
 from mrr.model.kv import lossless
 from mrr.model.load import LoadedModel
@@ -34,8 +35,10 @@ from mrr.types import (
     SYSTEMS,
     AddedPage,
     AddReport,
+    Explanation,
     FailedFile,
     Hit,
+    Lens,
     Page,
     PageImage,
     RankedList,
@@ -84,6 +87,7 @@ class MiniReranker:
         self.limits = limits or Limits()
         self.decoder = Decoder(self.limits)
         self._lock = threading.RLock()
+        self._closed = threading.Event()  # shared by every twin
         # Full-depth K/V is an order of magnitude larger; it must not push pages off the disk.
         self._dense_store = PageStore(None, memory_bytes=4 * 2**30)
         self._configure(config)
@@ -132,7 +136,10 @@ class MiniReranker:
         return self.loaded.device
 
     def close(self) -> None:
-        """Stop the decoding process and close the stores."""
+        """Stop the decoding process and close the stores; a second call does nothing."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
         self.decoder.close()
         self.store.close()
         self._dense_store.close()
@@ -285,6 +292,38 @@ class MiniReranker:
             logits += scorer.score_original([text], [pixels], stages).tolist()
             n_visual.append(pixels.n_tokens)
         return _Scored(logits, n_visual, n_visual, len(pages), 0)
+
+    # -------------------------------------------------------------- explain
+
+    def explain(
+        self,
+        query: str,
+        page: Hit | Page | str,
+        *,
+        scopes: Collection[str] = (PUBLIC,),
+        **options: Any,
+    ) -> Explanation:
+        """Why the mini system scores a page (a hit, a page or its id) as it does for a query.
+
+        Options: dense, occlusion, block, n_random, progress. See mrr.explain.explanation.explain.
+        """
+        with self._lock:
+            return explanation.explain(self, query, page, scopes=scopes, **options)
+
+    def lenses(
+        self,
+        query: str,
+        pages: Sequence[Hit | Page | str],
+        *,
+        scopes: Collection[str] = (PUBLIC,),
+        **options: Any,
+    ) -> dict[str, Lens]:
+        """{page_id: relevance per layer} of many candidates.
+
+        Options: dense, progress. See mrr.explain.explanation.lenses.
+        """
+        with self._lock:
+            return explanation.lenses(self, query, pages, scopes=scopes, **options)
 
     # ------------------------------------------------ the field's conventions
 
