@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from mrr import MiniReranker
 from mrr.model.load import LoadedModel, load_model
 from tests.tiny import FAMILIES, save_checkpoint
 
@@ -29,3 +31,24 @@ def loaded(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Load
 @pytest.fixture(scope="session")
 def qwen3(checkpoints: dict[str, Path]) -> LoadedModel:
     return load_model(checkpoints["qwen3_vl"], device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of a tiny reranker, trained band [2, 4) and exit 4, and of a tiny embedder."""
+    root = tmp_path_factory.mktemp("pair")
+    trained = {"band": [2, 4], "exit_layer": 4, "keep_ratio": 0.5}
+    return (
+        save_checkpoint(root / "reranker", seed=1, **trained),
+        save_checkpoint(root / "embedder", seed=2),
+    )
+
+
+@pytest.fixture
+def reranker(pair: tuple[Path, Path], tmp_path: Path) -> Iterator[MiniReranker]:
+    """The whole engine on a fresh store in tmp_path / "store"."""
+    engine = MiniReranker.from_pretrained(
+        pair[0], embedder=pair[1], store=tmp_path / "store", device="cpu", self_check=False
+    )
+    yield engine
+    engine.close()

@@ -1,0 +1,91 @@
+"""The field's conventions: rerank, predict and rank_texts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mrr import MiniReranker
+from mrr.errors import InputRejected
+from tests.test_reranker import png
+from tests.tiny import picture
+
+DOCUMENTS = [picture(i, (128 + 32 * i, 128)) for i in range(4)]
+TEXTS = ["a", "some longer candidate text", "blue page"]
+
+
+def test_rerank_gives_input_positions_in_descending_relevance(reranker: MiniReranker) -> None:
+    results = reranker.rerank("blue page", DOCUMENTS)
+    assert sorted(r.index for r in results) == [0, 1, 2, 3]
+    scores = [r.relevance_score for r in results]
+    assert scores == sorted(scores, reverse=True)
+    assert all(r.document is None for r in results)
+
+
+def test_top_n_and_documents_are_returned_on_request(reranker: MiniReranker) -> None:
+    everything = reranker.rerank("blue page", DOCUMENTS)
+    some = reranker.rerank("blue page", DOCUMENTS, top_n=2, return_documents=True)
+    assert [r.index for r in some] == [r.index for r in everything[:2]]
+    assert all(r.document is DOCUMENTS[r.index] for r in some)
+
+
+def test_documents_may_be_pictures_bytes_paths_or_page_ids(
+    reranker: MiniReranker, tmp_path
+) -> None:
+    path = tmp_path / "page.png"
+    path.write_bytes(png(DOCUMENTS[0]))
+    page_id = reranker.add(DOCUMENTS[0]).pages[0].page.page_id
+    results = reranker.rerank("blue", [DOCUMENTS[0], path.read_bytes(), path, str(path), page_id])
+    assert len({r.logit for r in results}) == 1
+    assert [r.index for r in results] == [0, 1, 2, 3, 4]  # ties keep the input order
+
+
+def test_reranked_documents_are_cached_but_never_listed_among_the_pages(
+    reranker: MiniReranker,
+) -> None:
+    reranker.rerank("blue page", DOCUMENTS)
+    assert len(reranker.rank("blue page")) == 0
+
+
+def test_an_unreadable_document_is_an_error_that_names_its_position(
+    reranker: MiniReranker,
+) -> None:
+    with pytest.raises(InputRejected, match="Document 1"):
+        reranker.rerank("blue", [DOCUMENTS[0], b"broken"])
+
+
+def test_another_instruction_changes_the_logits(reranker: MiniReranker) -> None:
+    one = reranker.rerank("blue", DOCUMENTS)
+    two = reranker.rerank("blue", DOCUMENTS, instruction="Find the map.")
+    assert {r.index: r.logit for r in one} != {r.index: r.logit for r in two}
+
+
+def test_predict_equals_rerank_whatever_the_grouping(reranker: MiniReranker) -> None:
+    queries = ["blue page", "red"]
+    pairs = [(q, d) for d in DOCUMENTS for q in queries]
+    scores = reranker.predict(pairs)
+    for q in queries:
+        expected = {r.index: r.relevance_score for r in reranker.rerank(q, DOCUMENTS)}
+        got = [s for s, (query, _) in zip(scores, pairs, strict=True) if query == q]
+        assert np.allclose(got, [expected[i] for i in range(4)], atol=1e-6)
+
+
+def test_rank_texts_runs_the_picture_as_the_query(reranker: MiniReranker) -> None:
+    results = reranker.rank_texts(DOCUMENTS[0], TEXTS)
+    assert sorted(r.index for r in results) == [0, 1, 2]
+    alone = {i: reranker.rank_texts(DOCUMENTS[0], [t])[0].logit for i, t in enumerate(TEXTS)}
+    for result in results:
+        assert result.logit == pytest.approx(alone[result.index], abs=1e-4)
+    scores = reranker.predict([(DOCUMENTS[0], t) for t in TEXTS])
+    assert np.allclose(scores[[r.index for r in results]], [r.relevance_score for r in results])
+
+
+def test_two_pictures_are_not_a_pair(reranker: MiniReranker) -> None:
+    with pytest.raises(InputRejected, match="Both sides"):
+        reranker.predict([(DOCUMENTS[0], DOCUMENTS[1])])
+
+
+def test_nothing_in_nothing_out(reranker: MiniReranker) -> None:
+    assert reranker.rerank("x", []) == []
+    assert reranker.rank_texts(DOCUMENTS[0], []) == []
+    assert reranker.predict([]).shape == (0,)

@@ -1,0 +1,264 @@
+"""The main path: add pages once, rank them, and nothing but the four parts differs from dense."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mrr import MiniReranker
+from mrr.config import Limits, RerankConfig
+from mrr.errors import InputRejected, ParityError
+from mrr.types import SYSTEMS
+from tests.tiny import picture
+
+N_PAGES = 5
+SIZES = ((192, 128), (128, 256), (96, 96), (256, 192), (160, 160))
+
+
+def pictures():
+    return [picture(i, SIZES[i % len(SIZES)]) for i in range(N_PAGES)]
+
+
+def logits(ranked) -> dict[str, float]:
+    return {hit.page.page_id: hit.logit for hit in ranked}
+
+
+def reopen(pair, tmp_path: Path, **options) -> MiniReranker:
+    defaults = {"embedder": pair[1], "store": tmp_path / "store", "device": "cpu"}
+    return MiniReranker.from_pretrained(pair[0], self_check=False, **{**defaults, **options})
+
+
+def test_pages_are_encoded_once_and_hits_afterwards(reranker: MiniReranker) -> None:
+    first = reranker.add(pictures())
+    assert [p.outcome for p in first.pages] == ["encoded"] * N_PAGES and not first.failed
+    again = reranker.add(pictures())
+    assert [p.outcome for p in again.pages] == ["hit"] * N_PAGES
+    assert [p.page for p in again.pages] == [p.page for p in first.pages]
+    for page in first.pages:
+        assert page.n_kept_tokens == round(page.grid[0] * page.grid[1] / 2)
+        assert page.nbytes > 0
+
+
+def test_a_ranking_is_complete_sorted_and_numbered(reranker: MiniReranker) -> None:
+    reranker.add(pictures())
+    ranked = reranker.rank("blue page")
+    assert [hit.rank for hit in ranked] == list(range(1, N_PAGES + 1))
+    values = [hit.logit for hit in ranked]
+    assert values == sorted(values, reverse=True)
+    for hit in ranked:
+        assert hit.score == pytest.approx(1 / (1 + np.exp(-hit.logit)))
+        assert -1.001 <= hit.retrieval_score <= 1.001
+    assert ranked.usage.cached_pages == N_PAGES and ranked.usage.missed_pages == 0
+    assert list(ranked.usage.ms) == ["retrieve", "load", "query", "band", "head"]
+
+
+def test_the_checkpoints_own_band_is_the_default(reranker: MiniReranker) -> None:
+    assert (reranker.config.band, reranker.config.exit_layer) == ((2, 4), 4)
+    assert reranker.config.keep_ratio == 0.5 and reranker.config.pruner == "embedder"
+
+
+def test_dense_reuse_equals_original_and_mini_without_its_parts_equals_both(
+    reranker: MiniReranker,
+) -> None:
+    reranker.add(pictures())
+    original = logits(reranker.rank("blue page", system="original"))
+    dense = logits(reranker.rank("blue page", system="dense-reuse"))
+    parts_off = RerankConfig(exit_layer=6, band=(0, 6), pruner="none", kv_dtype="fp32")
+    mini = logits(reranker.with_config(parts_off).rank("blue page"))
+    for page_id, logit in original.items():
+        assert dense[page_id] == pytest.approx(logit, abs=1e-4)
+        assert mini[page_id] == pytest.approx(logit, abs=1e-4)
+
+
+def test_a_restart_finds_every_page_and_gives_the_very_same_logits(
+    reranker: MiniReranker, pair, tmp_path: Path
+) -> None:
+    reranker.add(pictures())
+    before = reranker.rank("blue page")
+    reranker.close()
+    again = reopen(pair, tmp_path)
+    after = again.rank("blue page")
+    assert after.usage.missed_pages == 0 and after.usage.bytes_read > 0
+    assert logits(after) == logits(before)
+    assert again.rank("blue page").usage.bytes_read == 0  # the memory tier
+    again.close()
+
+
+def test_cached_equals_uncached(reranker: MiniReranker, pair, tmp_path: Path) -> None:
+    reranker.add(pictures())
+    warm = logits(reranker.rank("blue page"))
+    fresh = reopen(pair, tmp_path, store=tmp_path / "other")
+    fresh.add(pictures())
+    assert logits(fresh.rank("blue page")) == warm
+    fresh.close()
+
+
+def test_a_damaged_entry_costs_time_and_nothing_else(
+    reranker: MiniReranker, pair, tmp_path: Path
+) -> None:
+    reranker.add(pictures())
+    before = reranker.rank("blue page")
+    reranker.close()
+    damaged = 0
+    for file in (tmp_path / "store" / "files").iterdir():
+        data = bytearray(file.read_bytes())
+        if not data.startswith(b"\x89PNG"):
+            data[len(data) // 2] ^= 1
+            file.write_bytes(data)
+            damaged += 1
+    assert damaged == N_PAGES
+    again = reopen(pair, tmp_path)
+    ranked = again.rank("blue page")
+    assert ranked.usage.missed_pages == N_PAGES
+    assert logits(ranked) == logits(before)
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exit_layer": 5, "band": (2, 5)},
+        {"band": (1, 4)},
+        {"keep_ratio": 0.25},
+        {"pruner": "uniform"},
+        {"pruner": "random"},
+        {"kv_dtype": "fp32"},
+        {"instruction": "Find the picture."},
+        {"max_pixels": 16 * 1024},
+        {"order": "document-first"},
+    ],
+)
+def test_changing_anything_that_changes_page_kv_never_reuses_an_entry(
+    reranker: MiniReranker, changes
+) -> None:
+    reranker.add(pictures()[:2])
+    twin = reranker.with_config(replace(reranker.config, **changes))
+    assert twin.rank("blue page").usage.missed_pages == 2
+    assert twin.rank("blue page").usage.missed_pages == 0
+
+
+def test_another_checkpoint_never_reuses_an_entry(
+    reranker: MiniReranker, pair, tmp_path: Path
+) -> None:
+    from tests.tiny import save_checkpoint
+
+    reranker.add(pictures()[:2])
+    reranker.close()
+    trained = {"band": [2, 4], "exit_layer": 4, "keep_ratio": 0.5}
+    other = save_checkpoint(tmp_path / "other", seed=9, **trained)
+    engine = MiniReranker.from_pretrained(
+        other, embedder=pair[1], store=tmp_path / "store", device="cpu", self_check=False
+    )
+    assert engine.rank("blue page").usage.missed_pages == 2
+    engine.close()
+
+
+def test_the_first_stage_passes_on_its_top_k(reranker: MiniReranker) -> None:
+    reranker.add(pictures())
+    everything = reranker.rank("blue page")
+    by_retrieval = sorted(everything, key=lambda hit: -hit.retrieval_score)
+    some = reranker.rank("blue page", top_k=2)
+    assert {h.page.page_id for h in some} == {h.page.page_id for h in by_retrieval[:2]}
+
+
+def test_without_an_embedder_every_page_is_a_candidate_and_it_says_so(pair, tmp_path: Path) -> None:
+    engine = reopen(pair, tmp_path, embedder=None)
+    report = engine.add(pictures())
+    assert engine.config.pruner == "uniform" and "embedder" in report.notes[0]
+    ranked = engine.rank("blue page", top_k=2)
+    assert len(ranked) == N_PAGES and ranked[0].retrieval_score is None
+    assert any("embedder" in note for note in ranked.notes)
+    engine.close()
+
+
+def test_scopes_are_kept_apart(reranker: MiniReranker) -> None:
+    reranker.add(pictures()[:2])
+    mine = reranker.add(pictures()[2:4], scope="session-a")
+    assert {h.page.page_id for h in reranker.rank("x", scopes=["session-a"])} == {
+        p.page.page_id for p in mine.pages
+    }
+    assert len(reranker.rank("x")) == 2
+    theirs = reranker.add(pictures()[2:3], scope="session-b")
+    assert theirs.pages[0].outcome == "encoded"  # no scope can learn what another has cached
+    assert theirs.pages[0].page.page_id != mine.pages[0].page.page_id
+
+
+def test_query_first_is_served_without_reuse(reranker: MiniReranker) -> None:
+    reranker.add(pictures())
+    twin = reranker.with_config(replace(reranker.config, order="query-first"))
+    ranked = twin.rank("blue page")
+    assert ranked.usage.missed_pages == N_PAGES and "layers" in ranked.usage.ms
+    with pytest.raises(InputRejected, match="vision-first"):
+        twin.rank("blue page", system="dense-reuse")
+
+
+def test_a_bad_file_among_good_ones_loses_nothing(reranker: MiniReranker, tmp_path: Path) -> None:
+    (tmp_path / "good.png").write_bytes(png(picture(0)))
+    (tmp_path / "bad.png").write_bytes(b"this is no picture")
+    report = reranker.add([tmp_path / "bad.png", tmp_path / "good.png", ("more.png", b"")])
+    assert [p.page.label for p in report.pages] == ["good.png"]
+    assert [f.file for f in report.failed] == ["bad.png", "more.png"]
+    assert all(str(tmp_path) not in f.reason for f in report.failed)
+
+
+@pytest.mark.parametrize("query", ["", "   ", "\u200b\n"])
+def test_an_empty_query_is_refused(reranker: MiniReranker, query: str) -> None:
+    with pytest.raises(InputRejected):
+        reranker.rank(query)
+
+
+def test_a_long_query_is_cut_and_says_so(pair, tmp_path: Path) -> None:
+    engine = reopen(pair, tmp_path, limits=Limits(max_query_tokens=8))
+    engine.add(pictures()[:1])
+    ranked = engine.rank("word " * 50)
+    assert any("8 tokens" in note for note in ranked.notes)
+    engine.close()
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_ranking_an_empty_store_is_an_empty_list(reranker: MiniReranker, system) -> None:
+    assert len(reranker.rank("anything", system=system)) == 0
+
+
+def test_an_unknown_system_is_refused_by_name(reranker: MiniReranker) -> None:
+    with pytest.raises(InputRejected, match="fastest"):
+        reranker.rank("x", system="fastest")
+
+
+def test_the_self_check_runs_at_load_and_is_logged(pair, tmp_path: Path, caplog) -> None:
+    with caplog.at_level(logging.INFO, logger="mrr.model.selfcheck"):
+        MiniReranker.from_pretrained(pair[0], store=tmp_path / "s", device="cpu").close()
+    assert "Parity self-check" in caplog.text
+
+
+def test_the_self_check_refuses_an_engine_that_differs(pair, tmp_path: Path, monkeypatch) -> None:
+    from mrr.model import scorer
+
+    run = scorer.run_band
+    monkeypatch.setattr(scorer, "run_band", lambda *a, **k: run(*a, **k) + 0.01)
+    with pytest.raises(ParityError, match="differs"):
+        MiniReranker.from_pretrained(pair[0], store=tmp_path / "s", device="cpu")
+
+
+def test_several_threads_get_the_same_answers(reranker: MiniReranker) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    reranker.add(pictures())
+    queries = ["blue page", "red", "a longer query of words", "x"]
+    alone = {q: logits(reranker.rank(q)) for q in queries}
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(reranker.rank, queries * 3))
+    for ranked in together:
+        assert logits(ranked) == alone[ranked.query]
+
+
+def png(image) -> bytes:
+    import io
+
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
