@@ -1,0 +1,336 @@
+// The page inspector: holds the state, draws on every change, and answers pointer and keyboard.
+// Only a clicked cell goes to the server; everything else happens here.
+
+const root = element.querySelector(".pi");
+const preferences = {
+  mode: null, layout: "overlay", opacity: 0.75, gamma: null, share: 1, stretch: false, smooth: false,
+  cividis: false, contrast: true, hideSinks: true, controls: true, colour: false, appearance: false,
+};
+let page = null, map = null, colours = null, parts = null, queued = false;
+let state = { ...preferences, layer: BAND_MEAN, token: WHOLE_MEAN, cursor: null, locked: null };
+let view = { zoom: 1, x: 0, y: 0 };
+
+const set = (change, weight) => {
+  Object.assign(state, change);
+  if (!page) return;
+  refresh();
+  // A light change comes from a slider: the controls stay, or the drag would end.
+  if (weight !== "light") {
+    buildSide();
+    buildStage();
+  }
+  updateFacts();
+  redraw();
+};
+
+const refresh = () => {
+  map = currentMap(page, state);
+  const palette = map.scale.signed ? "diverging" : state.cividis ? "cividis" : "viridis";
+  colours = lookupTable(palette, map.scale.flip);
+};
+
+// --- building the page ---------------------------------------------------------------------
+
+const showSentence = (sentence, isError) => {
+  page = null;
+  root.replaceChildren(make("p", { class: isError ? "mrr-empty pi-error" : "mrr-empty", role: isError ? "alert" : "status" }, sentence));
+};
+
+const buildFrame = () => {
+  parts = {
+    modes: make("div"), stage: make("div", { class: "pi-stage" }), side: make("div", { class: "pi-side" }),
+    legend: make("div", { class: "pi-legend" }), facts: make("div", { class: "pi-facts" }),
+    tip: make("div", { class: "pi-tip", hidden: true }), live: make("div", { class: "pi-live", "aria-live": "polite" }),
+    table: make("details", { class: "pi-details" }, make("summary", {}, "Cells as a table")),
+  };
+  const zoom = make("div", { class: "pi-zoom", role: "group", "aria-label": "Zoom" },
+    ...[["+", "Zoom in", () => zoomAt(1.5)], ["−", "Zoom out", () => zoomAt(1 / 1.5)], ["⤢", "Fit", fit]].map(
+      ([text, label, act]) => make("button", { type: "button", "aria-label": label, title: label, onclick: act }, text)));
+  const files = make("div", { class: "pi-files" },
+    make("button", { type: "button", onclick: savePicture }, "Save PNG"),
+    make("button", { type: "button", onclick: () => save(fileName("csv"), new Blob([csvOf(page, state, map)], { type: "text/csv" })) }, "Save CSV"));
+  parts.table.addEventListener("toggle", updateTable);
+  root.replaceChildren(
+    make("div", { class: "pi-head" }, parts.modes, zoom),
+    make("div", { class: "pi-body" },
+      make("div", { class: "pi-main" }, parts.stage, parts.legend, parts.facts),
+      parts.side),
+    parts.table, files, parts.tip, parts.live);
+};
+
+const buildModes = () => {
+  const absent = { attention: !page.attention, occlusion: !page.occlusion };
+  parts.modes.replaceChildren(segmented("Map", MODES.map((mode) => ({
+    ...mode, disabled: absent[mode.value], title: absent[mode.value] ? "Not measured yet" : null,
+  })), state.mode, (mode) => { set({ mode }); buildModes(); }));
+};
+
+const buildSide = () => parts.side.replaceChildren(...controlsFor(page, state, set).filter(Boolean));
+
+const buildStage = () => {
+  const panels = panelsFor(page, state, map, null);
+  parts.stage.dataset.panels = panels.length;
+  parts.stage.dataset.mode = state.mode;
+  parts.canvases = panels.map((panel) => canvasFor(panel));
+  parts.stage.replaceChildren(...parts.canvases.map((canvas, i) => make("figure",
+    { class: panels[i].small ? "pi-panel pi-small" : "pi-panel" }, canvas, make("figcaption", {}, panels[i].caption))));
+  parts.canvases.forEach((canvas) => watchSize.observe(canvas));
+};
+
+const canvasFor = (panel) => {
+  const canvas = make("canvas", {
+    tabindex: "0", role: "application", "aria-roledescription": "token map",
+    "aria-label": (panel.small ? panel.caption + ". " : "") + describe(page, state, map),
+    style: "aspect-ratio:" + page.width + "/" + page.height + ";--pi-aspect:" + page.width / page.height,
+    onpointerdown: (event) => press(event, canvas), onpointermove: (event) => move(event, canvas),
+    onpointerup: (event) => release(event, canvas), onpointercancel: () => pointers.clear(),
+    onpointerleave: () => { if (!pointers.size) point(null); },
+    ondblclick: (event) => zoomAt(2, fraction(event, canvas)),
+    onkeydown: key, onblur: () => point(null),
+  });
+  canvas.addEventListener("wheel", (event) => {
+    // The page keeps scrolling unless the wheel is meant: with Ctrl or a pinch, or once zoomed in.
+    if (!event.ctrlKey && !event.metaKey && view.zoom === 1) return;
+    event.preventDefault();
+    zoomAt(Math.exp(-event.deltaY / 300), fraction(event, canvas));
+  }, { passive: false });
+  return canvas;
+};
+
+// --- drawing -------------------------------------------------------------------------------
+
+const redraw = () => {
+  if (queued) return;
+  queued = true;
+  requestAnimationFrame(() => {
+    queued = false;
+    if (!page) return;
+    const painted = map.coloured ? paintMap(page, map, state, colours) : null;
+    panelsFor(page, state, map, painted).forEach((panel, i) => {
+      if (parts.canvases[i]) drawPanel(parts.canvases[i], page, panel, state, view);
+    });
+  });
+};
+const watchSize = new ResizeObserver(redraw);
+
+const isColoured = () => map.coloured && (state.mode !== "pruned" || state.colour);
+
+const updateFacts = () => {
+  parts.canvases.forEach((canvas) => { canvas.style.touchAction = view.zoom > 1 ? "none" : "pan-y"; });
+  parts.facts.replaceChildren(...factsFor(page, state, map).map((fact) => make("p", {}, fact)));
+  updateLegend();
+  updateTable();
+  if (state.locked != null) showTip(state.locked);
+};
+
+const updateLegend = () => {
+  if (!isColoured()) return parts.legend.replaceChildren();
+  const canvas = make("canvas", { "aria-hidden": "true" });
+  const opaque = state.layout === "map" && state.mode !== "pruned";
+  drawLegend(canvas, map, state, colours, opaque ? 1 : state.opacity);
+  const say = map.scale.signed ? signedNumber : number;
+  const { low, high } = map.scale;
+  parts.legend.replaceChildren(
+    make("div", { class: "pi-scale" }, make("span", {}, say(low)), canvas, make("span", {}, say(high))),
+    map.ends ? make("div", { class: "pi-ends" }, make("span", {}, "◂ " + map.ends[0]), make("span", {}, map.ends[1] + " ▸")) : "",
+    make("div", { class: "pi-range" },
+      state.stretch ? make("strong", { class: "pi-badge" }, "Stretched to this map: do not compare") : map.what + ", scale shared by " + map.over,
+      " · this map: " + say(map.own[0]) + " to " + say(map.own[1]),
+      state.smooth ? make("strong", { class: "pi-badge" }, "Smoothed: cells are the true resolution") : ""));
+};
+
+const updateTable = () => {
+  const old = parts.table.querySelector("table");
+  if (old) old.remove();
+  if (parts.table.open) parts.table.append(tableOf(page, state, map));
+};
+
+// --- cells ---------------------------------------------------------------------------------
+
+const fraction = (event, canvas) => {
+  const box = canvas.getBoundingClientRect();
+  return { x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height, box };
+};
+
+const cellAt = ({ x, y }) => {
+  const u = view.x + x / view.zoom, v = view.y + y / view.zoom;
+  if (u < 0 || v < 0 || u >= 1 || v >= 1) return null;
+  return Math.floor(v * page.rows) * page.cols + Math.floor(u * page.cols);
+};
+
+const cellLines = (i, mask) => {
+  const row = Math.floor(i / page.cols) + 1, column = (i % page.cols) + 1;
+  const value = map.scale.signed ? signedNumber(map.values[i]) : number(map.values[i]);
+  const known = !map.hidden[i] && (state.mode !== "pruned" || page.keep.importance);
+  const kept = mask[i] === page.keep.mask[i] ? cellState(page, state, i) : mask[i] ? "kept here" : "pruned here";
+  return ["row " + row + ", column " + column,
+    known ? map.what + " " + value + " · percentile " + percent(percentile(map, map.values[i])) : null, kept].filter(Boolean);
+};
+
+const showTip = (i, canvas = parts.canvases[0], loud = false) => {
+  const mask = panelsFor(page, state, map, null)[parts.canvases.indexOf(canvas)]?.mask || page.keep.mask;
+  const lines = cellLines(i, mask);
+  parts.tip.replaceChildren(...lines.map((line) => make("div", {}, line)));
+  parts.tip.hidden = false;
+  parts.tip.dataset.locked = state.locked === i;
+  if (loud) parts.live.textContent = lines.join(", ");
+  const box = canvas.getBoundingClientRect(), frame = root.getBoundingClientRect();
+  const across = (((i % page.cols) + 1) / page.cols - view.x) * view.zoom;
+  const down = ((Math.floor(i / page.cols) + 1) / page.rows - view.y) * view.zoom;
+  const left = box.left - frame.left + across * box.width + 6;
+  const room = frame.width - parts.tip.offsetWidth - 4;
+  parts.tip.style.left = Math.max(0, left > room ? left - parts.tip.offsetWidth - 12 - (box.width * view.zoom) / page.cols : left) + "px";
+  parts.tip.style.top = box.top - frame.top + Math.min(1, Math.max(0, down)) * box.height + 4 + "px";
+};
+
+const point = (cell, canvas, loud) => {
+  state.cursor = cell;
+  const shown = state.locked ?? cell;
+  if (shown == null) parts.tip.hidden = true;
+  else showTip(shown, canvas, loud);
+  redraw();
+};
+
+const lock = (cell, canvas) => {
+  state.locked = state.locked === cell ? null : cell;
+  point(cell, canvas, true);
+  trigger("cell_click", { row: Math.floor(cell / page.cols), col: cell % page.cols });
+};
+
+// --- zoom, pan, pointer, keyboard ------------------------------------------------------------
+
+const clampView = () => {
+  const most = 1 - 1 / view.zoom;
+  view.x = Math.min(most, Math.max(0, view.x));
+  view.y = Math.min(most, Math.max(0, view.y));
+};
+
+const zoomAt = (factor, { x, y } = { x: 0.5, y: 0.5 }) => {
+  const u = view.x + x / view.zoom, v = view.y + y / view.zoom;
+  const zoom = Math.min(12, Math.max(1, view.zoom * factor));
+  view = { zoom, x: u - x / zoom, y: v - y / zoom };
+  clampView();
+  updateFacts();
+  redraw();
+};
+
+const fit = () => { view = { zoom: 1, x: 0, y: 0 }; updateFacts(); redraw(); };
+
+const pointers = new Map();
+let travelled = 0;
+
+const press = (event, canvas) => {
+  pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+  if (pointers.size === 1) travelled = 0;
+  canvas.setPointerCapture(event.pointerId);
+};
+
+const move = (event, canvas) => {
+  const before = pointers.get(event.pointerId);
+  const at = fraction(event, canvas);
+  if (!before) return point(cellAt(at), canvas);
+  const dx = event.clientX - before.x, dy = event.clientY - before.y;
+  const other = [...pointers].find(([id]) => id !== event.pointerId)?.[1];
+  if (other) {
+    const spread = (p) => Math.hypot(p.x - other.x, p.y - other.y);
+    zoomAt(spread({ x: event.clientX, y: event.clientY }) / (spread(before) || 1), at);
+  } else {
+    view.x -= dx / at.box.width / view.zoom;
+    view.y -= dy / at.box.height / view.zoom;
+    clampView();
+    redraw();
+  }
+  travelled += Math.abs(dx) + Math.abs(dy);
+  pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+};
+
+const release = (event, canvas) => {
+  const single = pointers.size === 1;
+  pointers.delete(event.pointerId);
+  const cell = cellAt(fraction(event, canvas));
+  if (single && travelled < 5 && cell != null) lock(cell, canvas);
+};
+
+const key = (event) => {
+  const steps = { ArrowUp: -page.cols, ArrowDown: page.cols, ArrowLeft: -1, ArrowRight: 1 };
+  const cell = state.cursor ?? state.locked ?? 0;
+  const actions = {
+    Enter: () => lock(cell, event.target), " ": () => lock(cell, event.target),
+    Escape: () => { state.locked = null; point(null); },
+    "+": () => zoomAt(1.5), "=": () => zoomAt(1.5), "-": () => zoomAt(1 / 1.5), 0: fit,
+  };
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key in steps) {
+    const column = (cell % page.cols) + (Math.abs(steps[event.key]) === 1 ? steps[event.key] : 0);
+    const next = state.cursor == null && state.locked == null ? 0 : cell + steps[event.key];
+    if (next >= 0 && next < page.n && column >= 0 && column < page.cols) {
+      state.locked = null;
+      point(next, event.target, true);
+    }
+  } else if (actions[event.key]) actions[event.key]();
+  else return;
+  event.preventDefault();
+};
+
+// --- files, values from the server, selection from the other views ---------------------------
+
+const fileName = (ending) => page.label.replace(/[^\w.-]+/g, "-").slice(0, 60) + "-" + state.mode + "." + ending;
+
+const savePicture = async () => {
+  const lines = [page.label, map.title + (map.subject ? ": " + map.subject : "")];
+  if (isColoured()) lines.push(parts.legend.querySelector(".pi-scale").textContent + " (" + parts.legend.querySelector(".pi-range").textContent + ")");
+  save(fileName("png"), await pictureOf(parts.canvases[0], isColoured() ? parts.legend.querySelector("canvas") : null, lines));
+};
+
+const applySelection = ({ layer, token }) => {
+  const change = {};
+  if (layer !== undefined) change.layer = page.attention?.layers.includes(layer) ? layer : BAND_MEAN;
+  const known = token === WHOLE_MAX || page.attention?.tokens.some((t) => t.index === token);
+  if (token !== undefined) change.token = known ? token : WHOLE_MEAN;
+  return change;
+};
+
+const startMode = () => {
+  const wanted = [state.mode, "occlusion", "attention", "pruned"];
+  return wanted.find((mode) => mode === "pruned" || (mode && page[mode]));
+};
+
+const show = (value) => {
+  if (!value || value.kind !== "page") return showSentence(value?.sentence || "Select a page.", value?.kind === "error");
+  const samePage = page?.page_id === value.page_id, sameQuery = page?.query === value.query;
+  const shared = page && !sameQuery ? { ...selection.get(), token: null } : selection.get();
+  try {
+    page = decodePage(value);
+  } catch (error) {
+    return showSentence(error.message, true);
+  }
+  if (!samePage) {
+    view = { zoom: 1, x: 0, y: 0 };
+    Object.assign(state, { cursor: null, locked: null });
+  }
+  if (!samePage || !sameQuery) {
+    Object.assign(state, applySelection({ layer: shared.layer ?? null, token: shared.token }));
+  }
+  const asked = Object.fromEntries(Object.entries(value.select).filter(([, choice]) => choice != null));
+  Object.assign(state, applySelection(asked), asked.mode ? { mode: asked.mode } : {});
+  state.mode = startMode();
+  buildFrame();
+  buildModes();
+  set({});
+  const image = new Image();
+  const target = page;
+  image.onload = () => {
+    Object.assign(target, { picture: image, grey: greyCopy(image) });
+    if (page === target) redraw();
+  };
+  image.onerror = () => { if (page === target) showSentence("The page image could not be decoded. Select the page again.", true); };
+  image.src = page.image;
+};
+
+selection.follow(element, (change) => {
+  if (!page?.attention) return;
+  set({ ...applySelection(change), mode: "attention" });
+  buildModes();
+});
+watch("value", () => show(props.value));
+show(props.value);

@@ -1,0 +1,88 @@
+// The controls beside the picture. Each change goes through set(), which redraws in the browser.
+
+const slider = (label, key, state, set, [low, high, step], show, now = state[key]) => {
+  const output = make("output", {}, show(now));
+  const input = make("input", { type: "range", min: low, max: high, step, value: now, "aria-label": label, "data-key": key });
+  input.addEventListener("input", () => {
+    output.textContent = show(Number(input.value));
+    set({ [key]: Number(input.value) }, "light");
+  });
+  return make("label", { class: "pi-slider" }, make("span", {}, label), input, output);
+};
+
+const checkbox = (label, key, state, set, title, disabled = false) => {
+  const input = make("input", { type: "checkbox", "data-key": key, disabled });
+  input.checked = state[key] && !disabled;
+  input.addEventListener("change", () => set({ [key]: input.checked }));
+  return make("label", { class: "pi-check", title }, input, make("span", {}, label));
+};
+
+const group = (title, ...children) => make("div", { class: "pi-group" }, make("div", { class: "pi-group-title" }, title), ...children);
+
+const tokenChips = (attention, state, set) => {
+  const chips = [
+    { value: WHOLE_MEAN, text: "whole query", title: "Mean over the words of the query" },
+    { value: WHOLE_MAX, text: "max", title: "Maximum over the words of the query" },
+    ...attention.tokens.map((token) => ({
+      value: token.index,
+      text: token.role === "score" ? "score ▸" : token.text.trim() || "␣",
+      title: token.role === "score" ? "The last position, whose state becomes the score" : "Query token " + token.index,
+      class: /[\p{L}\p{N}]/u.test(token.text) || token.role === "score" ? null : "pi-faint",
+    })),
+  ];
+  const choose = (token) => {
+    set({ token });
+    selection.set({ token: token === WHOLE_MEAN ? null : token }, element);
+  };
+  return segmented("Query token", chips, state.token, choose, "pi-chips");
+};
+
+const layerChips = (attention, state, set) => {
+  const chips = [
+    { value: BAND_MEAN, text: "mean" },
+    ...attention.layers.map((layer) => ({ value: layer, text: String(layer) })),
+  ];
+  const choose = (layer) => {
+    set({ layer });
+    selection.set({ layer: layer === BAND_MEAN ? null : layer }, element);
+  };
+  return segmented("Band layer", chips, state.layer, choose, "pi-chips");
+};
+
+const appearance = (page, state, set) => {
+  const coloured = state.mode !== "pruned" || state.colour;
+  if (!coloured) return null;
+  const panel = make("details", { class: "pi-details" },
+    make("summary", {}, "Appearance"),
+    slider("Opacity", "opacity", state, set, [0.1, 1, 0.05], (v) => percent(v)),
+    slider("Colour the top", "share", state, set, [0.02, 1, 0.02], (v) => percent(v)),
+    slider("Gamma", "gamma", state, set, [1, 4, 0.25], (v) => v.toFixed(2), gammaOf(state)),
+    checkbox("Stretch to this map", "stretch", state, set, "Its own minimum and maximum: not comparable with other maps"),
+    checkbox("Smooth", "smooth", state, set, "Interpolated between cells: finer than what the model read"),
+    checkbox("Cividis instead of viridis", "cividis", state, set, "For amounts; signed maps keep blue to orange"));
+  panel.open = state.appearance;
+  panel.addEventListener("toggle", () => { state.appearance = panel.open; });
+  return panel;
+};
+
+const controlsFor = (page, state, set) => {
+  const parts = [];
+  if (state.mode === "pruned") {
+    parts.push(checkbox("Controls beside it", "controls", state, set, "Uniform and random keep at the same budget", !page.keep.controls.length));
+    parts.push(checkbox("Colour by importance", "colour", state, set, "What the pruner went by", !page.keep.importance));
+  } else {
+    parts.push(group("Show", segmented("Layout", [
+      { value: "overlay", text: "Overlay" }, { value: "beside", text: "2-up" }, { value: "map", text: "Map" },
+    ], state.layout, (layout) => set({ layout }))));
+  }
+  if (state.mode === "attention") {
+    const a = page.attention;
+    parts.unshift(
+      group("From", tokenChips(a, state, set)),
+      group("Layer of the band", layerChips(a, state, set)),
+      checkbox("Minus neutral queries", "contrast", state, set,
+        a.neutral ? "What content-free queries get on this page is taken off: " + a.neutral_queries.join(" · ") : "No neutral queries were traced", !a.neutral),
+      checkbox("Leave out sinks", "hideSinks", state, set, "Cells that take outlying attention whatever the query", !a.n_sinks));
+  }
+  return [...parts, appearance(page, state, set)];
+};

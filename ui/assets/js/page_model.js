@@ -1,0 +1,156 @@
+// The page's arrays, decoded once, and the one map that mode, layer and token select from them.
+
+const decodePage = (value) => {
+  const n = value.rows * value.cols;
+  const expect = (array, count, name) => {
+    if (array.length !== count) {
+      throw new Error("Nothing is drawn: " + name + " holds " + array.length + " numbers, the " +
+        value.rows + " × " + value.cols + " grid needs " + count + ".");
+    }
+    return array;
+  };
+  const mask = (text, name) => expect(bytesOf(text), n, name);
+  const page = { ...value, n, keep: { ...value.keep, mask: mask(value.keep.mask, "the kept mask") } };
+  if (value.keep.importance) {
+    page.keep.importance = expect(float16(value.keep.importance), n, "the importance");
+  }
+  page.keep.controls = value.keep.controls.map((c) => ({ ...c, mask: mask(c.mask, "a control mask") }));
+  if (value.attention) {
+    const { layers, tokens, maps, neutral, sinks } = value.attention;
+    page.attention = {
+      ...value.attention,
+      n_maps: tokens.length + 2,
+      maps: expect(float16(maps), layers.length * (tokens.length + 2) * n, "the attention"),
+      neutral: neutral && expect(float16(neutral), layers.length * 2 * n, "the neutral attention"),
+      sinks: mask(sinks, "the sink mask"),
+    };
+  }
+  if (value.occlusion) {
+    page.occlusion = { ...value.occlusion, delta: expect(float16(value.occlusion.delta), n, "the occlusion map") };
+  }
+  return page;
+};
+
+const WHOLE_MEAN = "mean", WHOLE_MAX = "max", BAND_MEAN = "mean";
+
+// Position of the chosen token among the maps of a layer: 0 mean, 1 maximum, then single tokens.
+const mapIndex = (attention, token) => {
+  if (token === WHOLE_MAX) return 1;
+  const at = attention.tokens.findIndex((t) => t.index === token);
+  return at < 0 ? 0 : at + 2;
+};
+
+const tokenName = (attention, token) => {
+  if (token === WHOLE_MEAN) return "the whole query (mean)";
+  if (token === WHOLE_MAX) return "the whole query (maximum)";
+  const found = attention.tokens.find((t) => t.index === token);
+  if (!found) return "the whole query (mean)";
+  return found.role === "score" ? "the scoring position" : "“" + found.text.trim() + "”";
+};
+
+// {values, scale, hidden, title, ...}: hidden cells carry no value (pruned, or a sink left out).
+const currentMap = (page, state) => {
+  const build = { pruned: importanceMap, attention: attentionMap, occlusion: occlusionMap }[state.mode];
+  const map = build(page, state);
+  map.hidden ||= new Uint8Array(page.n);
+  const shown = [...map.values.keys()].filter((i) => !map.hidden[i]);
+  map.sorted = Float32Array.from(shown, (i) => map.values[i]).sort();
+  map.own = [map.sorted[0], map.sorted[map.sorted.length - 1]];
+  map.sortedSize = map.scale.signed ? map.sorted.map(Math.abs).sort() : map.sorted;
+  if (state.stretch && map.sorted.length) {
+    const [low, high] = map.own;
+    map.scale = map.scale.signed
+      ? { ...map.scale, low: -Math.max(-low, high), high: Math.max(-low, high) }
+      : { ...map.scale, low, high };
+  }
+  return map;
+};
+
+const importanceMap = (page) => {
+  const { importance, range } = page.keep;
+  return {
+    values: importance || Float32Array.from(page.keep.mask),
+    scale: { low: range?.[0] ?? 0, high: range?.[1] ?? 1, signed: false },
+    coloured: Boolean(importance),
+    what: importance ? "importance" : "kept",
+    over: "all cells of the page",
+    title: "What the reranker read of this page",
+  };
+};
+
+const attentionMap = (page, state) => {
+  const a = page.attention;
+  const contrast = state.contrast && Boolean(a.neutral);
+  const index = mapIndex(a, state.token);
+  const scoring = index >= 2 && a.tokens[index - 2].role === "score";
+  const rows = state.layer === BAND_MEAN ? a.layers.keys() : [a.layers.indexOf(state.layer)];
+  const chosen = [...rows];
+  const values = new Float32Array(page.n);
+  let mass = 0;
+  for (const row of chosen) {
+    mass += a.mass[row][index] / chosen.length;
+    const from = (row * a.n_maps + index) * page.n;
+    const neutralFrom = (row * 2 + (scoring ? 1 : 0)) * page.n;
+    for (let i = 0; i < page.n; i++) {
+      const base = contrast ? a.neutral[neutralFrom + i] : 0;
+      values[i] += (a.maps[from + i] - base) / chosen.length;
+    }
+  }
+  let onSinks = 0;
+  const hidden = new Uint8Array(page.n);
+  for (let i = 0; i < page.n; i++) {
+    // Of the maximum over tokens no share can be taken: the sinks' share is that of the mean.
+    const row = index === 1 ? 0 : index;
+    if (a.sinks[i]) for (const l of chosen) onSinks += a.maps[(l * a.n_maps + row) * page.n + i] / chosen.length;
+    hidden[i] = !page.keep.mask[i] || (state.hideSinks && a.sinks[i]) ? 1 : 0;
+  }
+  const plain = state.hideSinks && a.n_sinks > 0;
+  const limit = plain ? a.contrast_limit_without_sinks : a.contrast_limit;
+  const [low, high] = plain ? a.range_without_sinks : a.range;
+  return {
+    values, hidden, mass, onSinks, coloured: true, contrast,
+    scale: contrast ? { low: -limit, high: limit, signed: true } : { low, high, signed: false },
+    what: contrast ? "attention − neutral" : "attention",
+    over: "all layers and tokens of this query",
+    ends: contrast ? ["less than neutral queries", "more than neutral queries"] : null,
+    title: "Where the query’s attention went (weights, not causes)",
+    subject: tokenName(a, state.token) + " in " +
+      (state.layer === BAND_MEAN ? "the mean of the band" : "layer " + state.layer),
+  };
+};
+
+const occlusionMap = (page) => {
+  const { delta, limit } = page.occlusion;
+  return {
+    values: delta,
+    hidden: Uint8Array.from(page.keep.mask, (kept) => (kept ? 0 : 1)),
+    scale: { low: -limit, high: limit, signed: true, flip: true },
+    coloured: true,
+    what: "Δ logit",
+    over: "all blocks of this page",
+    ends: ["hiding it lowers the logit", "hiding it raises the logit"],
+    title: "Measured effect of hiding each block",
+  };
+};
+
+// Share of the shown cells whose value is at most this one.
+const percentile = (map, value) => {
+  let low = 0, high = map.sorted.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (map.sorted[middle] <= value) low = middle + 1;
+    else high = middle;
+  }
+  return map.sorted.length ? low / map.sorted.length : 0;
+};
+
+// The size under which a cell is left uncoloured, from the share of cells to colour.
+const cutoff = (map, share) => {
+  const n = map.sortedSize.length;
+  return share >= 1 || !n ? -Infinity : map.sortedSize[Math.min(n - 1, Math.floor((1 - share) * n))];
+};
+
+const cellState = (page, state, i) => {
+  if (!page.keep.mask[i]) return "pruned: not read";
+  return state.mode === "attention" && page.attention.sinks[i] ? "kept, a sink" : "kept";
+};

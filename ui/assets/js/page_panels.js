@@ -1,0 +1,60 @@
+// Which pictures stand side by side in each mode; all of them share one zoom and one cursor.
+
+const MODES = [
+  { value: "pruned", text: "Kept tokens" },
+  { value: "attention", text: "Attention" },
+  { value: "occlusion", text: "Occlusion" },
+];
+const PRUNERS = {
+  embedder: "the embedder’s choice", uniform: "uniform control", random: "random control", none: "every token",
+};
+
+const panelsFor = (page, state, map, painted) => {
+  const used = { mask: page.keep.mask, map, painted, paint: "overlay" };
+  if (state.mode === "pruned") {
+    const share = percent(page.keep.n_kept / page.n);
+    used.caption = "Used for this score: " + (PRUNERS[page.keep.pruner] || page.keep.pruner) + ", " +
+      page.keep.n_kept + " of " + page.n + " kept (" + share + ")";
+    used.painted = state.colour && map.coloured ? painted : null;
+    const controls = state.controls ? page.keep.controls : [];
+    return [used, ...controls.map((control) => ({
+      mask: control.mask, map, painted: null, paint: "overlay", small: true,
+      caption: (PRUNERS[control.name] || control.name) + ", same budget",
+    }))];
+  }
+  if (state.layout === "beside") {
+    return [{ ...used, paint: "page", painted: null, caption: "The page" }, { ...used, caption: map.title }];
+  }
+  return [{ ...used, paint: state.layout === "map" ? "map" : "overlay", caption: map.title }];
+};
+
+const describe = (page, state, map) => {
+  const kept = page.keep.n_kept + " of " + page.n + " visual tokens kept";
+  const what = { pruned: "kept and pruned tokens", attention: map.subject && "attention of " + map.subject, occlusion: "change of the logit when blocks are hidden" };
+  return page.label + ", " + page.rows + " rows by " + page.cols + " columns of tokens, " + kept + "; " +
+    what[state.mode] + ". Arrow keys move the cell cursor, Enter locks it.";
+};
+
+// The facts under the picture, each a sentence.
+const factsFor = (page, state, map) => {
+  const facts = [];
+  if (state.mode === "pruned") {
+    facts.push("Pruning is decided once per page, before any query: hatched cells were never read.");
+    if (page.keep.controls.length) {
+      facts.push("The controls keep as many cells without looking at the page. A choice that is no better than they are has found nothing.");
+    } else {
+      facts.push("Pruning is off: every token is kept.");
+    }
+  } else if (state.mode === "attention") {
+    facts.push(percent(map.mass) + " of this row’s attention went to the page; the rest to instruction and query." +
+      (map.mass < 0.05 ? " That is little: do not read much into the pattern." : ""));
+    if (page.attention.n_sinks) {
+      facts.push((page.attention.n_sinks === 1 ? "1 sink cell (dashed) takes " : page.attention.n_sinks + " sink cells (dashed) take ") + percent(map.mass > 0 ? map.onSinks / map.mass : 0) +
+        " of the page’s share whatever the query" + (state.hideSinks ? "; left out of colours and scale." : "."));
+    }
+    if (page.attention.left_out) facts.push(page.attention.left_out + " later query tokens count in the whole query but have no map of their own here.");
+  } else {
+    facts.push(page.occlusion.verdict);
+  }
+  return facts;
+};

@@ -1,0 +1,54 @@
+// The same numbers without a picture: a table of the top cells, and files to take away.
+
+const TABLE_ROWS = 20;
+
+const ranked = (map) => {
+  const shown = [...map.values.keys()].filter((i) => !map.hidden[i]);
+  const size = map.scale.signed ? (i) => Math.abs(map.values[i]) : (i) => map.values[i];
+  return shown.sort((a, b) => size(b) - size(a));
+};
+
+const tableOf = (page, state, map) => {
+  const rows = ranked(map).slice(0, TABLE_ROWS).map((i, rank) => make("tr", {},
+    ...[rank + 1, Math.floor(i / page.cols) + 1, (i % page.cols) + 1, map.scale.signed ? signedNumber(map.values[i]) : number(map.values[i]),
+      percent(percentile(map, map.values[i])), cellState(page, state, i)].map((cell) => make("td", {}, String(cell)))));
+  const heads = ["#", "Row", "Column", map.what, "Percentile", "State"].map((text) => make("th", { scope: "col" }, text));
+  return make("table", { class: "mrr-table" },
+    make("caption", {}, "The " + rows.length + " cells with the largest " + map.what),
+    make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows));
+};
+
+const csvOf = (page, state, map) => {
+  const lines = ["row,column,value,percentile,state"];
+  for (let i = 0; i < page.n; i++) {
+    const value = map.hidden[i] ? "" : map.values[i];
+    const share = map.hidden[i] ? "" : percentile(map, map.values[i]).toFixed(4);
+    lines.push([Math.floor(i / page.cols) + 1, (i % page.cols) + 1, value, share, cellState(page, state, i)].join(","));
+  }
+  return lines.join("\n") + "\n";
+};
+
+const save = (name, blob) => {
+  const url = URL.createObjectURL(blob);
+  make("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+};
+
+// The main picture with its title, scale and range, so that the file explains itself.
+const pictureOf = (canvas, legend, lines) => {
+  const ratio = window.devicePixelRatio || 1, line = 18 * ratio, pad = 12 * ratio;
+  const sheet = make("canvas", { width: canvas.width + 2 * pad, height: canvas.height + (lines.length + 2) * line + 2 * pad });
+  const context = sheet.getContext("2d");
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, sheet.width, sheet.height);
+  context.drawImage(canvas, pad, pad);
+  context.fillStyle = "#1f2430";
+  context.font = 12 * ratio + "px system-ui, sans-serif";
+  let y = canvas.height + pad + line;
+  if (legend) {
+    context.drawImage(legend, pad, y - line / 2, 256 * ratio, 12 * ratio);
+    y += line;
+  }
+  lines.forEach((text, i) => context.fillText(text, pad, y + i * line, canvas.width));
+  return new Promise((resolve) => sheet.toBlob(resolve, "image/png"));
+};

@@ -1,0 +1,166 @@
+"""The page inspector: what was kept of the page, where attention went, what hiding blocks does."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import gradio as gr
+from gradio.components import Component
+from PIL import Image
+
+from mrr.errors import InputRejected
+from mrr.types import Explanation
+from ui.maps import (
+    Json,
+    attention_payload,
+    grid_disagreement,
+    keep_payload,
+    occlusion_payload,
+    signed,
+)
+from ui.packing import script
+
+_IMAGE_URI = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}")
+
+
+@dataclass(frozen=True, slots=True)
+class InspectorView:
+    """The inspector and the controls that need the engine; all others live in the browser.
+
+    view emits cell_click {row, col}. It must never be an input: what it holds is for the browser.
+    """
+
+    view: gr.HTML
+    note: gr.HTML
+    keep_ratio: gr.Slider
+    pruner: gr.Radio
+    reencode: gr.Button
+    occlude: gr.Button
+    trace: gr.Button
+
+    @property
+    def outputs(self) -> list[Component]:
+        """What render() and blank() fill, in this order."""
+        return [self.view, self.note]
+
+
+def build() -> InspectorView:
+    """Place the inspector and its engine controls into the surrounding Blocks."""
+    view = gr.HTML(
+        value=_sentence("blank", "Select a page."),
+        html_template="<div class='pi'></div>",
+        js_on_load=script(
+            "common.js",
+            "palette.js",
+            "page_model.js",
+            "page_draw.js",
+            "page_panels.js",
+            "page_controls.js",
+            "page_table.js",
+            "inspector.js",
+        ),
+        apply_default_css=False,
+        elem_classes="mrr-inspector",
+    )
+    with gr.Row(equal_height=True):
+        trace = gr.Button("Trace this page", size="sm")
+        occlude = gr.Button("Measure occlusion", size="sm")
+    with gr.Accordion("Keep more or fewer tokens of this page", open=False):
+        with gr.Row(equal_height=True):
+            keep_ratio = gr.Slider(
+                0.05, 1.0, value=0.5, step=0.05, label="Keep ratio", min_width=180
+            )
+            pruner = gr.Radio(
+                ["embedder", "uniform", "random"], value="embedder", label="Chosen by"
+            )
+        reencode = gr.Button("Encode again and compare", size="sm")
+        note = gr.HTML()
+    return InspectorView(view, note, keep_ratio, pruner, reencode, occlude, trace)
+
+
+def render(
+    explanation: Explanation,
+    image_uri: str,
+    *,
+    layer: int | None = None,
+    token: int | None = None,
+    mode: str | None = None,
+    note: str = "",
+) -> tuple[Json, str]:
+    """Values of InspectorView.outputs.
+
+    layer, token, mode: None leaves the user where they are. token is an index into
+    AttentionTrace.tokens. Raises ValueError unless image_uri is an inline PNG, JPEG or WebP.
+    """
+    if not _IMAGE_URI.fullmatch(image_uri):
+        raise ValueError("The page image must be an inline PNG, JPEG or WebP data URI.")
+    message = f"<p class='mrr-note'>{html.escape(note)}</p>" if note else ""
+    disagreement = grid_disagreement(explanation)
+    if disagreement:
+        return _sentence("error", disagreement), message
+    keep, page = explanation.keep, explanation.page
+    rows, columns = keep.kept.shape
+    occlusion = explanation.occlusion
+    value: Json = {
+        "kind": "page",
+        "page_id": page.page_id,
+        "label": page.label,
+        "query": explanation.query,
+        "image": image_uri,
+        "width": page.width,
+        "height": page.height,
+        "rows": rows,
+        "cols": columns,
+        "keep": keep_payload(keep),
+        "attention": attention_payload(explanation.attention, keep.kept),
+        "occlusion": None if occlusion is None else occlusion_payload(occlusion),
+        "select": {"layer": layer, "token": token, "mode": mode},
+    }
+    return value, message
+
+
+def blank(sentence: str) -> tuple[Json, str]:
+    """Values of InspectorView.outputs while there is nothing to show."""
+    return _sentence("blank", sentence), ""
+
+
+def keep_note(before: Explanation, after: Explanation) -> str:
+    """What encoding a page again with other tokens did to its score, in one sentence."""
+    kept = after.keep.kept
+    change = signed(after.logit - before.logit)
+    return (
+        f"Kept {kept.sum()} of {kept.size} visual tokens ({kept.mean():.0%}, {after.keep.pruner}): "
+        f"logit {signed(before.logit)} → {signed(after.logit)} ({change})."
+    )
+
+
+def cell_from(data: object, grid: tuple[int, int]) -> tuple[int, int]:
+    """(row, column), 0-based, of a cell_click; InputRejected for anything outside the grid.
+
+    data: the payload of the event (`gr.EventData._data`), which any client may have forged.
+    """
+    if isinstance(data, Mapping):
+        row, column = data.get("row"), data.get("col")
+        # bool is an int to Python, but no cell index.
+        if type(row) is int and type(column) is int:
+            if 0 <= row < grid[0] and 0 <= column < grid[1]:
+                return row, column
+    raise InputRejected(f"That is no cell of the {grid[0]} × {grid[1]} grid. Click a cell again.")
+
+
+def data_uri(image: Image.Image, max_side: int = 1600) -> str:
+    """The page as an inline WebP of at most max_side pixels along its longer side."""
+    small = image.convert("RGB")
+    small.thumbnail((max_side, max_side))
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=85)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _sentence(kind: str, sentence: str) -> Json:
+    return {"kind": kind, "sentence": sentence}
