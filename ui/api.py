@@ -1,0 +1,137 @@
+"""The named endpoints for programs: rank, add and explain, for `gradio_client`.
+
+A client is a session of its own, as a browser tab is: it sees the examples and what it added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+import gradio as gr
+
+from mrr.errors import InputRejected, MRRError
+from mrr.types import SYSTEMS
+from ui.caching import read_uploads, upload
+from ui.session import Session, Tabs
+from ui.workbench import Workbench
+
+MAX_TOP_K = 100
+
+
+def _refusing(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """Errors as sentences for a program: the only thing that Gradio passes on."""
+
+    @wraps(endpoint)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return endpoint(*args, **kwargs)
+        except MRRError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    return call
+
+
+def build_api(bench: Workbench, tabs: Tabs, state: gr.State) -> None:
+    """Three endpoints on components that no browser shows."""
+
+    @_refusing
+    def rank(
+        query: str, top_k: float, system: str, session: Session, request: gr.Request
+    ) -> dict[str, Any]:
+        tabs.opened(request.session_hash, session)
+        if system not in SYSTEMS:
+            raise InputRejected(f"No system {system!r}; choose one of {', '.join(SYSTEMS)}.")
+        if not 1 <= top_k <= MAX_TOP_K:
+            raise InputRejected(f"top_k is {top_k:g}; it must be from 1 to {MAX_TOP_K}.")
+        ranked = bench.engine(session.settings).rank(
+            query, top_k=int(top_k), system=system, scopes=bench.scopes(session)
+        )
+        return {
+            "query": ranked.query,
+            "system": ranked.system,
+            "hits": [
+                {
+                    "rank": hit.rank,
+                    "page_id": hit.page.page_id,
+                    "page": hit.page.label,
+                    "score": hit.score,
+                    "logit": hit.logit,
+                    "retrieval_score": hit.retrieval_score,
+                    "kept_tokens": hit.n_kept_tokens,
+                    "visual_tokens": hit.n_visual_tokens,
+                }
+                for hit in ranked
+            ],
+            "ms": dict(ranked.usage.ms),
+            "notes": list(ranked.notes),
+        }
+
+    @_refusing
+    def add(
+        files: Sequence[str] | None, page_range: str, session: Session, request: gr.Request
+    ) -> dict[str, Any]:
+        tabs.opened(request.session_hash, session)
+        *_, work = upload(bench, session, read_uploads(files), page_range or None)
+        return {
+            "pages": [
+                {
+                    "page_id": line.added.page.page_id,
+                    "page": line.added.page.label,
+                    "outcome": line.added.outcome,
+                    "grid": list(line.added.grid),
+                    "kept_tokens": line.added.n_kept_tokens,
+                    "kv_bytes": line.added.nbytes,
+                    "ms": line.added.elapsed_ms,
+                }
+                for line in work.lines
+                if line.added is not None
+            ],
+            "failed": [
+                {"file": line.label, "reason": line.reason}
+                for line in work.lines
+                if line.state == "failed"
+            ],
+        }
+
+    @_refusing
+    def explain(query: str, page_id: str, session: Session, request: gr.Request) -> dict[str, Any]:
+        from mrr.explain.explanation import explain as explain_page
+
+        tabs.opened(request.session_hash, session)
+        page = bench.page(session, page_id)
+        found = explain_page(
+            bench.engine(session.settings), query, page, scopes=bench.scopes(session), dense=False
+        )
+        importance = found.keep.importance
+        return {
+            "query": found.query,
+            "page": page.label,
+            "logit": found.logit,
+            "kept": found.keep.kept.tolist(),
+            "importance": None if importance is None else importance.tolist(),
+            "lens": found.lens.mini.tolist(),
+            "exit_layer": found.lens.exit_layer,
+            "band": list(found.lens.band),
+            "tokens": list(found.attention.tokens),
+            "mass": found.attention.mass.mean(axis=1).tolist(),
+            "notes": list(found.notes),
+        }
+
+    with gr.Column(visible=False):
+        query = gr.Textbox(label="query")
+        top_k = gr.Number(10, label="top_k")
+        system = gr.Textbox("mini", label="system")
+        files = gr.File(file_count="multiple", type="filepath", label="files")
+        page_range = gr.Textbox("", label="page_range")
+        page_id = gr.Textbox(label="page_id")
+        answer = gr.JSON(label="answer")
+        for name, endpoint, inputs in (
+            ("rank", rank, [query, top_k, system]),
+            ("add", add, [files, page_range]),
+            ("explain", explain, [query, page_id]),
+        ):
+            gr.Button(name).click(
+                endpoint, [*inputs, state], answer, api_name=name, concurrency_id="engine"
+            )

@@ -1,0 +1,42 @@
+// Clicks and keys of an Actions component, delegated: the HTML below is replaced at any time.
+const events = ["events"];
+
+function fire(target) {
+  const { event, ...data } = target.dataset;
+  if (!events.includes(event)) return;
+  if (event === "pick") mark(target.dataset.page);
+  trigger(event, data);
+}
+
+// The selection is drawn at once; Python confirms it with the next render.
+function mark(page) {
+  for (const item of element.querySelectorAll("[data-item]")) {
+    const chosen = item.dataset.item === page;
+    item.classList.toggle("is-selected", chosen);
+    const button = item.querySelector('[data-event="pick"]');
+    if (button) button.setAttribute("aria-pressed", String(chosen));
+  }
+}
+
+element.addEventListener("click", (click) => {
+  const target = click.target.closest("[data-event]");
+  if (target && element.contains(target)) fire(target);
+});
+
+// j and k, or the arrows on a focused item, walk through a ranking.
+if (events.includes("pick")) {
+  document.addEventListener("keydown", (key) => {
+    const from = key.target;
+    const typing = from.closest && from.closest("input, textarea, select, [contenteditable], [role=slider], [role=tab]");
+    const arrow = element.contains(from) && { ArrowDown: 1, ArrowUp: -1 }[key.key];
+    const step = arrow || { j: 1, k: -1 }[key.key];
+    if (!step || typing || key.ctrlKey || key.metaKey || key.altKey) return;
+    const buttons = [...element.querySelectorAll('[data-event="pick"]')];
+    if (!buttons.length || !element.isConnected || !element.offsetParent) return;
+    const current = buttons.findIndex((b) => b.getAttribute("aria-pressed") === "true");
+    const next = buttons[Math.min(Math.max(current + step, 0), buttons.length - 1)];
+    key.preventDefault();
+    next.focus();
+    fire(next);
+  });
+}

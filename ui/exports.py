@@ -1,0 +1,105 @@
+"""Tables as CSV and JSON. They are saved by the browser; the server writes no file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ui.components import File
+from ui.describe import SYSTEM_NAMES
+from ui.session import Run, Session
+from ui.views.upload import known_pages
+from ui.workbench import Workbench, dense_ranks
+
+Row = Mapping[str, object]
+# A spreadsheet runs what begins so; a quote before it makes it text. Numbers are never strings.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def as_csv(name: str, rows: Sequence[Row]) -> File:
+    """name.csv with a header line, safe to open in a spreadsheet."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    return File(f"{name}.csv", "text/csv", text.getvalue())
+
+
+def as_json(name: str, content: Any) -> File:
+    """name.json, readable."""
+    text = json.dumps(content, ensure_ascii=False, indent=2)
+    return File(f"{name}.json", "application/json", text)
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return "'" + value
+    return value
+
+
+def ranking_rows(run: Run) -> list[Row]:
+    """One row a candidate, with the dense system where it has run."""
+    ranks = dense_ranks(run)
+    return [
+        {
+            "rank": hit.rank,
+            "page": hit.page.label,
+            "source": hit.page.source,
+            "page_num": hit.page.page_num,
+            "page_id": hit.page.page_id,
+            "score": hit.score,
+            "logit": hit.logit,
+            "first_stage": hit.retrieval_score,
+            "visual_tokens": hit.n_visual_tokens,
+            "kept_tokens": hit.n_kept_tokens,
+            "dense_system": SYSTEM_NAMES[run.dense_system] if run.dense else None,
+            "dense_rank": ranks.get(hit.page.page_id),
+            "dense_logit": dense.logit if (dense := run.dense.get(hit.page.page_id)) else None,
+        }
+        for hit in run.mini.hits
+    ]
+
+
+def run_record(run: Run) -> dict[str, object]:
+    """A whole run: query, settings, cost and candidates."""
+    usage = run.mini.usage
+    return {
+        "query": run.query,
+        "time": run.started,
+        "settings": run.described,
+        "mini_ms": dict(usage.ms),
+        "cached_pages": usage.cached_pages,
+        "missed_pages": usage.missed_pages,
+        "bytes_read": usage.bytes_read,
+        "dense_ms": run.dense_ms if run.dense_done else None,
+        "notes": list(run.mini.notes),
+        "candidates": ranking_rows(run),
+    }
+
+
+def page_rows(bench: Workbench, session: Session) -> list[Row]:
+    """One row a page that the session sees."""
+    known = known_pages(bench, session)
+    rows: list[Row] = []
+    for page in bench.pages(session):
+        added = known.get(page.page_id)
+        rows.append(
+            {
+                "page": page.label,
+                "source": page.source,
+                "page_num": page.page_num,
+                "page_id": page.page_id,
+                "width": page.width,
+                "height": page.height,
+                "grid_rows": added.grid[0] if added else None,
+                "grid_columns": added.grid[1] if added else None,
+                "kept_tokens": added.n_kept_tokens if added else None,
+                "kv_bytes": added.nbytes if added else None,
+                "ms": round(added.elapsed_ms, 2) if added else None,
+            }
+        )
+    return rows

@@ -1,0 +1,306 @@
+"""What happens on a click: thin functions from the session and an event to component values.
+
+Each returns {component: value} for what changes; what is left out stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from mrr.config import Pruner
+from mrr.errors import InputRejected
+from mrr.types import System
+from ui import explaining
+from ui.components import field
+from ui.session import Session, Tabs
+from ui.views import bands, history, inspector, labels, layers, ranking, start
+from ui.workbench import Workbench
+
+Values = dict[Any, Any]
+View = ranking.View
+UNTRACED = "This needs one traced pass over the page. Press “Trace this page”."
+
+
+@dataclass(frozen=True, slots=True)
+class RankTab:
+    """Every component of the first tab, and those elsewhere that follow a ranking."""
+
+    header: gr.HTML
+    query: gr.Textbox
+    button: gr.Button
+    samples: gr.HTML
+    gallery: gr.HTML
+    results: gr.Row
+    ranking: ranking.RankingView
+    why: gr.Tabs
+    inspector: inspector.InspectorView
+    layers: layers.LayersView
+    bands: bands.BandsView
+    labels: labels.LabelsView
+    history: history.HistoryView
+    download: gr.HTML
+
+    @property
+    def detail(self) -> list[gr.components.Component]:
+        """The three views of the selected page."""
+        return [*self.inspector.outputs, *self.layers.outputs, *self.bands.outputs]
+
+    @property
+    def ranked(self) -> list[Any]:
+        """What a new ranking changes."""
+        view = self.ranking
+        return [
+            self.query, self.samples, self.gallery, self.results, view.summary, view.hits,
+            view.estimate, view.compare, view.stop, self.labels.scores, self.history.runs,
+            *self.detail,
+        ]  # fmt: skip
+
+
+class Handlers:
+    """Handlers of the first tab. One object for the app; whatever differs is in the session."""
+
+    def __init__(self, bench: Workbench, tabs: Tabs, views: RankTab) -> None:
+        self.bench, self.tabs, self.views = bench, tabs, views
+
+    # --------------------------------------------------------------- rank
+
+    def open(self, session: Session, request: gr.Request) -> Values:
+        """A tab was opened."""
+        self.tabs.opened(request.session_hash, session)
+        return {
+            self.views.header: self.header(session),
+            self.views.samples: start.samples(self.bench),
+            self.views.gallery: start.gallery(self.bench, session),
+            self.views.labels.scores: labels.scores(self.bench, session),
+            self.views.history.runs: history.runs(session),
+        }
+
+    def header(self, session: Session) -> str:
+        """Name and status strip."""
+        return start.header(self.bench.engine(session.settings), len(self.bench.pages(session)))
+
+    def warm(self, session: Session) -> Values:
+        """The example pages come in; stops its own clock when they are."""
+        return {
+            self.views.header: self.header(session),
+            self.views.samples: start.samples(
+                self.bench, session.run.query if session.run else None
+            ),
+            self.views.gallery: start.gallery(self.bench, session),
+        }
+
+    def rank(self, query: str, view: View, only: bool, session: Session) -> Values:
+        """Rank with mini and show it; whatever was selected gives way to the first page."""
+        run = self.bench.rank(session, query)
+        return {**self._shown(session, view, only), self.views.query: run.query}
+
+    def rank_sample(self, view: View, only: bool, session: Session, event: gr.EventData) -> Values:
+        """A sample query was clicked."""
+        queries = start.sample_queries(self.bench)
+        n = _index(event, len(queries))
+        return self.rank(queries[n], view, only, session)
+
+    def reopen(self, view: View, only: bool, session: Session, event: gr.EventData) -> Values:
+        """Show a past run as it was; nothing is ranked again."""
+        session.run = run = session.runs[_index(event, len(session.runs))]
+        hits = run.mini.hits
+        session.selection.page_id = hits[0].page.page_id if hits else None
+        return {**self._shown(session, view, only), self.views.query: run.query}
+
+    def _shown(self, session: Session, view: View, only: bool) -> Values:
+        run, rank = session.run, self.views.ranking
+        assert run is not None
+        session.comparing = False
+        seconds = self.bench.dense_estimate(run, run.dense_system)
+        return {
+            self.views.samples: start.samples(self.bench, run.query),
+            self.views.gallery: gr.update(visible=False),
+            self.views.results: gr.update(visible=True),
+            rank.summary: ranking.summary(run),
+            rank.hits: ranking.hits(self.bench, session, view, only),
+            rank.estimate: ranking.estimate(run, seconds),
+            rank.compare: gr.update(visible=True),
+            rank.stop: gr.update(visible=False),
+            self.views.labels.scores: labels.scores(self.bench, session),
+            self.views.history.runs: history.runs(session),
+            **self.detail(session),
+        }
+
+    def redraw(self, view: View, only: bool, session: Session) -> str:
+        """The same ranking, shown another way."""
+        return ranking.hits(self.bench, session, view, only)
+
+    def tick(self, view: View, only: bool, session: Session, event: gr.EventData) -> Values:
+        """A page was called relevant, or not."""
+        run, _ = explaining.current(session)
+        page = self.bench.page(session, field(event, "page"))
+        session.relevant.setdefault(run.query, set()).symmetric_difference_update({page.page_id})
+        return {
+            self.views.ranking.hits: self.redraw(view, only, session),
+            self.views.labels.scores: labels.scores(self.bench, session),
+        }
+
+    # -------------------------------------------------------------- dense
+
+    def cost(self, system: System, session: Session) -> str:
+        """Another baseline was chosen: what would it cost?"""
+        run = session.run
+        if run is not None and not session.comparing and system != run.dense_system:
+            run.dense, run.dense_ms, run.dense_system = {}, 0.0, system
+        seconds = None if run is None else self.bench.dense_estimate(run, system)
+        return ranking.estimate(run, seconds)
+
+    def compare(self, system: System, view: View, only: bool, session: Session) -> Iterator[Values]:
+        """Score the same pages with a dense system; rows arrive as they are done."""
+        run, _ = explaining.current(session)
+        rank = self.views.ranking
+        session.comparing = True
+        running = {rank.compare: gr.update(visible=False), rank.stop: gr.update(visible=True)}
+        try:
+            for _ in self.bench.dense(session, run, system):
+                if session.run is not run or not session.comparing:
+                    break
+                yield {**running, **self._dense(session, view, only, running=True)}
+        finally:
+            session.comparing = session.comparing and session.run is not run
+        if session.run is run:
+            yield {
+                rank.compare: gr.update(visible=True),
+                rank.stop: gr.update(visible=False),
+                **self._dense(session, view, only, running=False),
+                self.views.labels.scores: labels.scores(self.bench, session),
+                self.views.history.runs: history.runs(session),
+            }
+
+    def _dense(self, session: Session, view: View, only: bool, running: bool) -> Values:
+        run, _ = explaining.current(session)
+        seconds = self.bench.dense_estimate(run, run.dense_system)
+        return {
+            self.views.ranking.hits: ranking.hits(self.bench, session, view, only),
+            self.views.ranking.estimate: ranking.estimate(run, seconds, running),
+        }
+
+    def stop_comparing(self, session: Session) -> None:
+        """The dense ranking stops after the page in hand."""
+        session.comparing = False
+
+    # ------------------------------------------------------------- detail
+
+    def pick(self, session: Session, event: gr.EventData) -> Values:
+        """A page was selected: every view follows, from what is known of it."""
+        session.selection.page_id = self.bench.page(session, field(event, "page")).page_id
+        return self.detail(session)
+
+    def trace_selected(self, session: Session) -> Values:
+        """Trace the selected page, if the session wants that to happen by itself."""
+        if session.run is None or session.selection.page_id is None:
+            return {}
+        if not session.settings.auto_trace:
+            return {}
+        return self.trace(session)
+
+    def trace(self, session: Session) -> Values:
+        """One traced pass, and the lens of every candidate."""
+        explaining.trace(self.bench, session)
+        explaining.lenses(self.bench, session)
+        return self.detail(session)
+
+    def detail(self, session: Session, mode: str | None = None, note: str = "") -> Values:
+        """The three views of the selected page as far as it was traced."""
+        if session.run is None or session.selection.page_id is None:
+            return self._blank("Select a page.")
+        explanation = explaining.known(session)
+        if explanation is None:
+            return self._blank("Tracing…" if session.settings.auto_trace else UNTRACED)
+        page = self.bench.page(session, session.selection.page_id)
+        chosen = session.selection
+        picture = self.bench.picture(page)
+        return {
+            **_values(
+                self.views.inspector.outputs,
+                inspector.render(
+                    explanation, picture, layer=chosen.layer, token=chosen.token, mode=mode,
+                    note=note,
+                ),
+            ),
+            **_values(self.views.bands.outputs, bands.render(explanation, layer=chosen.layer)),
+            **self.curves(session),
+        }  # fmt: skip
+
+    def curves(self, session: Session, mode: layers.Mode = "logit") -> Values:
+        """Relevance against layer, for every candidate that was traced."""
+        run = session.run
+        if run is None or session.lenses is None or session.lenses[0] is not run:
+            return _values(self.views.layers.outputs, layers.blank(UNTRACED))
+        names = {hit.page.page_id: hit.page.label for hit in run.mini.hits}
+        return _values(
+            self.views.layers.outputs,
+            layers.render(session.lenses[1], names, session.selection.page_id, mode=mode),
+        )
+
+    def _blank(self, sentence: str) -> Values:
+        return {
+            **_values(self.views.inspector.outputs, inspector.blank(sentence)),
+            **_values(self.views.bands.outputs, bands.blank(sentence)),
+            **_values(self.views.layers.outputs, layers.blank(sentence)),
+        }
+
+    def trace_dense(
+        self,
+        mode: str,
+        session: Session,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Values:
+        """The layers that mini never runs, from one full pass a candidate."""
+        explaining.lenses(
+            self.bench,
+            session,
+            dense=True,
+            progress=lambda done, total: progress((done, total), unit="pages"),
+        )
+        return self.curves(session, mode)
+
+    def occlude(
+        self,
+        session: Session,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Values:
+        """Hide blocks of the page in turn, and random ones beside them."""
+        explaining.trace(
+            self.bench,
+            session,
+            occlusion=True,
+            progress=lambda done, total: progress((done, total), unit="passes"),
+        )
+        return self.detail(session, mode="occlusion")
+
+    def reencode(self, ratio: float, pruner: Pruner, session: Session) -> Values:
+        """The selected page under another keep ratio, beside what it was."""
+        before = explaining.trace(self.bench, session)
+        after = explaining.trace(self.bench, session, keep=(float(ratio), pruner))
+        picture = self.bench.picture(after.page)
+        note = inspector.keep_note(before, after)
+        shown = inspector.render(after, picture, mode="pruned", note=note)
+        return _values(self.views.inspector.outputs, shown)
+
+    def layer(self, session: Session, event: gr.EventData) -> Values:
+        """A layer was clicked in the bands: show its map on the page."""
+        n_layers = self.bench.engine(session.settings).loaded.n_layers
+        session.selection.layer = bands.layer_from(event, n_layers)
+        return {self.views.why: gr.update(selected="page")}
+
+
+def _index(event: gr.EventData, length: int) -> int:
+    """A number from the browser that must be an index."""
+    text = field(event, "n")
+    if not text.isdecimal() or not int(text) < length:
+        raise InputRejected("The browser sent something unexpected. Reload the page.")
+    return int(text)
+
+
+def _values(components: Sequence[Any], values: Sequence[Any]) -> Values:
+    return dict(zip(components, values, strict=True))

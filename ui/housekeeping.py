@@ -1,0 +1,175 @@
+"""Handlers of everything around the ranking: pages, settings, latency, exports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from mrr.errors import InputRejected
+from ui import caching, explaining
+from ui.components import File, field
+from ui.exports import as_csv, as_json, page_rows, ranking_rows, run_record
+from ui.handlers import Handlers, Values
+from ui.markup import note
+from ui.session import Session, Tabs
+from ui.views import history, labels, latency, settings, upload
+from ui.views.report import report
+from ui.workbench import Workbench
+
+
+@dataclass(frozen=True, slots=True)
+class OtherTabs:
+    """Components of the other tabs and the side bar."""
+
+    upload: upload.UploadView
+    latency: latency.LatencyView
+    settings: settings.SettingsView
+
+
+class Housekeeping:
+    """One object for the app; whatever differs is in the session."""
+
+    def __init__(self, bench: Workbench, tabs: Tabs, views: OtherTabs, rank: Handlers) -> None:
+        self.bench, self.tabs, self.views, self.ranking = bench, tabs, views, rank
+
+    # -------------------------------------------------------------- pages
+
+    def stored(self, session: Session) -> Values:
+        """What the session has stored, wherever that is shown."""
+        view = self.views.upload
+        return {
+            view.store: upload.store(self.bench, session),
+            view.pages: upload.pages(self.bench, session),
+            self.ranking.views.header: self.ranking.header(session),
+        }
+
+    def add(
+        self, paths: list[str] | None, page_range: str, session: Session, request: gr.Request
+    ) -> Iterator[Values]:
+        """Files were dropped: cache them page by page, and say how each goes."""
+        self.tabs.opened(request.session_hash, session)
+        view = self.views.upload
+        if session.busy:
+            raise InputRejected("An upload is already going on here. Wait for it, or cancel it.")
+        files = caching.read_uploads(paths)
+        try:
+            for work in caching.upload(self.bench, session, files, page_range.strip() or None):
+                yield {
+                    view.progress: upload.progress(work),
+                    view.cancel: gr.update(visible=not work.finished),
+                    **({view.files: None, **self.stored(session)} if work.finished else {}),
+                }
+        finally:
+            session.busy = False
+
+    def cancel(self, session: Session) -> None:
+        """The upload, or the encoding, stops after the page in hand."""
+        session.busy = False
+
+    def remove(self, session: Session, event: gr.EventData) -> Values:
+        """Remove one page of the session's own."""
+        self.bench.remove(session, field(event, "page"))
+        return self.stored(session)
+
+    def remove_all(self, session: Session) -> Values:
+        """Remove every page of the session's own."""
+        self.bench.remove_own(session)
+        return self.stored(session)
+
+    # ----------------------------------------------------------- settings
+
+    def preset(self, name: str) -> Values:
+        """Put the switches where a preset has them; nothing is applied yet."""
+        view, base = self.views.settings, self.bench.base
+        exit_layer, start, end, keep, pruner = settings.preset_values(
+            name, base.config, base.loaded.n_layers
+        )
+        return {
+            view.exit_layer: exit_layer,
+            view.band_start: start,
+            view.band_end: end,
+            view.keep_ratio: keep,
+            view.pruner: pruner,
+        }
+
+    def plan(self, session: Session, *values: Any) -> str:
+        """What Apply would encode again."""
+        wanted = settings.read(self.bench.base.config, *values)
+        if wanted.model:
+            return note("Apply will load that model, and encode every page with it.")
+        return settings.plan(self.bench.plan(session, wanted))
+
+    def apply(self, session: Session, *values: Any) -> Iterator[Values]:
+        """Take the settings, then encode what they lack, page by page."""
+        view = self.views.settings
+        if session.busy:
+            raise InputRejected("Pages are being encoded. Wait for it, or cancel it.")
+        wanted = settings.read(self.bench.base.config, *values)
+        self.bench.engine(
+            wanted
+        )  # a model that cannot be loaded is refused before anything changes
+        session.settings, session.busy = wanted, True
+        try:
+            for done, total in self.bench.encode_missing(session):
+                yield {
+                    view.plan: settings.encoding(done, total),
+                    view.stop: gr.update(visible=done < total),
+                }
+                if not session.busy:
+                    yield {view.plan: note("Stopped. The rest is encoded when it is asked.")}
+                    break
+        finally:
+            session.busy = False
+        yield {view.stop: gr.update(visible=False), **self.stored(session)}
+
+    # ------------------------------------------------------------ latency
+
+    def measure(
+        self,
+        session: Session,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Values:
+        """Time every system, here and now."""
+        found = explaining.measure(
+            self.bench, session, lambda done, total: progress((done, total), unit="rounds")
+        )
+        view = self.views.latency
+        return dict(zip(view.outputs, latency.render(found), strict=True))
+
+    # ------------------------------------------------------------ exports
+
+    def saving(self, export: Callable[[Session], File]) -> Callable[[Session], dict[str, object]]:
+        """A handler that sends a file to the browser."""
+        return lambda session: export(session).value()
+
+    def exports(self) -> dict[str, Callable[[Session], File]]:
+        """elem_id of a button -> the file that it saves."""
+        return {
+            "save-csv": lambda s: as_csv("ranking", ranking_rows(explaining.current(s)[0])),
+            "save-json": lambda s: as_json("ranking", run_record(explaining.current(s)[0])),
+            "save-report": self._report,
+            "save-pages": lambda s: as_csv("pages", page_rows(self.bench, s)),
+            "save-labels": lambda s: File(
+                "qrels.tsv", "text/tab-separated-values", labels.qrels(s)
+            ),
+            "save-history-csv": lambda s: as_csv("history", history.rows(s)),
+            "save-history-json": lambda s: as_json("history", list(map(run_record, s.runs))),
+            "save-trace": self._trace,
+        }
+
+    def _report(self, session: Session) -> File:
+        run, _ = explaining.current(session)
+        return report(self.bench, session, run, explaining.known(session))
+
+    def _trace(self, session: Session) -> File:
+        """Chrome trace events: of the measurement where there is one, else of the rankings."""
+        from mrr.measure.perfetto import ranked_to_perfetto, to_perfetto
+
+        if session.latency is not None:
+            return as_json("trace", to_perfetto(session.latency))
+        if not session.runs:
+            raise InputRejected("Rank something or measure first; there is nothing to trace yet.")
+        return as_json("trace", ranked_to_perfetto([run.mini for run in session.runs]))

@@ -1,0 +1,276 @@
+"""The page: which view stands where, and which event calls which handler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from ui.api import build_api
+from ui.components import download, heading
+from ui.handlers import Handlers, RankTab
+from ui.housekeeping import Housekeeping, OtherTabs
+from ui.session import Session, Tabs
+from ui.told import told
+from ui.views import (
+    bands,
+    history,
+    inspector,
+    labels,
+    latency,
+    layers,
+    ranking,
+    settings,
+    start,
+    upload,
+)
+from ui.workbench import Workbench
+
+TITLE = "miniReranker"
+_WARM_TICK_S = 1.0
+_TEMP_FILES_S = 3600
+
+
+def build_ui(bench: Workbench) -> gr.Blocks:
+    """The whole app around one workbench."""
+    tabs = Tabs(bench.base.store.remove_scope)
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, delete_cache=(_TEMP_FILES_S, _TEMP_FILES_S)
+    ) as demo:
+        # A function, so that every tab makes its own secret.
+        state = gr.State(lambda: Session(), delete_callback=tabs.expired)
+        side = _side_bar(bench)
+        header = start.build_header()
+        with gr.Tabs():
+            with gr.Tab("Rank", id="rank"):
+                rank_parts = _rank_tab()
+            with gr.Tab("Pages", id="pages"):
+                pages = upload.build(bench.base.limits, bench.hosted)
+            with gr.Tab("Latency", id="latency"):
+                timing = latency.build()
+                with gr.Row(elem_classes="mrr-tools"):
+                    gr.Button("Save trace (Perfetto)", size="sm", elem_id="save-trace", scale=0)
+            with gr.Tab("Labels and history", id="record"):
+                heading("Quality, by your labels")
+                label_view = labels.build()
+                heading("This session")
+                history_view = history.build()
+        views = RankTab(
+            header=header,
+            labels=label_view,
+            history=history_view,
+            download=download(),
+            **rank_parts,
+        )
+        handlers = Handlers(bench, tabs, views)
+        house = Housekeeping(bench, tabs, OtherTabs(pages, timing, side), handlers)
+        _wire_opening(demo, state, handlers, house)
+        _wire_ranking(state, handlers)
+        _wire_detail(state, handlers)
+        _wire_pages(state, house)
+        _wire_settings(state, house, handlers)
+        _wire_exports(demo, state, house)
+        build_api(bench, tabs, state)
+        demo.unload(_closing(tabs))
+    # Off Spaces, api_open would let a POST run handlers past the queue and its limits.
+    demo.queue(max_size=32, api_open=False, default_concurrency_limit=4)
+    return demo
+
+
+def _closing(tabs: Tabs) -> Callable[[gr.Request], None]:
+    def closed(request: gr.Request) -> None:
+        tabs.closed(request.session_hash)
+
+    return closed
+
+
+def _side_bar(bench: Workbench) -> settings.SettingsView:
+    with gr.Sidebar(open=False, width=340, elem_id="settings"):
+        return settings.build(bench.base, bench.load_model is not None)
+
+
+def _rank_tab() -> dict[str, Any]:
+    with gr.Row(elem_classes="mrr-search", equal_height=True):
+        query = gr.Textbox(
+            placeholder="What are you looking for?", show_label=False, label="Query",
+            container=False, scale=8, min_width=160, max_length=2000, autofocus=True,
+            elem_id="query",
+        )  # fmt: skip
+        button = gr.Button("Rank", variant="primary", scale=1, min_width=80, elem_id="rank")
+    samples = start.build_samples()
+    with gr.Row(visible=False, elem_id="results") as results:
+        with gr.Column(scale=5, min_width=330):
+            ranked = ranking.build()
+        with (
+            gr.Column(scale=7, min_width=330, elem_classes="mrr-sticky"),
+            gr.Tabs(elem_id="why") as why,
+        ):
+            with gr.Tab("Page", id="page"):
+                page = inspector.build()
+            with gr.Tab("Layers", id="layers"):
+                curves = layers.build()
+            with gr.Tab("Bands", id="bands"):
+                strip = bands.build()
+    gallery = start.build_gallery()
+    query.submit(None, js="() => document.activeElement && document.activeElement.blur()")
+    return {
+        "query": query, "button": button, "samples": samples, "gallery": gallery,
+        "results": results, "ranking": ranked, "why": why, "inspector": page, "layers": curves,
+        "bands": strip,
+    }  # fmt: skip
+
+
+def _wire_opening(
+    demo: gr.Blocks, state: gr.State, handlers: Handlers, house: Housekeeping
+) -> None:
+    views, stored = handlers.views, house.views.upload
+    opened = [views.header, views.samples, views.gallery, views.labels.scores, views.history.runs]
+    clock = gr.Timer(_WARM_TICK_S, active=not handlers.bench.examples.finished)
+    warmed = [views.header, views.samples, views.gallery, stored.store, stored.pages, clock]
+
+    def warm(session: Session) -> dict[Any, Any]:
+        finished = handlers.bench.examples.finished
+        return {
+            **handlers.warm(session),
+            **house.stored(session),
+            clock: gr.Timer(active=not finished),
+        }
+
+    _on(demo.load, handlers.open, state, opened)
+    _on(demo.load, house.stored, state, [stored.store, stored.pages, views.header])
+    _on(clock.tick, warm, state, warmed)
+
+
+def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
+    views, rank = handlers.views, handlers.views.ranking
+    shown_as = [rank.view, rank.only_changes]
+    starts = [
+        _on(
+            event, handlers.rank, [views.query, *shown_as, state], views.ranked, busy=[rank.summary]
+        )
+        for event in (views.query.submit, views.button.click)
+    ]
+    starts.append(_on(views.samples.sample, handlers.rank_sample, [*shown_as, state], views.ranked))
+    starts.append(_on(views.history.runs.reopen, handlers.reopen, [*shown_as, state], views.ranked))
+    for ranked in starts:
+        _on(ranked.success, handlers.trace_selected, state, views.detail)
+    for change in (rank.view.change, rank.only_changes.change):
+        _on(change, handlers.redraw, [*shown_as, state], rank.hits)
+    _on(rank.hits.tick, handlers.tick, [*shown_as, state], [rank.hits, views.labels.scores])
+    _on(rank.system.change, handlers.cost, [rank.system, state], rank.estimate)
+    _on(
+        rank.compare.click,
+        handlers.compare,
+        [rank.system, *shown_as, state],
+        [
+            rank.hits,
+            rank.estimate,
+            rank.compare,
+            rank.stop,
+            views.labels.scores,
+            views.history.runs,
+        ],
+    )
+    _on(rank.stop.click, handlers.stop_comparing, state, None)
+
+
+def _wire_detail(state: gr.State, handlers: Handlers) -> None:
+    views, page = handlers.views, handlers.views.inspector
+    picked = _on(views.ranking.hits.pick, handlers.pick, state, views.detail)
+    _on(picked.success, handlers.trace_selected, state, views.detail)
+    _on(page.trace.click, handlers.trace, state, views.detail, busy=[page.view])
+    _on(page.occlude.click, handlers.occlude, state, views.detail, busy=[page.note])
+    _on(
+        page.reencode.click,
+        handlers.reencode,
+        [page.keep_ratio, page.pruner, state],
+        page.outputs,
+        busy=[page.note],
+    )
+    curves = views.layers
+    _on(curves.mode.change, _curves(handlers), [curves.mode, state], curves.outputs)
+    _on(
+        curves.run.click,
+        handlers.trace_dense,
+        [curves.mode, state],
+        curves.outputs,
+        busy=[curves.sentence],
+    )
+    _on(views.bands.view.layer_click, handlers.layer, state, [views.why])
+
+
+def _curves(handlers: Handlers) -> Callable[..., Any]:
+    return lambda mode, session: handlers.curves(session, mode)
+
+
+def _wire_pages(state: gr.State, house: Housekeeping) -> None:
+    view = house.views.upload
+    stored = [view.store, view.pages, house.ranking.views.header]
+    _on(
+        view.files.upload,
+        house.add,
+        [view.files, view.page_range, state],
+        [view.progress, view.cancel, view.files, *stored],
+    )
+    _on(view.cancel.click, house.cancel, state, None)
+    _on(view.pages.remove, house.remove, state, stored)
+    _on(view.remove_all.click, house.remove_all, state, stored)
+
+
+def _wire_settings(state: gr.State, house: Housekeeping, handlers: Handlers) -> None:
+    view, stored = house.views.settings, house.views.upload
+    switches = [
+        view.exit_layer, view.band_start, view.band_end, view.keep_ratio, view.pruner,
+    ]  # fmt: skip
+    preset = _on(view.preset.change, house.preset, view.preset, switches)
+    _on(preset.success, house.plan, [state, *view.values], view.plan)
+    for control in (view.exit_layer, view.band_start, view.band_end, view.keep_ratio):
+        _on(control.release, house.plan, [state, *view.values], view.plan)
+    for choice in (view.pruner, view.kv_dtype, view.model):
+        _on(choice.input, house.plan, [state, *view.values], view.plan)
+    _on(view.instruction.blur, house.plan, [state, *view.values], view.plan)
+    applied = _on(
+        view.apply.click,
+        house.apply,
+        [state, *view.values],
+        [view.plan, view.stop, stored.store, stored.pages, handlers.views.header],
+    )
+    _on(view.stop.click, house.cancel, state, None)
+    rank = handlers.views.ranking
+    again = _on(
+        applied.success,
+        _rank_again(handlers),
+        [rank.view, rank.only_changes, state],
+        handlers.views.ranked,
+    )
+    _on(again.success, handlers.trace_selected, state, handlers.views.detail)
+
+
+def _rank_again(handlers: Handlers) -> Callable[..., Any]:
+    def again(view: ranking.View, only: bool, session: Session) -> dict[Any, Any]:
+        if session.run is None:
+            return {}
+        return handlers.rank(session.run.query, view, only, session)
+
+    return again
+
+
+def _wire_exports(demo: gr.Blocks, state: gr.State, house: Housekeeping) -> None:
+    by_id: dict[str, Any] = {b.elem_id: b for b in demo.blocks.values() if b.elem_id}
+    for elem_id, export in house.exports().items():
+        _on(by_id[elem_id].click, house.saving(export), state, house.ranking.views.download)
+    timing = house.views.latency
+    _on(timing.measure.click, house.measure, state, timing.outputs, busy=[timing.headline])
+
+
+def _on(event: Any, handler: Any, inputs: Any, outputs: Any, busy: Any = None) -> Any:
+    """Wire one event: errors are told, the API does not list it, progress only where it helps."""
+    return event(
+        told(handler),
+        inputs,
+        outputs,
+        api_visibility="private",
+        show_progress="minimal" if busy else "hidden",
+        show_progress_on=busy,
+    )

@@ -1,0 +1,70 @@
+"""Small pieces of HTML. Whatever came from a user or a file passes through `esc`."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+
+def esc(text: object) -> str:
+    """Text as text: nothing in it is markup, also inside a quoted attribute."""
+    return html.escape(str(text), quote=True)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = ()) -> str:
+    """A table in its own scroller. Cells are HTML already; numeric columns are right-aligned."""
+    right = set(numeric)
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        return "".join(
+            f'<{tag} class="num">{cell}</{tag}>' if i in right else f"<{tag}>{cell}</{tag}>"
+            for i, cell in enumerate(row)
+        )
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    head = f"<thead><tr>{cells('th', header)}</tr></thead>"
+    whole = f'<table class="mrr-table">{head}<tbody>{body}</tbody></table>'
+    return f'<div class="mrr mrr-scroll">{whole}</div>'
+
+
+def empty(sentence: str) -> str:
+    """An empty state: one sentence that says what to do."""
+    return f'<div class="mrr mrr-empty">{esc(sentence)}</div>'
+
+
+def note(sentence: str) -> str:
+    """Small, quiet text."""
+    return f'<p class="mrr mrr-note">{esc(sentence)}</p>' if sentence else ""
+
+
+def bar(share: float, system: str = "mini") -> str:
+    """A progress bar. share: 0..1."""
+    percent = round(100 * min(max(share, 0.0), 1.0))
+    kind = "" if system == "mini" else " dense"
+    return (
+        f'<div class="mrr-bar{kind}" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{percent}"><div style="width:{percent}%"></div></div>'
+    )
+
+
+def nbytes(count: float) -> str:
+    """Bytes for people: 812 B, 4.1 kB, 37 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+
+
+def duration(ms: float) -> str:
+    """Milliseconds for people: 0.4 ms, 84 ms, 1.2 s, 3 min."""
+    if ms < 10:
+        return f"{ms:.1f} ms"
+    if ms < 1000:
+        return f"{ms:.0f} ms"
+    return f"{ms / 1e3:.1f} s" if ms < 120_000 else f"{ms / 6e4:.0f} min"
+
+
+def count(n: int, noun: str) -> str:
+    """`1 page`, `3 pages`."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

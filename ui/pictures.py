@@ -1,0 +1,46 @@
+"""Page pictures for the browser, as data URIs: nothing is written where Gradio could serve it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+from collections import OrderedDict
+
+from PIL import Image
+
+_THUMB_SIDE = 220
+_KEPT = 600
+
+
+def data_uri(image: Image.Image, max_side: int, quality: int = 80) -> str:
+    """The picture, shrunk to max_side at most, as a WebP data URI."""
+    small = image.copy()
+    small.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=quality, method=2)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+class Thumbnails:
+    """Small pictures by page id, made once. A page id is a digest over pixels and scope."""
+
+    def __init__(self) -> None:
+        self._made: OrderedDict[str, str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def put(self, page_id: str, image: Image.Image) -> str:
+        """Make and keep a page's thumbnail."""
+        uri = data_uri(image, _THUMB_SIDE, quality=72)
+        with self._lock:
+            self._made[page_id] = uri
+            while len(self._made) > _KEPT:
+                self._made.popitem(last=False)
+        return uri
+
+    def get(self, page_id: str) -> str | None:
+        """The thumbnail, or None where it must be made."""
+        with self._lock:
+            if page_id in self._made:
+                self._made.move_to_end(page_id)
+            return self._made.get(page_id)

@@ -1,0 +1,124 @@
+"""What one visitor's tab holds, on the server: its secret scope, its settings, its results."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mrr.config import RerankConfig
+from mrr.types import AddedPage, Explanation, Hit, Lens, RankedList, System
+
+if TYPE_CHECKING:
+    from mrr.measure.latency import LatencyReport
+
+PUBLIC = "public"
+DEFAULT_TOP_K = 10
+_KEPT_EXPLANATIONS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the sidebar holds. model, embedder: "" is the one that the app was started with."""
+
+    config: RerankConfig | None = None
+    top_k: int = DEFAULT_TOP_K
+    model: str = ""
+    embedder: str = ""
+    auto_trace: bool = True
+
+
+@dataclass(slots=True)
+class Selection:
+    """The one selection that every view follows. token None is the whole query."""
+
+    page_id: str | None = None
+    layer: int | None = None
+    token: int | None = None
+    system: System = "mini"
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One query of this session: mini's ranking, and the dense one as far as it has come.
+
+    dense: page id -> hit of a dense system, its rank still 1. dense_ms: what it took so far.
+    """
+
+    query: str
+    settings: Settings
+    described: str
+    mini: RankedList
+    started: str
+    dense_system: System = "original"
+    dense: dict[str, Hit] = field(default_factory=dict)
+    dense_ms: float = 0.0
+
+    @property
+    def dense_done(self) -> bool:
+        """Whether every candidate has its dense score."""
+        return bool(self.mini.hits) and len(self.dense) == len(self.mini.hits)
+
+
+@dataclass(slots=True)
+class Session:
+    """One tab. The scope is a secret made here; no browser ever sees it.
+
+    relevant: query -> page ids that the user, or the bundled labels, call relevant. added: what
+    caching each page said. busy, comparing: the caching, or the dense ranking, that runs now stops
+    when these are cleared.
+    """
+
+    scope: str = field(default_factory=lambda: f"session-{secrets.token_hex(32)}")
+    settings: Settings = field(default_factory=Settings)
+    selection: Selection = field(default_factory=Selection)
+    runs: list[Run] = field(default_factory=list)
+    run: Run | None = None
+    relevant: dict[str, set[str]] = field(default_factory=dict)
+    added: dict[str, AddedPage] = field(default_factory=dict)
+    uploaded_bytes: int = 0
+    busy: bool = False
+    comparing: bool = False
+    lenses: tuple[Run, dict[str, Lens]] | None = None
+    latency: LatencyReport | None = None
+    explanations: OrderedDict[tuple[object, ...], Explanation] = field(default_factory=OrderedDict)
+
+    def remember(self, key: tuple[object, ...], explanation: Explanation) -> None:
+        """Keep the newest explanations; each is a few megabytes at most."""
+        self.explanations[key] = explanation
+        self.explanations.move_to_end(key)
+        while len(self.explanations) > _KEPT_EXPLANATIONS:
+            self.explanations.popitem(last=False)
+
+
+class Tabs:
+    """Which tab holds which session, so that a closed tab's work stops and its pages go.
+
+    Keyed by Gradio's session hash, which serves only to close: it opens nothing.
+    """
+
+    def __init__(self, remove_scope: Callable[[str], object]) -> None:
+        self._remove = remove_scope
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.Lock()
+
+    def opened(self, session_hash: str | None, session: Session) -> None:
+        """Note whose tab this is; any number of times."""
+        if session_hash is not None:
+            with self._lock:
+                self._sessions[session_hash] = session
+
+    def closed(self, session_hash: str | None) -> None:
+        """A tab is gone: stop its work within a page, and remove its pages."""
+        with self._lock:
+            session = self._sessions.pop(session_hash or "", None)
+        self.expired(session)
+
+    def expired(self, session: Session | None) -> None:
+        """The same for state that Gradio drops an hour after its tab: the net under `closed`."""
+        if session is not None:
+            session.busy = session.comparing = False
+            self._remove(session.scope)

@@ -1,0 +1,56 @@
+"""Failures as sentences: shown until dismissed, and nothing else on the screen changes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr
+
+from mrr.errors import MRRError
+from ui.markup import esc
+
+log = logging.getLogger("ui")
+UNEXPECTED = "Something went wrong inside the app; nothing that was cached is lost. Try it again."
+
+
+def told(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """The handler, plain or a generator, with its errors told to the user who caused them."""
+    if inspect.isgeneratorfunction(handler):
+
+        @functools.wraps(handler)
+        def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            with _telling() as failed:
+                yield from handler(*args, **kwargs)
+            if failed:
+                yield gr.skip()
+
+        return stream
+
+    @functools.wraps(handler)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with _telling():
+            return handler(*args, **kwargs)
+        return gr.skip()
+
+    return call
+
+
+@contextmanager
+def _telling() -> Iterator[list[str]]:
+    """Collects the sentence of an error that happened inside, after showing it."""
+    failed: list[str] = []
+    try:
+        yield failed
+    except MRRError as error:
+        failed.append(str(error))
+    except Exception:  # the boundary of the app: what nobody foresaw is logged, never shown
+        log.exception("A handler failed")
+        failed.append(UNEXPECTED)
+    for sentence in failed:
+        # Gradio renders the message as HTML.
+        gr.Warning(esc(sentence), duration=None, title="That did not work")

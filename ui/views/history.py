@@ -1,0 +1,67 @@
+"""History: the queries of this session with the settings they ran under; a click reopens one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from ui.components import actions
+from ui.markup import duration, empty, esc
+from ui.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryView:
+    """runs: event `reopen` with {n}."""
+
+    runs: gr.HTML
+    save_csv: gr.Button
+    save_json: gr.Button
+
+
+def build() -> HistoryView:
+    """A table and its exports."""
+    runs = actions(["reopen"], "history")
+    with gr.Row(elem_classes="mrr-tools"):
+        save_csv = gr.Button("Save CSV", size="sm", elem_id="save-history-csv", scale=0)
+        save_json = gr.Button("Save JSON", size="sm", elem_id="save-history-json", scale=0)
+    return HistoryView(runs, save_csv, save_json)
+
+
+def rows(session: Session) -> list[dict[str, object]]:
+    """One row a run, oldest first."""
+    return [
+        {
+            "time": run.started,
+            "query": run.query,
+            "settings": run.described,
+            "candidates": len(run.mini),
+            "first_page": run.mini.hits[0].page.label if run.mini.hits else "",
+            "mini_ms": round(run.mini.usage.total_ms, 2),
+            "dense_system": run.dense_system if run.dense_done else "",
+            "dense_ms": round(run.dense_ms, 2) if run.dense_done else "",
+        }
+        for run in session.runs
+    ]
+
+
+def runs(session: Session) -> str:
+    """The table, newest first."""
+    if not session.runs:
+        return empty("No queries in this session yet.")
+    head = (
+        "<th>time</th><th>query</th><th>first page</th><th class='num'>mini</th><th>settings</th>"
+    )
+    body = "".join(
+        f'<tr><td class="mrr-num">{esc(run.started[11:19])}</td><td><button type="button" '
+        f'class="mrr-link" data-event="reopen" data-n="{n}">{esc(run.query)}</button></td>'
+        f"<td>{esc(run.mini.hits[0].page.label) if run.mini.hits else ''}</td>"
+        f'<td class="num">{duration(run.mini.usage.total_ms)}</td>'
+        f'<td class="mrr-note">{esc(run.described)}</td></tr>'
+        for n, run in reversed(list(enumerate(session.runs)))
+    )
+    return (
+        '<div class="mrr mrr-scroll"><table class="mrr-table">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )

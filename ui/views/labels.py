@@ -1,0 +1,115 @@
+"""Labels: which pages are relevant to which query, and what that makes of each system."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import gradio as gr
+
+from ui.components import text
+from ui.describe import SYSTEM_NAMES
+from ui.markup import empty, esc, note, table
+from ui.session import Run, Session
+from ui.workbench import Workbench, dense_list
+
+MEASURES = ("ndcg@5", "ndcg@10", "mrr")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelsView:
+    """scores: metrics of this session's queries."""
+
+    scores: gr.HTML
+    save_csv: gr.Button
+
+
+def build() -> LabelsView:
+    """A table and its export."""
+    scores = text("scores")
+    with gr.Row(elem_classes="mrr-tools"):
+        save = gr.Button("Save labels (TREC qrels)", size="sm", elem_id="save-labels", scale=0)
+    return LabelsView(scores, save)
+
+
+def labelled_runs(session: Session) -> list[Run]:
+    """The last run of every query that has a relevant page, in order of asking."""
+    latest = {run.query: run for run in session.runs}
+    return [run for query, run in latest.items() if session.relevant.get(query)]
+
+
+def score(ranking: Sequence[str], relevant: Collection[str]) -> dict[str, float]:
+    """{measure: value} of one ranking of page ids, best first."""
+    from mrr.measure.metrics import of_ranking  # ir_measures takes a second to import
+
+    return of_ranking(ranking, relevant)
+
+
+def rows(session: Session) -> list[dict[str, object]]:
+    """One row a labelled query and system, for the table and its exports."""
+    found: list[dict[str, object]] = []
+    for run in labelled_runs(session):
+        relevant = session.relevant[run.query]
+        for ranked in filter(None, (run.mini, dense_list(run))):
+            values = score([hit.page.page_id for hit in ranked], relevant)
+            found.append(
+                {
+                    "query": run.query,
+                    "system": SYSTEM_NAMES[ranked.system],
+                    "relevant": len(relevant),
+                    **{name: round(values[name], 4) for name in MEASURES},
+                }
+            )
+    return found
+
+
+def scores(bench: Workbench, session: Session) -> str:
+    """The table, its means where several queries are labelled, and what they rest on."""
+    found = rows(session)
+    if not found:
+        return empty("Tick relevant pages in a ranking to get NDCG and MRR.")
+    bundled = sum(bool(bench.examples.labels(run.query)) for run in labelled_runs(session))
+    body = [
+        [esc(row["query"]), esc(row["system"]), str(row["relevant"])]
+        + [f"{row[name]:.3f}" for name in MEASURES]
+        for row in found
+    ]
+    body += [
+        [f"<b>mean of {n}</b>", f"<b>{esc(system)}</b>", ""]
+        + [f"<b>{mean:.3f}</b>" for mean in means]
+        for system, n, means in _means(found)
+    ]
+    where = (
+        f"{bundled} of {len(labelled_runs(session))} queries use the labels that come with the "
+        "examples; ticks change them for this session. "
+        if bundled
+        else ""
+    )
+    return table(
+        ["query", "system", "relevant", "NDCG@5", "NDCG@10", "MRR"], body, (2, 3, 4, 5)
+    ) + (
+        note(
+            where + "Pages beyond the candidates count as not found. Compare systems on the same "
+            "queries only."
+        )
+    )
+
+
+def _means(found: Sequence[dict[str, object]]) -> list[tuple[str, int, list[float]]]:
+    by_system: dict[str, list[dict[str, object]]] = {}
+    for row in found:
+        by_system.setdefault(str(row["system"]), []).append(row)
+    return [
+        (system, len(group), [sum(float(str(r[m])) for r in group) / len(group) for m in MEASURES])
+        for system, group in by_system.items()
+        if len(group) > 1
+    ]
+
+
+def qrels(session: Session) -> str:
+    """TREC qrels: query, 0, page id, 1."""
+    return "".join(
+        f"{query}\t0\t{page_id}\t1\n"
+        for query, page_ids in session.relevant.items()
+        for page_id in sorted(page_ids)
+    )

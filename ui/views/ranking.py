@@ -1,0 +1,297 @@
+"""The ranking: mini and dense as one merged list, side by side, or as a table of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import gradio as gr
+
+from mrr.types import Hit
+from ui.components import actions, text
+from ui.describe import SYSTEM_NAMES
+from ui.markup import bar, count, duration, empty, esc, nbytes
+from ui.session import Run, Session
+from ui.workbench import Workbench, dense_list, dense_ranks
+
+View = Literal["Merged", "Side by side", "Table"]
+VIEWS: tuple[View, ...] = ("Merged", "Side by side", "Table")
+
+
+@dataclass(frozen=True, slots=True)
+class RankingView:
+    """hits: events `pick` and `tick`, both with {page}."""
+
+    summary: gr.HTML
+    hits: gr.HTML
+    view: gr.Radio
+    only_changes: gr.Checkbox
+    system: gr.Radio
+    compare: gr.Button
+    stop: gr.Button
+    estimate: gr.HTML
+    save_csv: gr.Button
+    save_json: gr.Button
+    save_report: gr.Button
+
+
+def build() -> RankingView:
+    """The results column."""
+    summary = text("summary")
+    with gr.Row(elem_classes="mrr-tools"):
+        view = gr.Radio(
+            list(VIEWS), value="Merged", label="Show as", show_label=False, container=False,
+            elem_classes="mrr-seg", elem_id="ranking-view", min_width=210, scale=0,
+        )  # fmt: skip
+        only_changes = gr.Checkbox(
+            False, label="Only where they differ", container=False, elem_id="only-changes",
+            min_width=180, scale=0,
+        )  # fmt: skip
+    with gr.Row(elem_classes="mrr-tools mrr-dense-bar"):
+        system = gr.Radio(
+            [("original", "original"), ("dense + reuse", "dense-reuse")], value="original",
+            label="Dense baseline", show_label=False, container=False, elem_classes="mrr-seg",
+            elem_id="dense-system", min_width=200, scale=0,
+        )  # fmt: skip
+        compare = gr.Button("Compare with dense", size="sm", elem_id="compare", scale=0)
+        stop = gr.Button("Stop", size="sm", visible=False, elem_id="stop-dense", scale=0)
+    estimate = text("estimate")
+    hits = actions(["pick", "tick"], "hits")
+    with gr.Row(elem_classes="mrr-tools"):
+        save_csv = gr.Button("Save CSV", size="sm", elem_id="save-csv", scale=0)
+        save_json = gr.Button("Save JSON", size="sm", elem_id="save-json", scale=0)
+        save_report = gr.Button("Save HTML report", size="sm", elem_id="save-report", scale=0)
+    return RankingView(
+        summary, hits, view, only_changes, system, compare, stop, estimate,
+        save_csv, save_json, save_report,
+    )  # fmt: skip
+
+
+def summary(run: Run | None) -> str:
+    """One line over the ranking: how many, how fast, from where."""
+    if run is None:
+        return ""
+    usage, mini = run.mini.usage, run.mini
+    encoded = f", {count(usage.missed_pages, 'page')} encoded first" if usage.missed_pages else ""
+    read = f", {nbytes(usage.bytes_read)} read" if usage.bytes_read else ""
+    stages = ", ".join(f"{name} {duration(ms)}" for name, ms in usage.ms.items())
+    notes = "".join(f'<p class="mrr-note">{esc(text)}</p>' for text in mini.notes)
+    return (
+        f'<div class="mrr" aria-live="polite"><p><b class="mrr-num">{count(len(mini), "page")}</b> '
+        f'ranked for <b>“{esc(run.query)}”</b> in <b class="mrr-num" id="took">'
+        f"{duration(usage.total_ms)}</b></p>"
+        f'<p class="mrr-note">{stages}{encoded}{read}. Single run.</p>{notes}</div>'
+    )
+
+
+def estimate(run: Run | None, seconds: float | None, running: bool = False) -> str:
+    """What the dense comparison costs, before it is asked for, and how it goes."""
+    if run is None or not run.mini.hits:
+        return ""
+    n, name = len(run.mini.hits), SYSTEM_NAMES[run.dense_system]
+    if running:
+        return (
+            f'<div class="mrr"><p class="mrr-note">{name}: page {len(run.dense)} of {n}, '
+            f"{duration(run.dense_ms)} so far. mini does not wait for it.</p>"
+            f"{bar(len(run.dense) / n, 'dense')}</div>"
+        )
+    if run.dense_done:
+        ratio = run.dense_ms / run.mini.usage.total_ms
+        return (
+            f'<p class="mrr mrr-note">{name} took {duration(run.dense_ms)} for the same pages, '
+            f"{ratio:.1f} × mini. One run each, page by page; for a fair figure press Measure "
+            "under Latency.</p>"
+        )
+    cost = (
+        "Its cost is known after the first page."
+        if seconds is None
+        else f"About {duration(seconds * 1e3)} for {count(n, 'page')}, by what was measured here."
+    )
+    part = f" Stopped after {len(run.dense)} of {n}." if run.dense else ""
+    return f'<p class="mrr mrr-note">{cost}{part}</p>'
+
+
+def hits(
+    bench: Workbench, session: Session, view: View = "Merged", only_changes: bool = False
+) -> str:
+    """The ranking itself."""
+    run = session.run
+    if run is None:
+        return empty("Type a query, or try one of the samples.")
+    if not run.mini.hits:
+        return empty("No pages yet. Add some under Pages.")
+    ranks = dense_ranks(run)
+    shown = [
+        hit
+        for hit in run.mini.hits
+        if not (only_changes and ranks) or ranks[hit.page.page_id] != hit.rank
+    ]
+    if not shown:
+        return empty("Both systems rank every page the same.")
+    relevant = session.relevant.get(run.query, set())
+    selected = session.selection.page_id
+    if view == "Table":
+        return _table(run, shown, ranks, selected)
+    if view == "Side by side":
+        return _side_by_side(bench, run, shown, selected)
+    items = "".join(
+        _card(bench, hit, run, ranks, hit.page.page_id == selected, relevant) for hit in shown
+    )
+    return f'<ol class="mrr mrr-hits" aria-label="Ranked pages">{items}</ol>'
+
+
+def _card(
+    bench: Workbench,
+    hit: Hit,
+    run: Run,
+    ranks: dict[str, int],
+    selected: bool,
+    relevant: Collection[str],
+) -> str:
+    page, dense = hit.page, run.dense.get(hit.page.page_id)
+    ticked = page.page_id in relevant
+    meters = _meter("mini", hit)
+    if dense is not None:
+        meters += _meter("dense", dense, _change(hit.rank, ranks.get(page.page_id)))
+    facts = [f"kept {hit.n_kept_tokens:,} of {hit.n_visual_tokens:,} tokens"]
+    if hit.retrieval_score is not None:
+        facts.append(f"first stage {hit.retrieval_score:.3f}")
+    spans = "".join(f"<span>{fact}</span>" for fact in facts)
+    return (
+        f'<li class="mrr-hit{" is-selected" if selected else ""}" data-item="{page.page_id}">'
+        f"{_cover(hit, selected)}{_thumb(bench, hit, 'mini')}<div>"
+        f'<div class="title">{esc(page.label)}</div>{_source(hit)}{meters}'
+        f'<div class="mrr-row spread"><div class="mrr-facts">{spans}</div>'
+        f'<button type="button" class="mrr-tick" data-event="tick" data-page="{page.page_id}" '
+        f'aria-pressed="{str(ticked).lower()}">{"✓ relevant" if ticked else "relevant?"}</button>'
+        "</div></div></li>"
+    )
+
+
+def _cover(hit: Hit, selected: bool) -> str:
+    """The button over a whole card, so that it is one target for finger and keyboard."""
+    return (
+        f'<button type="button" class="cover" data-event="pick" data-page="{hit.page.page_id}" '
+        f'aria-pressed="{str(selected).lower()}" aria-label="Rank {hit.rank}: '
+        f'{esc(hit.page.label)}. Show why."></button>'
+    )
+
+
+def _thumb(bench: Workbench, hit: Hit, system: str) -> str:
+    kind = "" if system == "mini" else " dense"
+    picture = bench.thumbnail(hit.page)
+    return (
+        f'<div class="mrr-thumb"><img src="{picture}" alt="{esc(hit.page.label)}">'
+        f'<span class="mrr-rank{kind}">{hit.rank}</span></div>'
+    )
+
+
+def _source(hit: Hit) -> str:
+    page = hit.page
+    if page.label.startswith(page.source):
+        return ""
+    return f'<div class="source">{esc(page.source)}</div>'
+
+
+def _meter(system: str, hit: Hit, change: str = "") -> str:
+    kind = "" if system == "mini" else " dense"
+    return (
+        f'<div class="mrr-meter{kind}"><span class="name">{system}</span>'
+        f'<span class="track"><span class="fill" style="width:{100 * hit.score:.1f}%"></span>'
+        f'</span><span class="value"><b>{hit.score:.3f}</b> '
+        f'<span class="name">logit {hit.logit:+.2f}</span> {change}</span></div>'
+    )
+
+
+def _change(mini_rank: int, dense_rank: int | None) -> str:
+    """Where mini puts the page against dense: an arrow and a number, never colour alone."""
+    if dense_rank is None:
+        return '<span class="mrr-same">…</span>'
+    moved = dense_rank - mini_rank
+    if moved == 0:
+        return f'<span class="mrr-same">rank {dense_rank}, same</span>'
+    kind, arrow = ("up", "▲") if moved > 0 else ("down", "▼")
+    words = f"mini ranks it {abs(moved)} {'higher' if moved > 0 else 'lower'}"
+    return (
+        f'<span class="mrr-{kind}" title="{words}">rank {dense_rank} '
+        f'<span aria-hidden="true">{arrow}{abs(moved)}</span></span>'
+    )
+
+
+def _side_by_side(bench: Workbench, run: Run, shown: list[Hit], selected: str | None) -> str:
+    """Dense on the left in grey, mini on the right in colour; the same selection on both."""
+    keep = {hit.page.page_id for hit in shown}
+    finished = dense_list(run)
+    if finished is not None:
+        left = "".join(
+            _small(bench, hit, "dense", selected) for hit in finished if hit.page.page_id in keep
+        )
+    else:
+        waiting = len(shown) - len(run.dense)
+        done = "".join(
+            f'<li class="mrr-note">{esc(hit.page.label)}: logit {hit.logit:+.2f}</li>'
+            for hit in run.dense.values()
+        )
+        left = done + '<li class="mrr-skeleton" aria-hidden="true"></li>' * max(waiting, 0)
+    right = "".join(_small(bench, hit, "mini", selected) for hit in shown)
+    name = SYSTEM_NAMES[run.dense_system]
+    hint = "" if run.dense else ' <span class="mrr-note">not run yet</span>'
+    return (
+        f'<div class="mrr mrr-pair"><div><h3>dense: {name}{hint}</h3><ol class="mrr-hits">{left}'
+        f'</ol></div><div><h3 class="mini">mini</h3><ol class="mrr-hits">{right}</ol></div></div>'
+    )
+
+
+def _small(bench: Workbench, hit: Hit, system: str, selected: str | None) -> str:
+    chosen = hit.page.page_id == selected
+    return (
+        f'<li class="mrr-hit{" is-selected" if chosen else ""}" data-item="{hit.page.page_id}">'
+        f"{_cover(hit, chosen)}{_thumb(bench, hit, system)}<div>"
+        f'<div class="title">{esc(hit.page.label)}</div><div class="mrr-facts"><b>{hit.score:.3f}'
+        f"</b><span>logit {hit.logit:+.2f}</span></div></div></li>"
+    )
+
+
+def _table(run: Run, shown: list[Hit], ranks: dict[str, int], selected: str | None) -> str:
+    head = "".join(
+        f'<th class="num">{name}</th>' if numeric else f"<th>{name}</th>"
+        for name, numeric in (
+            ("rank", True), ("page", False), ("score", True), ("logit", True), ("dense", True),
+            ("dense logit", True), ("change", False), ("first stage", True), ("kept", True),
+        )
+    )  # fmt: skip
+    rows = "".join(_table_row(run, hit, ranks, selected) for hit in shown)
+    return (
+        '<div class="mrr mrr-scroll"><table class="mrr-table"><caption class="mrr-note">Scores of '
+        "two systems are not on one scale: compare ranks.</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _table_row(run: Run, hit: Hit, ranks: dict[str, int], selected: str | None) -> str:
+    page, dense = hit.page, run.dense.get(hit.page.page_id)
+    chosen = page.page_id == selected
+    numbers = (
+        f"{hit.score:.4f}",
+        f"{hit.logit:+.3f}",
+        str(ranks.get(page.page_id, "")),
+        "" if dense is None else f"{dense.logit:+.3f}",
+    )
+    tail = (
+        "" if hit.retrieval_score is None else f"{hit.retrieval_score:.4f}",
+        f"{hit.n_kept_tokens / hit.n_visual_tokens:.0%}",
+    )
+    button = (
+        f'<button type="button" class="mrr-link" data-event="pick" data-page="{page.page_id}" '
+        f'aria-pressed="{str(chosen).lower()}">{esc(page.label)}</button>'
+    )
+    change = _change(hit.rank, ranks[page.page_id]) if ranks else ""
+    return (
+        f'<tr class="{"is-selected" if chosen else ""}" data-item="{page.page_id}">'
+        f'<td class="num">{hit.rank}</td><td>{button}</td>'
+        + "".join(f'<td class="num">{n}</td>' for n in numbers)
+        + f"<td>{change}</td>"
+        + "".join(f'<td class="num">{n}</td>' for n in tail)
+        + "</tr>"
+    )

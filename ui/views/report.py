@@ -1,0 +1,148 @@
+"""One result as one HTML file: pictures, curves and numbers inside it, no script, no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+from mrr.types import Explanation, Lens
+from ui.components import File
+from ui.describe import SYSTEM_NAMES
+from ui.markup import count, duration, esc, table
+from ui.session import Run, Session
+from ui.workbench import Workbench, dense_ranks
+
+_STYLE = """
+body { font: 15px/1.55 system-ui, sans-serif; color: #16181d; background: #fff; max-width: 960px;
+  margin: 40px auto; padding: 0 20px; }
+h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 36px 0 8px; }
+.mrr-note { color: #5c6370; font-size: 13px; } img { max-width: 100%; border: 1px solid #ddd; }
+table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
+th { text-align: left; color: #5c6370; font-weight: 500; }
+td, th { padding: 6px 10px 6px 0; border-bottom: 1px solid #e4e4df; vertical-align: top; }
+.num { text-align: right; font-variant-numeric: tabular-nums; } td img { width: 64px; }
+"""
+
+
+def report(bench: Workbench, session: Session, run: Run, explanation: Explanation | None) -> File:
+    """The current ranking, its settings and cost, and why the selected page scored as it did."""
+    usage = run.mini.usage
+    stages = ", ".join(f"{name} {duration(ms)}" for name, ms in usage.ms.items())
+    parts = [
+        f"<h1>“{esc(run.query)}”</h1>",
+        f'<p class="mrr-note">{esc(run.started)}. {esc(run.described)}. '
+        f"{count(len(run.mini), 'page')} in {duration(usage.total_ms)} ({stages}); single run.</p>",
+        *(f'<p class="mrr-note">{esc(text)}</p>' for text in run.mini.notes),
+        "<h2>Ranking</h2>",
+        _ranking(bench, run),
+    ]
+    if explanation is not None:
+        parts += _why(bench, explanation)
+    lenses = session.lenses[1] if session.lenses and session.lenses[0] is run else {}
+    if lenses:
+        parts += _curves(lenses, session.selection.page_id)
+    body = "\n".join(parts)
+    text = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        # Even what a page's picture or label might smuggle in cannot load or run anything.
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+        f"<title>miniReranker: {esc(run.query)}</title><style>{_STYLE}</style></head>"
+        f"<body>{body}</body></html>"
+    )
+    return File("minireranker-report.html", "text/html", text)
+
+
+def _ranking(bench: Workbench, run: Run) -> str:
+    ranks = dense_ranks(run)
+    name = SYSTEM_NAMES[run.dense_system]
+    rows = []
+    for hit in run.mini.hits:
+        dense = run.dense.get(hit.page.page_id)
+        rows.append(
+            [
+                str(hit.rank),
+                f'<img src="{bench.thumbnail(hit.page)}" alt="">',
+                esc(hit.page.label),
+                f"{hit.score:.4f}",
+                f"{hit.logit:+.3f}",
+                f"{hit.n_kept_tokens:,} of {hit.n_visual_tokens:,}",
+                str(ranks.get(hit.page.page_id, "not run")),
+                f"{dense.logit:+.3f}" if dense else "",
+            ]
+        )
+    header = ["rank", "", "page", "score", "logit", "tokens", f"{name} rank", f"{name} logit"]
+    return table(header, rows, (3, 4, 5, 6, 7))
+
+
+def _why(bench: Workbench, explanation: Explanation) -> list[str]:
+    """The page with its pruned tokens dimmed, and what hiding blocks did where it was measured."""
+    keep, page = explanation.keep, explanation.page
+    picture = _dimmed(bench.base.cache.picture(page), keep.kept)
+    parts = [
+        f"<h2>{esc(page.label)}: what was read</h2>",
+        f'<p class="mrr-note">Kept {keep.kept.sum():,} of {keep.kept.size:,} visual tokens '
+        f"({keep.kept.mean():.0%}, chosen by {esc(keep.pruner)}); the rest is pale. "
+        f"Logit {explanation.logit:+.3f}.</p>",
+        f'<img src="{picture}" alt="{esc(page.label)}, pruned tokens pale">',
+    ]
+    measured = explanation.occlusion
+    if measured is not None:
+        control = measured.random_deltas
+        rows = [
+            [f"the {measured.n_top} cells first by {esc(name)}", f"{delta:+.3f}"]
+            for name, delta in measured.top_deltas.items()
+        ]
+        rows.append(
+            [
+                f"as many random cells (mean ± standard deviation, n = {len(control)})",
+                f"{control.mean():+.3f} ± {control.std():.3f}",
+            ]
+        )
+        parts += ["<h2>Change of the logit when cells are hidden</h2>"]
+        parts += [table(["hidden", "change"], rows, (1,))]
+    return parts
+
+
+def _dimmed(image: Image.Image, kept: np.ndarray, side: int = 1000) -> str:
+    """The picture with the blocks of pruned tokens pale, as a JPEG data URI. kept: (R, C)."""
+    small = image.copy()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    mask = Image.fromarray((~kept).astype(np.uint8) * 190).resize(
+        small.size, Image.Resampling.NEAREST
+    )
+    small.paste(Image.new("RGB", small.size, "white"), mask=mask)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _curves(lenses: dict[str, Lens], selected: str | None) -> list[str]:
+    """Logit against layer for every candidate, the selected one strong, as inline SVG."""
+    width, height = 900, 260
+    values = np.concatenate([lens.mini for lens in lenses.values()])
+    low, high = float(values.min()), float(values.max())
+    n_layers = max(len(lens.mini) for lens in lenses.values())
+
+    def points(lens: Lens) -> str:
+        x = np.linspace(0, width, n_layers)[: len(lens.mini)]
+        y = height - (lens.mini - low) / max(high - low, 1e-6) * height
+        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+
+    lines = "".join(
+        f'<polyline points="{points(lens)}" fill="none" '
+        + ('stroke="#0f6fb8" stroke-width="3"/>' if page_id == selected else 'stroke="#b4b9c2"/>')
+        for page_id, lens in sorted(lenses.items(), key=lambda item: item[0] == selected)
+    )
+    return [
+        "<h2>Relevance layer by layer</h2>",
+        f'<svg viewBox="-4 -4 {width + 8} {height + 8}" role="img" '
+        f'aria-label="Logit after each of {n_layers} layers">{lines}</svg>',
+        f'<p class="mrr-note">Logit through the final norm and the yes and no rows after layers '
+        f"1 to {n_layers}; from {low:+.2f} to {high:+.2f}. The selected page is the strong line."
+        "</p>",
+    ]

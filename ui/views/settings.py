@@ -1,0 +1,174 @@
+"""The side bar: presets and switches, and what a change will encode again before it happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import gradio as gr
+
+from mrr.config import KVDtype, Pruner, RerankConfig, paper_band
+from mrr.errors import InputRejected
+from ui.components import heading, text
+from ui.markup import bar, count, duration, note
+from ui.session import DEFAULT_TOP_K, Settings
+from ui.workbench import Plan
+
+if TYPE_CHECKING:
+    from mrr.reranker import MiniReranker
+
+PRESETS = ("Paper default", "Dense", "Fastest")
+_FASTEST_KEEP = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsView:
+    """The switches. model and embedder are hidden where visitors may not load models."""
+
+    preset: gr.Radio
+    exit_layer: gr.Slider
+    band_start: gr.Slider
+    band_end: gr.Slider
+    keep_ratio: gr.Slider
+    pruner: gr.Dropdown
+    kv_dtype: gr.Dropdown
+    top_k: gr.Slider
+    instruction: gr.Textbox
+    auto_trace: gr.Checkbox
+    model: gr.Textbox
+    embedder: gr.Textbox
+    plan: gr.HTML
+    apply: gr.Button
+    stop: gr.Button
+
+    @property
+    def values(self) -> list[gr.components.Component]:
+        """What `read` takes, in its order."""
+        return [
+            self.exit_layer, self.band_start, self.band_end, self.keep_ratio, self.pruner,
+            self.kv_dtype, self.top_k, self.instruction, self.auto_trace, self.model, self.embedder,
+        ]  # fmt: skip
+
+
+def build(engine: MiniReranker, models_allowed: bool) -> SettingsView:
+    """Every switch of the engine, set to what it runs with."""
+    config, n_layers = engine.config, engine.loaded.n_layers
+    assert config.band is not None and config.exit_layer is not None
+    heading("Settings")
+    preset = gr.Radio(list(PRESETS), value=PRESETS[0], label="Preset", elem_id="preset")
+    keep_ratio = gr.Slider(
+        0.05, 1.0, config.keep_ratio, step=0.05, label="Keep ratio", elem_id="keep-ratio",
+        info="Share of a page's visual tokens that is kept.",
+    )  # fmt: skip
+    pruner = gr.Dropdown(
+        ["embedder", "uniform", "random", "none"], value=config.pruner, label="Chosen by",
+        elem_id="pruner",
+    )  # fmt: skip
+    exit_layer = gr.Slider(
+        1, n_layers, config.exit_layer, step=1, label="Exit layer", elem_id="exit-layer",
+        info="Layers that run at all.",
+    )  # fmt: skip
+    band_start = gr.Slider(
+        0, n_layers - 1, config.band[0], step=1, label="Band from", elem_id="band-start",
+        info="First layer in which the query sees the page.",
+    )  # fmt: skip
+    band_end = gr.Slider(
+        1, n_layers, config.band[1], step=1, label="Band to", elem_id="band-end",
+        info="At most the exit layer.",
+    )  # fmt: skip
+    kv_dtype = gr.Dropdown(
+        ["int8", "bf16", "fp16", "fp32"], value=config.kv_dtype, label="Precision of stored K/V",
+        elem_id="kv-dtype",
+    )  # fmt: skip
+    top_k = gr.Slider(
+        1, 100, DEFAULT_TOP_K, step=1, label="Candidates", elem_id="top-k",
+        info="Pages that the first stage passes on.",
+    )  # fmt: skip
+    instruction = gr.Textbox(
+        config.instruction, label="Instruction", lines=2, max_length=400, elem_id="instruction"
+    )
+    auto_trace = gr.Checkbox(
+        True, label="Trace the selected page by itself", elem_id="auto-trace",
+        info="A separate pass, never timed, for the maps.",
+    )  # fmt: skip
+    with gr.Accordion("Model", open=False, visible=models_allowed):
+        model = gr.Textbox(
+            "", label="Reranker", placeholder="bundled; or a folder or hub id", elem_id="model"
+        )
+        embedder = gr.Textbox(
+            "", label="Embedder", placeholder="none; or a folder or hub id", elem_id="embedder"
+        )
+    plan = text("plan")
+    apply = gr.Button("Apply", variant="primary", elem_id="apply")
+    stop = gr.Button("Stop encoding", visible=False, elem_id="stop-encoding")
+    return SettingsView(
+        preset, exit_layer, band_start, band_end, keep_ratio, pruner, kv_dtype, top_k, instruction,
+        auto_trace, model, embedder, plan, apply, stop,
+    )  # fmt: skip
+
+
+def read(
+    base: RerankConfig,
+    exit_layer: float,
+    band_start: float,
+    band_end: float,
+    keep_ratio: float,
+    pruner: Pruner,
+    kv_dtype: KVDtype,
+    top_k: float,
+    instruction: str,
+    auto_trace: bool,
+    model: str,
+    embedder: str,
+) -> Settings:
+    """Settings from the switches; InputRejected in words for what cannot be."""
+    if not instruction.strip():
+        raise InputRejected("The instruction is empty. Say what counts as relevant.")
+    another = bool(model.strip())
+    try:
+        config = replace(
+            base,
+            # Another model has another depth: its own band and exit.
+            exit_layer=None if another else int(exit_layer),
+            band=None if another else (int(band_start), int(band_end)),
+            keep_ratio=float(keep_ratio),
+            pruner=pruner,
+            kv_dtype=kv_dtype,
+            instruction=instruction.strip(),
+        )
+        if not another:
+            config.resolve(max(int(exit_layer), int(band_end)))
+    except ValueError as error:
+        raise InputRejected(str(error)) from error
+    return Settings(config, int(top_k), model.strip(), embedder.strip(), bool(auto_trace))
+
+
+def preset_values(name: str, base: RerankConfig, n_layers: int) -> tuple[int, int, int, float, str]:
+    """(exit, band from, band to, keep ratio, pruner) of a preset; base is what the model brings."""
+    if name == "Dense":
+        return n_layers, 0, n_layers, 1.0, "none"
+    start, exit_layer = base.band or paper_band(n_layers)
+    keep, pruner = base.keep_ratio, base.pruner
+    if name == "Fastest":
+        keep, pruner = _FASTEST_KEEP, "embedder" if base.pruner == "none" else base.pruner
+    return base.exit_layer or exit_layer, start, exit_layer, keep, pruner
+
+
+def plan(change: Plan) -> str:
+    """What Apply will do, in a sentence."""
+    if not change.n_missing:
+        return note("Nothing has to be encoded again: every page is cached for these settings.")
+    cost = "" if change.seconds is None else f", about {duration(change.seconds * 1e3)}"
+    return note(
+        f"Apply will encode {change.n_missing} of {count(change.n_pages, 'page')} again{cost}. "
+        "What is cached for other settings stays."
+    )
+
+
+def encoding(done: int, total: int) -> str:
+    """Progress of that."""
+    if total == 0:
+        return note("Applied. Every page was cached already.")
+    if done == total:
+        return note(f"Applied. {count(total, 'page')} encoded.")
+    return note(f"Encoding page {done + 1} of {total}") + bar(done / total)

@@ -1,0 +1,109 @@
+"""The first screen: what this is, sample queries as buttons, and the pages they are asked of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import gradio as gr
+
+from ui.components import actions, text
+from ui.describe import device_name, model_name
+from ui.markup import bar, count, esc, note
+from ui.session import Session
+from ui.workbench import Workbench
+
+if TYPE_CHECKING:
+    from mrr.reranker import MiniReranker
+
+PROMISE = (
+    "Ranks document pages for a query with a vision-language model that has read every page "
+    "beforehand, and shows why each page scored as it did."
+)
+
+
+def build_header() -> gr.HTML:
+    """Name, one line of what this is, and the status strip."""
+    return text("header")
+
+
+def build_samples() -> gr.HTML:
+    """Sample queries as buttons; event `sample` with {n}."""
+    return actions(["sample"], "samples")
+
+
+def build_gallery() -> gr.HTML:
+    """The pages that can be asked, until there is a ranking."""
+    return text("gallery")
+
+
+def header(engine: MiniReranker, n_pages: int) -> str:
+    """Heading and status strip. Model names are shown without their folders."""
+    config = engine.config
+    assert config.band is not None
+    keep = (
+        "all visual tokens"
+        if config.keep_ratio == 1.0
+        else f"{config.keep_ratio:.0%} of visual tokens"
+    )
+    facts = (
+        ("model", f"{model_name(engine)} on {device_name(engine)}"),
+        ("exit", f"layer {config.exit_layer} of {engine.loaded.n_layers}"),
+        ("band", f"{config.band[0]}–{config.band[1]}"),
+        ("keeps", keep),
+        ("pages", f"{n_pages:,}"),
+    )
+    items = "".join(f"<li>{name} <b>{esc(value)}</b></li>" for name, value in facts)
+    strip = f'<ul class="mrr-status" aria-label="Status">{items}</ul>'
+    return (
+        '<header class="mrr mrr-head"><div><h1><span>mini</span>Reranker</h1>'
+        f"<p>{esc(PROMISE)}</p></div>{strip}</header>"
+    )
+
+
+def samples(bench: Workbench, query: str | None = None) -> str:
+    """The chips. query: the one that is shown now. Chips carry a number, never their text."""
+    queries = sample_queries(bench)
+    if not queries:
+        return ""
+    chips = []
+    for n, words in enumerate(queries):
+        odd = " (one it gets wrong)" if words == bench.examples.known_failure else ""
+        pressed = "true" if words == query else "false"
+        chips.append(
+            f'<button type="button" class="mrr-chip" data-event="sample" data-n="{n}" '
+            f'aria-pressed="{pressed}">{esc(words)}{odd}</button>'
+        )
+    return f'<div class="mrr mrr-chips"><span>Try</span>{"".join(chips)}</div>'
+
+
+def sample_queries(bench: Workbench) -> tuple[str, ...]:
+    """The samples, and last the one that fails, if it is known."""
+    failure = bench.examples.known_failure
+    rest = tuple(words for words in bench.examples.samples if words != failure)
+    return rest if failure is None else (*rest, failure)
+
+
+def gallery(bench: Workbench, session: Session) -> str:
+    """Every page of the session, small, in one quiet grid."""
+    pages = bench.pages(session)
+    head = f"<h2>{count(len(pages), 'page')} ready to be asked</h2>" if pages else ""
+    cards = "".join(
+        f'<figure class="mrr-page" style="margin:0"><img src="{bench.thumbnail(page)}" '
+        f'alt="{esc(page.label)}" loading="lazy"><figcaption class="name">{esc(page.label)}'
+        "</figcaption></figure>"
+        for page in pages
+    )
+    return (
+        f'<section class="mrr">{warming(bench)}{head}<div class="mrr-pages">{cards}</div></section>'
+    )
+
+
+def warming(bench: Workbench) -> str:
+    """Progress of the example pages, on the first start only."""
+    examples = bench.examples
+    if examples.finished or not examples.pages:
+        return ""
+    done, total = len(examples.page_ids), len(examples.pages)
+    return note(f"Caching the example pages: {done} of {total}. Each is read once.") + bar(
+        done / total
+    )

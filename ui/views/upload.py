@@ -1,0 +1,199 @@
+"""Pages: drop files, watch each page being cached, see what is stored, remove it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gradio as gr
+
+from mrr.config import Limits
+from mrr.types import AddedPage, Page
+from ui.caching import Line, Upload
+from ui.components import actions, text
+from ui.markup import bar, count, duration, empty, esc, nbytes, note
+from ui.session import Session
+from ui.workbench import Workbench
+
+TYPES = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".pdf"]
+_STATES = {
+    "queued": "queued",
+    "encoding": "encoding",
+    "cached": "cached",
+    "hit": "already cached",
+    "failed": "failed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class UploadView:
+    """pages: event `remove` with {page}."""
+
+    files: gr.File
+    page_range: gr.Textbox
+    cancel: gr.Button
+    progress: gr.HTML
+    store: gr.HTML
+    pages: gr.HTML
+    remove_all: gr.Button
+    save_csv: gr.Button
+
+
+def build(limits: Limits, hosted: bool) -> UploadView:
+    """Drop zone above, what is stored below."""
+    size = f"{limits.max_file_bytes / 2**20:.0f} MB"
+    gr.HTML(
+        note(
+            f"Drop page images (PNG, JPEG, WebP, GIF) or PDFs: up to {limits.max_files} files at "
+            f"once, {size} a file, {limits.max_pdf_pages} pages a PDF. Each page is read once and "
+            "can then be asked anything."
+            + (
+                " Your pages are seen by this browser tab only and removed when it is closed."
+                if hosted
+                else ""
+            )
+        ),
+        apply_default_css=False,
+    )
+    with gr.Row():
+        files = gr.File(
+            file_count="multiple",
+            file_types=TYPES,
+            type="filepath",
+            label="Page images and PDFs",
+            height=150,
+            elem_id="files",
+            scale=3,
+        )
+        with gr.Column(scale=1, min_width=200):
+            page_range = gr.Textbox(
+                label="Pages of PDFs",
+                placeholder="all, or 1-5, 8",
+                info="Set before dropping.",
+                max_length=100,
+                elem_id="page-range",
+            )
+            cancel = gr.Button("Cancel", visible=False, elem_id="cancel-upload")
+    progress = text("progress")
+    store = text("store")
+    pages = actions(["remove"], "pages")
+    with gr.Row(elem_classes="mrr-tools"):
+        save_csv = gr.Button("Save CSV", size="sm", elem_id="save-pages", scale=0)
+        remove_all = gr.Button("Remove what I added", size="sm", elem_id="remove-all", scale=0)
+    return UploadView(files, page_range, cancel, progress, store, pages, remove_all, save_csv)
+
+
+def progress(work: Upload) -> str:
+    """The upload as it goes: a bar, the pace, and one line a page or file."""
+    total = len(work.lines)
+    states = [line.state for line in work.lines]
+    closed = sum(state not in ("queued", "encoding") for state in states)
+    n_hit, n_failed = states.count("hit"), states.count("failed")
+    words = [f"{count(work.n_done, 'page')} in"]
+    if n_hit:
+        words.append(f"{n_hit} already cached")
+    if n_failed:
+        words.append(f"{n_failed} failed")
+    if work.cancelled:
+        words.append("cancelled; what was done is kept")
+    elif not work.finished:
+        words.append(f"{count(total - closed, 'line')} to go")
+    pace = f"{work.pages_per_s:.1f} pages/s" if work.n_done else ""
+    rows = "".join(_row(line) for line in work.lines)
+    return (
+        '<section class="mrr mrr-card" aria-live="polite"><div class="mrr-row spread">'
+        f'<b>{", ".join(words)}</b><span class="mrr-note mrr-num">{pace}</span></div>'
+        f"{bar(1.0 if work.finished else closed / max(total, 1))}"
+        '<div class="mrr-scroll"><table class="mrr-table"><thead><tr><th>page</th><th>state</th>'
+        '<th class="num">grid</th><th class="num">kept tokens</th><th class="num">K/V</th>'
+        f'<th class="num">time</th></tr></thead><tbody>{rows}</tbody></table></div></section>'
+    )
+
+
+def _row(line: Line) -> str:
+    state = f'<span class="mrr-state {line.state}">{_STATES[line.state]}</span>'
+    if line.added is None:
+        reason = f'<td colspan="4" class="mrr-note">{esc(line.reason)}</td>'
+        return f"<tr><td>{esc(line.label)}</td><td>{state}</td>{reason}</tr>"
+    cells = "".join(f'<td class="num">{cell}</td>' for cell in facts(line.added))
+    return f"<tr><td>{esc(line.label)}</td><td>{state}</td>{cells}</tr>"
+
+
+def facts(added: AddedPage) -> tuple[str, str, str, str]:
+    """Grid, kept of visual tokens, K/V bytes, milliseconds."""
+    rows, columns = added.grid
+    return (
+        f"{rows} × {columns}",
+        f"{added.n_kept_tokens:,} of {rows * columns:,}",
+        nbytes(added.nbytes),
+        duration(added.elapsed_ms),
+    )
+
+
+def store(bench: Workbench, session: Session) -> str:
+    """Size and budget. On a hosted app only this session's share: totals would tell of others."""
+    stats = bench.base.store.stats()
+    known = known_pages(bench, session)
+    shown = sum(known[p.page_id].nbytes for p in bench.pages(session) if p.page_id in known)
+    budget = f"budget {nbytes(stats.budget_bytes)}"
+    if bench.hosted:
+        line = f"Your pages and the examples take {nbytes(shown)} of K/V; {budget} for everybody."
+    else:
+        line = (
+            f"The store holds {count(stats.n_pages, 'page')}: {nbytes(stats.kv_bytes)} of K/V in "
+            f"{count(stats.n_entries, 'entry').replace('entrys', 'entries')} and "
+            f"{nbytes(stats.picture_bytes)} of pictures; {budget}. "
+            f"Since the start: {stats.memory_hits + stats.disk_hits:,} reads from the cache, "
+            f"{stats.misses:,} misses."
+        )
+    trouble = f" {stats.note}" if stats.note else ""
+    return note(line + trouble)
+
+
+def known_pages(bench: Workbench, session: Session) -> dict[str, AddedPage]:
+    """What caching said, for every page that this session may see."""
+    return {**bench.examples.added, **session.added}
+
+
+def pages(bench: Workbench, session: Session) -> str:
+    """Thumbnails of everything stored for this session, its own first."""
+    everything = bench.pages(session)
+    own = [page for page in everything if bench.removable(page)]
+    examples = [page for page in everything if not bench.removable(page)]
+    if not everything:
+        return empty("Nothing is stored yet. Drop page images or a PDF above.")
+    known = known_pages(bench, session)
+    return (
+        '<section class="mrr">'
+        + _group(bench, f"Added by you, {count(len(own), 'page')}", own, known, removable=True)
+        + _group(bench, f"Examples, {count(len(examples), 'page')}", examples, known, False)
+        + "</section>"
+    )
+
+
+def _group(
+    bench: Workbench,
+    title: str,
+    members: Sequence[Page],
+    known: dict[str, AddedPage],
+    removable: bool,
+) -> str:
+    if not members:
+        return ""
+    cards = "".join(_card(bench, page, known.get(page.page_id), removable) for page in members)
+    return f'<h2>{title}</h2><div class="mrr-pages">{cards}</div>'
+
+
+def _card(bench: Workbench, page: Page, added: AddedPage | None, removable: bool) -> str:
+    button = (
+        f'<button type="button" class="mrr-link" data-event="remove" data-page="{page.page_id}" '
+        f'aria-label="Remove {esc(page.label)}">Remove</button>'
+        if removable
+        else ""
+    )
+    told = "" if added is None else "<br>".join(facts(added)[:3])
+    return (
+        f'<figure class="mrr-page" style="margin:0"><img src="{bench.thumbnail(page)}" '
+        f'alt="{esc(page.label)}" loading="lazy"><figcaption><div class="name">{esc(page.label)}'
+        f'</div><div class="facts">{told}</div>{button}</figcaption></figure>'
+    )

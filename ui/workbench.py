@@ -1,0 +1,243 @@
+"""What the app does with the engine, for one session at a time. Knows no component, no torch.
+
+Every page id that comes from a browser goes through `page`, which looks only into the session's
+own scopes: a page of another session does not exist here.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from mrr.config import RerankConfig
+from mrr.errors import InputRejected
+from mrr.types import Hit, Page, PageImage, RankedList, System
+from ui.describe import describe
+from ui.examples import Examples
+from ui.pictures import Thumbnails, data_uri
+from ui.session import PUBLIC, Run, Session, Settings
+
+if TYPE_CHECKING:
+    from mrr.reranker import MiniReranker
+
+LoadModel = Callable[[str, str], "MiniReranker"]
+_PAGE_SIDE = 1400
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a change of settings would encode again. seconds: None where nothing was measured."""
+
+    n_pages: int
+    n_missing: int
+    seconds: float | None
+
+
+class Pace:
+    """Milliseconds a page takes, by what is done to it: the mean of the last few."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, list[float]] = {}
+
+    def saw(self, work: str, ms: float) -> None:
+        """Note one measurement."""
+        self._seen.setdefault(work, []).append(ms)
+        del self._seen[work][:-20]
+
+    def ms(self, work: str) -> float | None:
+        """The mean, or None before the first."""
+        seen = self._seen.get(work)
+        return sum(seen) / len(seen) if seen else None
+
+
+class Workbench:
+    """The engine with its examples, shared by all sessions.
+
+    load_model: (model, embedder) -> reranker over the same store, or None where visitors may not
+    load models. keep_uploads: uploads join the public pages for good; for a single user only.
+    hosted: strangers share this process, so counts over all sessions are not shown.
+    """
+
+    def __init__(
+        self,
+        reranker: MiniReranker,
+        examples: Examples,
+        *,
+        load_model: LoadModel | None = None,
+        keep_uploads: bool = False,
+        hosted: bool = False,
+    ) -> None:
+        self.base = reranker
+        self.examples = examples
+        self.load_model = load_model
+        self.keep_uploads = keep_uploads
+        self.hosted = hosted
+        self.thumbnails = Thumbnails()
+        self.pace = Pace()
+        self._model = lru_cache(maxsize=1)(self._load)  # one beside the first: models are large
+        self._engine = lru_cache(maxsize=16)(self._configured)
+        self._loading = threading.Lock()
+
+    # ------------------------------------------------------------ engines
+
+    def engine(self, settings: Settings) -> MiniReranker:
+        """The reranker of these settings; loads another model where they name one."""
+        with self._loading:
+            return self._engine(settings.model, settings.embedder, settings.config)
+
+    def _configured(self, model: str, embedder: str, config: RerankConfig | None) -> MiniReranker:
+        base = self._model(model, embedder) if model else self.base
+        return base if config is None else base.with_config(config)
+
+    def _load(self, model: str, embedder: str) -> MiniReranker:
+        if self.load_model is None:
+            raise InputRejected("Models cannot be changed here; run the app yourself to do so.")
+        return self.load_model(model, embedder)
+
+    # -------------------------------------------------------------- pages
+
+    def scopes(self, session: Session) -> tuple[str, ...]:
+        """Whose pages this session sees: the examples and its own."""
+        return (PUBLIC, session.scope)
+
+    def upload_scope(self, session: Session) -> str:
+        """Where this session's uploads go."""
+        return PUBLIC if self.keep_uploads else session.scope
+
+    def pages(self, session: Session) -> list[Page]:
+        """Every page that the session sees, examples first."""
+        return self.base.store.pages(self.scopes(session))
+
+    def page(self, session: Session, page_id: str) -> Page:
+        """One of the session's pages; InputRejected for any other id."""
+        page = self.base.store.page(page_id)
+        if page is None or page.scope not in self.scopes(session):
+            raise InputRejected("That page is not here any more. Add it again.")
+        return page
+
+    def removable(self, page: Page) -> bool:
+        """Whether a visitor may remove it: the examples stay."""
+        return page.page_id not in set(self.examples.page_ids.values())
+
+    def thumbnail(self, page: Page) -> str:
+        """A small picture as a data URI; empty where the store has lost the picture."""
+        known = self.thumbnails.get(page.page_id)
+        if known is not None:
+            return known
+        image = self.base.store.image(page.page_id)
+        return self.thumbnails.put(page.page_id, image) if image is not None else ""
+
+    def picture(self, page: Page) -> str:
+        """The whole page as a data URI, for the inspector."""
+        return data_uri(self.base.cache.picture(page), _PAGE_SIDE)
+
+    def remove(self, session: Session, page_id: str) -> None:
+        """Remove one of the session's own pages."""
+        page = self.page(session, page_id)
+        if not self.removable(page):
+            raise InputRejected("The example pages stay; only pages that you added can be removed.")
+        self.base.store.remove_pages([page.page_id])
+        session.added.pop(page.page_id, None)
+
+    def remove_own(self, session: Session) -> int:
+        """Remove everything that this session added."""
+        own = [p.page_id for p in self.pages(session) if self.removable(p)]
+        session.added.clear()
+        return self.base.store.remove_pages(own)
+
+    # --------------------------------------------------------------- rank
+
+    def rank(self, session: Session, query: str) -> Run:
+        """Rank with the mini system, and make it the session's current run."""
+        settings = session.settings
+        engine = self.engine(settings)
+        ranked = engine.rank(query, top_k=settings.top_k, scopes=self.scopes(session))
+        run = Run(
+            query=ranked.query,
+            settings=settings,
+            described=describe(engine),
+            mini=ranked,
+            started=datetime.now().astimezone().isoformat(timespec="seconds"),
+        )
+        session.run = run
+        session.runs.append(run)
+        session.relevant.setdefault(run.query, self.examples.labels(run.query))
+        session.selection.page_id = ranked.hits[0].page.page_id if ranked.hits else None
+        session.selection.token = None
+        return run
+
+    def dense_estimate(self, run: Run, system: System) -> float | None:
+        """Seconds that the dense ranking would take, from what was measured; None before that."""
+        per_page = self.pace.ms(system)
+        return None if per_page is None else per_page * len(run.mini.hits) / 1e3
+
+    def dense(self, session: Session, run: Run, system: System) -> Iterator[Hit]:
+        """Score the run's candidates with a dense system, one page at a time.
+
+        The engine is free between pages, so a mini query never waits for more than one of them.
+        """
+        engine = self.engine(run.settings)
+        run.dense, run.dense_ms, run.dense_system = {}, 0.0, system
+        for hit in run.mini.hits:
+            begin = time.perf_counter()
+            ranked = engine.rank(
+                run.query, system=system, pages=[hit.page.page_id], scopes=self.scopes(session)
+            )
+            elapsed_ms = (time.perf_counter() - begin) * 1e3
+            self.pace.saw(system, elapsed_ms)
+            run.dense_ms += elapsed_ms
+            for scored in ranked:
+                run.dense[scored.page.page_id] = scored
+                yield scored
+
+    # ----------------------------------------------------------- settings
+
+    def plan(self, session: Session, settings: Settings) -> Plan:
+        """What these settings would encode again before they can rank every page."""
+        engine = self.engine(settings)
+        pages = self.pages(session)
+        keys = {engine.cache.key(page) for page in pages}
+        n_missing = len(keys) - len(engine.store.contains(keys))
+        per_page = self.pace.ms("encode")
+        seconds = None if per_page is None else per_page * n_missing / 1e3
+        return Plan(len(pages), n_missing, seconds)
+
+    def encode_missing(self, session: Session) -> Iterator[tuple[int, int]]:
+        """Encode what the session's settings lack: yields (done, of) page by page."""
+        engine = self.engine(session.settings)
+        pages = self.pages(session)
+        known = engine.store.contains({engine.cache.key(page) for page in pages})
+        missing = [page for page in pages if engine.cache.key(page) not in known]
+        for done, page in enumerate(missing):
+            yield done, len(missing)
+            image = engine.cache.picture(page)
+            item = PageImage(image, page.label, page.source, page.page_num)
+            added = engine.add_page(item, page.scope)
+            session.added[page.page_id] = added
+            self.pace.saw("encode", added.elapsed_ms)
+        yield len(missing), len(missing)
+
+
+def dense_ranks(run: Run) -> dict[str, int]:
+    """page id -> rank of the dense system, once it has scored every candidate; else empty."""
+    if not run.dense_done:
+        return {}
+    order = sorted(run.mini.hits, key=lambda hit: -run.dense[hit.page.page_id].logit)
+    return {hit.page.page_id: rank for rank, hit in enumerate(order, start=1)}
+
+
+def dense_list(run: Run) -> RankedList | None:
+    """The finished dense ranking as the engine would have given it; None before it is finished."""
+    ranks = dense_ranks(run)
+    if not ranks:
+        return None
+    hits = sorted(
+        (replace(run.dense[page_id], rank=rank) for page_id, rank in ranks.items()),
+        key=lambda hit: hit.rank,
+    )
+    return replace(run.mini, system=run.dense_system, hits=tuple(hits))
