@@ -220,8 +220,11 @@ def _added(item: AddedPage) -> dict[str, Any]:
 
 
 def _load(model: str, embedder: str | None, store: Path | None, device: str | None) -> MiniReranker:
+    from transformers.utils.logging import disable_progress_bar
+
     from mrr.reranker import MiniReranker
 
+    disable_progress_bar()
     return MiniReranker.from_pretrained(model, embedder=embedder, store=store, device=device)
 
 

@@ -1,0 +1,85 @@
+"""The bench: costs by arithmetic, and the bare loop computes what the engine computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mrr.config import RerankConfig
+from mrr.measure.bare import bare_band
+from mrr.measure.bench import run_bench, table
+from mrr.measure.cost import Costs, Workload
+from mrr.measure.random_model import DIMENSIONS
+from mrr.model.load import LoadedModel
+from tests.model.helpers import DENSE, QUERY, STAGES, cases, scorer
+
+
+@dataclass
+class Dimensions:
+    """A checkpoint's sizes without its weights."""
+
+    n_layers: int
+    model: SimpleNamespace
+    lm: SimpleNamespace
+
+
+def dimensions(dims: str) -> Dimensions:
+    text, vision = DIMENSIONS[dims]
+    config = SimpleNamespace(
+        get_text_config=lambda: SimpleNamespace(**text), vision_config=SimpleNamespace(**vision)
+    )
+    attention = SimpleNamespace(head_dim=text["head_dim"])
+    return Dimensions(
+        n_layers=text["num_hidden_layers"],
+        model=SimpleNamespace(config=config),
+        lm=SimpleNamespace(layers=[SimpleNamespace(self_attn=attention)]),
+    )
+
+
+PAGE = Workload(n_patches=4032, n_visual=1008, n_kept=504, n_text=42, n_suffix=25)
+
+
+def test_costs_at_2b_dimensions_are_those_worked_out_by_hand() -> None:
+    costs = Costs(dimensions("2b"), RerankConfig())
+    assert costs.vision(PAGE.n_patches) == pytest.approx(4.04e12, rel=0.02)
+    assert costs.original(PAGE) - costs.vision(PAGE.n_patches) == pytest.approx(3.16e12, rel=0.01)
+    assert costs.mini_per_query(PAGE) == pytest.approx(20.2e9, rel=0.01)
+    # A whole band of 8 layers would be 21.0 GFLOP; the exit layer runs for one token only.
+    assert 18.4e9 < costs.mini_per_page(PAGE) < 19.0e9
+
+
+def test_mini_costs_less_than_reuse_costs_less_than_original() -> None:
+    for dims in DIMENSIONS:
+        costs = Costs(dimensions(dims), RerankConfig())
+        mini = costs.mini_per_page(PAGE) + costs.mini_per_query(PAGE) / 20
+        assert 2.9 * mini < costs.dense_reuse(PAGE)
+        assert 100 * mini < costs.original(PAGE)
+
+
+def test_a_band_that_ends_before_the_exit_costs_more_than_one_that_does_not() -> None:
+    early = Costs(dimensions("2b"), RerankConfig(band=(8, 12), exit_layer=12))
+    later = Costs(dimensions("2b"), RerankConfig(band=(8, 12), exit_layer=16))
+    assert early.mini_per_page(PAGE) < later.mini_per_page(PAGE)
+
+
+def test_the_bare_loop_gives_the_engines_logits(qwen3: LoadedModel) -> None:
+    from dataclasses import replace
+
+    s = scorer(qwen3, replace(DENSE, band=(2, 5), exit_layer=5))
+    pages = [c.page for c in cases(s)]
+    bare = bare_band(s, QUERY, pages)
+    expected = s.score([QUERY], pages, STAGES)
+    for _ in range(2):  # the second run reuses the buffers
+        assert np.abs(bare(STAGES).numpy() - expected).max() < 1e-5
+
+
+def test_a_report_has_the_three_systems_under_their_names(qwen3: LoadedModel) -> None:
+    report = run_bench(qwen3, [3], repeats=2, original_repeats=1)[0]
+    assert [s.system for s in report.systems] == ["original", "dense + reuse", "mini"]
+    assert report.systems[2].candidates == 3 and report.systems[2].timing.n == 2
+    assert report.systems[2].bytes_per_page < report.systems[1].bytes_per_page / 4
+    text = table(report)
+    assert all(s.system in text for s in report.systems) and "overhead" not in text
