@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import gradio as gr
 from gradio.components import Component
-from PIL import Image
 
 from mrr.errors import InputRejected
 from mrr.types import Explanation
@@ -23,6 +19,7 @@ from ui.maps import (
     occlusion_payload,
     signed,
 )
+from ui.markup import note as small_print
 from ui.packing import script
 
 _IMAGE_URI = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}")
@@ -68,8 +65,8 @@ def build() -> InspectorView:
         elem_classes="mrr-inspector",
     )
     with gr.Row(equal_height=True):
-        trace = gr.Button("Trace this page", size="sm")
-        occlude = gr.Button("Measure occlusion", size="sm")
+        trace = gr.Button("Trace this page", size="sm", elem_id="trace-page")
+        occlude = gr.Button("Measure occlusion", size="sm", elem_id="occlude")
     with gr.Accordion("Keep more or fewer tokens of this page", open=False):
         with gr.Row(equal_height=True):
             keep_ratio = gr.Slider(
@@ -78,8 +75,8 @@ def build() -> InspectorView:
             pruner = gr.Radio(
                 ["embedder", "uniform", "random"], value="embedder", label="Chosen by"
             )
-        reencode = gr.Button("Encode again and compare", size="sm")
-        note = gr.HTML()
+        reencode = gr.Button("Encode again and compare", size="sm", elem_id="reencode")
+        note = gr.HTML(apply_default_css=False)
     return InspectorView(view, note, keep_ratio, pruner, reencode, occlude, trace)
 
 
@@ -99,7 +96,7 @@ def render(
     """
     if not _IMAGE_URI.fullmatch(image_uri):
         raise ValueError("The page image must be an inline PNG, JPEG or WebP data URI.")
-    message = f"<p class='mrr-note'>{html.escape(note)}</p>" if note else ""
+    message = small_print(note)
     disagreement = grid_disagreement(explanation)
     if disagreement:
         return _sentence("error", disagreement), message
@@ -151,15 +148,6 @@ def cell_from(data: object, grid: tuple[int, int]) -> tuple[int, int]:
             if 0 <= row < grid[0] and 0 <= column < grid[1]:
                 return row, column
     raise InputRejected(f"That is no cell of the {grid[0]} × {grid[1]} grid. Click a cell again.")
-
-
-def data_uri(image: Image.Image, max_side: int = 1600) -> str:
-    """The page as an inline WebP of at most max_side pixels along its longer side."""
-    small = image.convert("RGB")
-    small.thumbnail((max_side, max_side))
-    buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=85)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _sentence(kind: str, sentence: str) -> Json:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mrr.measure.latency import CachingLatency, LatencyReport, StageCost, SystemLatency
+from mrr.measure.machine import Machine
+from mrr.measure.spread import spread
 from mrr.types import AttentionTrace, Explanation, KeepMap, Lens, Occlusion, Page
 
 ROWS, COLUMNS, LAYERS, EXIT, BAND = 12, 8, 10, 7, (3, 7)
@@ -84,4 +89,61 @@ def explanation(label: str = "report.pdf p. 3", page_id: str = "ab" * 32) -> Exp
         lens=lens(3),
         attention=attention(keep.kept),
         occlusion=occlusion(keep.kept),
+    )
+
+
+STAGES = {
+    "original": {
+        "decode": 20.0,
+        "preprocess": 45.0,
+        "vision": 5200.0,
+        "layers": 3900.0,
+        "head": 4.0,
+    },
+    "dense-reuse": {"retrieve": 1.0, "load": 30.0, "query": 2.0, "layers": 310.0, "head": 3.0},
+    "mini": {"retrieve": 1.0, "load": 8.0, "query": 9.0, "band": 60.0, "head": 2.0},
+}
+CACHING = {"dense-reuse": 900.0, "mini": 620.0}
+MACHINE = Machine("cpu", "Example CPU", "float32", 2, 2, "Linux", "3.11", "2.13", "5.23")
+
+
+def latency_report(n_candidates: int = 10, *, wobble: float = 0.03) -> LatencyReport:
+    """wobble: half the range of the repeats, as a share of the median."""
+    factors = np.linspace(1 - wobble, 1 + wobble, 5)
+
+    def costs(stages: Mapping[str, float], n_pages: int) -> tuple[StageCost, ...]:
+        spreads = {stage: spread((ms * factors).tolist()) for stage, ms in stages.items()}
+        return tuple(StageCost(stage, s, s.median / n_pages) for stage, s in spreads.items())
+
+    def system(name: str, stages: Mapping[str, float]) -> SystemLatency:
+        few = name == "original"
+        total = spread((sum(stages.values()) * factors).tolist())
+        calls = tuple({stage: ms * f for stage, ms in stages.items()} for f in factors)
+        n_measured = 2 if few else n_candidates
+        cold = {"encode": 900.0, **stages}
+        return SystemLatency(
+            name, n_measured, few, costs(stages, n_candidates), total, cold, calls, 40_000
+        )
+
+    totals = {name: sum(stages.values()) for name, stages in STAGES.items()}
+    return LatencyReport(
+        query="revenue by region?",
+        n_candidates=n_candidates,
+        repeats=5,
+        warmup=1,
+        state="warm",
+        machine=MACHINE,
+        systems=tuple(system(name, stages) for name, stages in STAGES.items()),
+        caching=tuple(
+            CachingLatency(
+                name, 2, costs({"vision": ms}, 1), spread((ms * factors).tolist()), n, ()
+            )
+            for (name, ms), n in zip(CACHING.items(), (4_200_000, 610_000), strict=True)
+        ),
+        times_mini={
+            name: spread((total / totals["mini"] * factors).tolist())
+            for name, total in totals.items()
+            if name != "mini"
+        },
+        notes=("original was measured on 2 pages and scaled per page.",),
     )

@@ -20,7 +20,13 @@ function mark(page) {
 
 element.addEventListener("click", (click) => {
   const target = click.target.closest("[data-event]");
-  if (target && element.contains(target)) fire(target);
+  if (!target || !element.contains(target)) return;
+  fire(target);
+  // On a narrow screen the reasons lie below the whole list.
+  const reasons = document.getElementById("why");
+  if (target.dataset.event === "pick" && reasons && matchMedia("(max-width: 760px)").matches) {
+    reasons.scrollIntoView({ behavior: "smooth", block: "start" });
+  }
 });
 
 // j and k, or the arrows on a focused item, walk through a ranking.

@@ -1,0 +1,58 @@
+"""What all plotly figures share: no background of their own, quiet grids, fixed heights.
+
+Gradio 6.31 draws them with plotly.js 3.3; nothing newer than that is used.
+"""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import plotly.graph_objects as go
+
+from ui.colour import GRID, TEXT
+
+_FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+# plotly.js 4 would offer to upload the chart; a file that we export calls nowhere.
+_EXPORT = {
+    "showSendToCloud": False,
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+}
+
+
+def plain(text: object) -> str:
+    """Text for a figure's labels, which plotly would otherwise read for tags."""
+    return html.escape(str(text), quote=False)
+
+
+def finish(figure: go.Figure, height: int) -> go.Figure:
+    """The common look. height: pixels, fixed, so that the page does not jump when it arrives."""
+    figure.update_layout(
+        height=height,
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": _FONT, "size": 12, "color": TEXT},
+        margin={"l": 8, "r": 12, "t": 12, "b": 8},
+        hoverlabel={"bgcolor": "#14181f", "bordercolor": "#14181f", "font": {"color": "#f4f6f9"}},
+        legend={"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top", "font": {"size": 12}},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": GRID, "activecolor": TEXT},
+        dragmode=False,
+    )
+    axis = {
+        "gridcolor": GRID,
+        "linecolor": GRID,
+        "zeroline": False,
+        "automargin": True,
+        "title": {"standoff": 8},
+    }
+    figure.update_xaxes(**axis)
+    figure.update_yaxes(**axis)
+    return figure
+
+
+def standalone(figure: go.Figure, **options: Any) -> str:
+    """A div with its script, for a file of its own; options go to plotly's to_html."""
+    return figure.to_html(full_html=False, config=_EXPORT, **options)

@@ -1,0 +1,153 @@
+"""Latency: the three systems on one axis, what more candidates cost, and when caching pays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import gradio as gr
+from gradio.components import Component
+
+from ui.colour import SYSTEM_NAMES
+from ui.costs import break_even_sentence, caching_of
+from ui.latency_figures import candidates_figure, queries_figure, stages_figure
+from ui.markup import duration, empty, esc, nbytes, note, table
+
+if TYPE_CHECKING:
+    from mrr.measure.latency import LatencyReport, StageCost, SystemLatency
+    from mrr.measure.spread import Spread
+
+_EMPTY = "Nothing measured yet. Measure times every system on this machine, with your pages."
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyView:
+    """The button, the headline, three charts and the numbers behind them."""
+
+    measure: gr.Button
+    headline: gr.HTML
+    stages: gr.Plot
+    candidates: gr.Plot
+    queries: gr.Plot
+    table: gr.HTML
+
+    @property
+    def outputs(self) -> list[Component]:
+        """What render() and blank() fill, in this order."""
+        return [self.headline, self.stages, self.candidates, self.queries, self.table]
+
+
+def build() -> LatencyView:
+    """Place the view into the surrounding Blocks."""
+    with gr.Row():
+        measure = gr.Button("Measure on this machine", elem_id="measure", size="sm", scale=0)
+    headline = gr.HTML(empty(_EMPTY), apply_default_css=False)
+    stages = _plot()
+    with gr.Row():
+        with gr.Column(min_width=320):
+            candidates = _plot()
+        with gr.Column(min_width=320):
+            queries = _plot()
+    return LatencyView(
+        measure, headline, stages, candidates, queries, gr.HTML(apply_default_css=False)
+    )
+
+
+def render(report: LatencyReport, *, elsewhere: str | None = None) -> tuple[object, ...]:
+    """Values of LatencyView.outputs.
+
+    elsewhere: where and when the figures were measured, if it was not here and now.
+    """
+    figures = (stages_figure(report), candidates_figure(report), queries_figure(report))
+    return (
+        headline(report, elsewhere=elsewhere),
+        *(gr.update(value=figure, visible=True) for figure in figures),
+        numbers(report),
+    )
+
+
+def blank(sentence: str) -> tuple[object, ...]:
+    """Values of LatencyView.outputs while there is nothing to show."""
+    hidden = gr.update(value=None, visible=False)
+    return (empty(sentence), hidden, hidden, hidden, "")
+
+
+def headline(report: LatencyReport, *, elsewhere: str | None = None) -> str:
+    """The result in one sentence, or that the machine was too noisy for one; then how measured."""
+    label = f'<span class="mrr-elsewhere">{esc(elsewhere)}</span> ' if elsewhere else ""
+    how = (
+        f"Times: median of {report.repeats}, {report.state} after {report.warmup} warm-up, "
+        f"{report.n_candidates} candidates, {report.machine}. Query: “{report.query}”."
+    )
+    notes = "".join(note(each) for each in report.notes)
+    said = f'<p class="mrr-headline">{label}{_claim(report)}</p>'
+    return f'<div class="mrr">{said}{note(break_even_sentence(report))}{note(how)}{notes}</div>'
+
+
+def numbers(report: LatencyReport) -> str:
+    """Every charted value: one column a system, then each stage, with quartiles."""
+    columns = [_totals(report, each) for each in report.systems]
+    rows = [[esc(name), *(column[name] for column in columns)] for name in columns[0]]
+    names = [SYSTEM_NAMES[each.system] for each in report.systems]
+    totals = table(["", *names], rows, numeric=range(1, len(names) + 1))
+    stages = table(
+        ["system", "stage", "median", "quartiles", "per page"],
+        [
+            [SYSTEM_NAMES[each.system], esc(stage.stage), *_stage_cells(stage)]
+            for each in report.systems
+            for stage in each.stages
+        ],
+        numeric=range(2, 5),
+    )
+    folded = f'<details class="mrr"><summary>Every stage as a table</summary>{stages}</details>'
+    return totals + folded
+
+
+def _claim(report: LatencyReport) -> str:
+    noisy = [SYSTEM_NAMES[each.system] for each in report.systems if each.total.noisy]
+    if noisy:
+        names = ", ".join(noisy)
+        return f"{names} varied too much for a headline. Close other work and measure again."
+    mini = next((each for each in report.systems if each.system == "mini"), None)
+    if mini is None:
+        return "Mini was not measured."
+    start = f"<b>{duration(mini.total.median)}</b> a query with mini"
+    others = [
+        f"{SYSTEM_NAMES[system]} takes <b>{_times(ratio)}</b> as long"
+        for system, ratio in report.times_mini.items()
+        if system in SYSTEM_NAMES
+    ]
+    return f"{start}; {', '.join(others)}." if others else f"{start}."
+
+
+def _times(ratio: Spread) -> str:
+    return f"{ratio.median:.3g} × ({ratio.q1:.3g} to {ratio.q3:.3g})"
+
+
+def _totals(report: LatencyReport, each: SystemLatency) -> dict[str, str]:
+    """The table's column of one system, by the name of the row."""
+    caching, ratio = caching_of(report, each.system), report.times_mini.get(each.system)
+    pages = f"{each.n_measured}, scaled to {report.n_candidates}"
+    return {
+        "a query, median": duration(each.total.median),
+        "quartiles": _quartiles(each.total),
+        "times mini": f"{ratio.median:.3g} ×" if ratio else "1 ×",
+        "repeats": str(each.total.n),
+        "pages timed": pages if each.scaled else str(each.n_measured),
+        "first call, cold, unscaled": duration(sum(each.first_call.values())),
+        "read from disk a query": nbytes(each.bytes_read),
+        "caching a page, once": duration(caching.total.median) if caching else "–",
+        "K/V stored a page": nbytes(caching.nbytes) if caching else "–",
+    }
+
+
+def _stage_cells(stage: StageCost) -> list[str]:
+    return [duration(stage.ms.median), _quartiles(stage.ms), duration(stage.ms_per_page)]
+
+
+def _quartiles(ms: Spread) -> str:
+    return f"{duration(ms.q1)} to {duration(ms.q3)}"
+
+
+def _plot() -> gr.Plot:
+    return gr.Plot(show_label=False, visible=False, elem_classes="mrr-figure")
