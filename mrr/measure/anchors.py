@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 
 import numpy as np
@@ -35,7 +35,7 @@ def has_bm25() -> bool:
     return find_spec("bm25s") is not None
 
 
-def bm25_run(texts: dict[str, str], tasks: Sequence[Task]) -> Run:
+def bm25_run(texts: Mapping[str, str], tasks: Sequence[Task]) -> Run:
     """Every page by BM25 (Lucene's variant) over its text: {page id: text}."""
     import bm25s
 
@@ -50,19 +50,20 @@ def bm25_run(texts: dict[str, str], tasks: Sequence[Task]) -> Run:
     return run
 
 
-def text_layers(dataset: Dataset) -> dict[str, str] | None:
-    """{page id: text} of the PDFs' own text layers; None unless every page has one."""
+def page_texts(dataset: Dataset) -> Mapping[str, str] | None:
+    """{page id: text}: the dataset's own, or the PDFs' text layers; None unless all have one."""
+    if dataset.texts is not None:
+        return dataset.texts
+    if any(page.file.suffix.lower() != ".pdf" for page in dataset.pages):
+        return None
     texts: dict[str, str] = {}
     for file in dict.fromkeys(page.file for page in dataset.pages):
-        if file.suffix.lower() != ".pdf":
-            return None
         with pdfium.PdfDocument(file) as document:
             for page in dataset.pages:
                 if page.file == file:
                     text = document[page.page_num - 1].get_textpage().get_text_range()
                     texts[page.page_id] = text
-    ordered = {page.page_id: texts[page.page_id] for page in dataset.pages}
-    return ordered if all(text.strip() for text in ordered.values()) else None
+    return texts if all(text.strip() for text in texts.values()) else None
 
 
 def restrict(run: Run, tasks: Sequence[Task]) -> Run:

@@ -39,12 +39,14 @@ class Dataset:
     """Pages in the order of corpus.jsonl, queries in that of queries.jsonl.
 
     qrels: {query id: {page id: grade}}, at least one grade above zero for every query.
+    texts: {page id: text} of every page, or None where the folder has no text.jsonl.
     """
 
     name: str
     pages: tuple[CorpusPage, ...]
     queries: tuple[Query, ...]
     qrels: Mapping[str, Mapping[str, int]]
+    texts: Mapping[str, str] | None
 
 
 def read_dataset(root: Path) -> Dataset:
@@ -52,23 +54,25 @@ def read_dataset(root: Path) -> Dataset:
     root = Path(root)
     if not root.is_dir():
         raise InputRejected(f"{root.name} is not a folder with corpus.jsonl in it.")
-    pages = tuple(_page(root, where, row) for where, row in _json_lines(root / "corpus.jsonl"))
+    pages = tuple(_page(root, where, row) for where, row in _rows(root / "corpus.jsonl"))
     queries = tuple(
         Query(
             query_id=_text(row, "query_id", where),
             text=_text(row, "query", where),
             kind=str(row.get("kind", "query")),
         )
-        for where, row in _json_lines(root / "queries.jsonl")
+        for where, row in _rows(root / "queries.jsonl")
     )
     _check_unique([page.page_id for page in pages], "corpus.jsonl")
-    _check_unique([f"{page.file.name} page {page.page_num}" for page in pages], "corpus.jsonl")
+    places = [f"{p.file.relative_to(root.resolve())} page {p.page_num}" for p in pages]
+    _check_unique(places, "corpus.jsonl")
     _check_unique([query.query_id for query in queries], "queries.jsonl")
     qrels = _qrels(root / "qrels.tsv", {p.page_id for p in pages}, {q.query_id for q in queries})
     for query in queries:
         if not any(grade > 0 for grade in qrels.get(query.query_id, {}).values()):
             raise InputRejected(f"Query {query.query_id} has no relevant page in qrels.tsv.")
-    return Dataset(root.resolve().name, pages, queries, qrels)
+    texts = _texts(root / "text.jsonl", pages)
+    return Dataset(root.resolve().name, pages, queries, qrels, texts)
 
 
 def _page(root: Path, where: str, row: Mapping[str, Any]) -> CorpusPage:
@@ -99,6 +103,16 @@ def _qrels(path: Path, page_ids: set[str], query_ids: set[str]) -> dict[str, dic
     return qrels
 
 
+def _texts(path: Path, pages: tuple[CorpusPage, ...]) -> dict[str, str] | None:
+    if not path.is_file():
+        return None
+    texts = {_text(row, "page_id", where): _text(row, "text", where) for where, row in _rows(path)}
+    for page in pages:
+        if page.page_id not in texts:
+            raise InputRejected(f"{path.name} has no text of page {page.page_id}.")
+    return {page.page_id: texts[page.page_id] for page in pages}
+
+
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """("corpus.jsonl line 3", its text) for every line that is not blank."""
     if not path.is_file():
@@ -112,7 +126,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             yield f"{path.name} line {number}", line
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     n = 0
     for n, (where, line) in enumerate(_lines(path), start=1):  # noqa: B007
         try:

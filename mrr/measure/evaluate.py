@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mrr.measure.anchors import bm25_run, first_stage_run, has_bm25, restrict, text_layers
+from mrr.measure.anchors import bm25_run, first_stage_run, has_bm25, page_texts, restrict
 from mrr.measure.corpus import CachingCost, Corpus, Progress, SystemRun, add_corpus, run_tasks
 from mrr.measure.dataset import Dataset
 from mrr.measure.machine import Machine, describe
@@ -186,13 +186,13 @@ def _anchor_runs(
     notes: tuple[str, ...] = ()
     if reranker.embedder is not None:
         runs["first stage"] = first_stage_run(reranker, corpus, tasks)
-    texts = text_layers(dataset)
+    texts = page_texts(dataset)
     if texts is None:
-        notes += ("No BM25 anchor: not every page has a text layer.",)
+        notes += ("No BM25 anchor: not every page comes with its text.",)
     elif not has_bm25():
         notes += ("No BM25 anchor: bm25s, a development requirement, is not installed.",)
     else:
-        runs["bm25 on the text layer"] = bm25_run(texts, tasks)
+        runs["bm25 on the text"] = bm25_run(texts, tasks)
     return runs, notes
 
 

@@ -41,7 +41,7 @@ class SystemLatency:
     """One system's warm cost of one query.
 
     n_measured: candidates of a measured call. Where that is fewer than the report's candidates
-    (`original`), the stages that run once a page are scaled up and `scaled` is True.
+    (`original`), the stages that run once a page are scaled up, and `scaled` is True.
     first_call: the cold call, as measured. calls: the warm ones, as measured, not scaled.
     bytes_read: from disk in the last warm call; 0 when everything was in memory.
     """
@@ -104,16 +104,18 @@ def measure_latency(
 ) -> LatencyReport:
     """Rank the same pages with every system, warmup + repeats times, and encode a few again.
 
-    max_original_pages: pages that `original` runs, its cost being the same for each, and pages
-    that are encoded again. Raises InputRejected without a page, a repeat or a warm-up call.
+    max_original_pages: pages that are run whole, by `original`, by `mini` in a prompt order that
+    allows no reuse, and by encoding again; each page costs them the same. Raises InputRejected
+    without a page, a repeat or a warm-up call.
     """
     pages = [page for page in reranker.store.pages(scopes) if page.page_id in set(page_ids)]
     if not pages or min(repeats, warmup, max_original_pages) < 1:
         raise InputRejected("A measurement needs a cached page, one warm-up and one repeat.")
     reranker.clean(query)  # refuses what no system could rank
     systems, notes = _possible(reranker, systems)
+    reusing = {s for s in systems if s != "original" and reranker.cache.scorer.image_first}
     few = pages[:max_original_pages]
-    chosen = {s: {p.page_id for p in (few if s == "original" else pages)} for s in systems}
+    chosen = {s: {p.page_id for p in (pages if s in reusing else few)} for s in systems}
     calls: dict[System, list[tuple[Call, int]]] = {system: [] for system in systems}
     rounds = warmup + repeats
     for turn in range(rounds):
@@ -131,7 +133,7 @@ def measure_latency(
         state="warm",
         machine=describe(reranker.loaded),
         systems=measured,
-        caching=tuple(_caching(reranker, s, few) for s in systems if s != "original"),
+        caching=tuple(_caching(reranker, s, few) for s in systems if s in reusing),
         times_mini=_times_mini(measured, len(pages)),
         notes=reranker.notes + notes + _remarks(measured),
     )
@@ -246,4 +248,5 @@ def _encode_again(cache: PageCache, page: Page) -> tuple[Call, int]:
     kept = kept_tokens(
         scorer.config.pruner, scorer.config.keep_ratio, pixels.grid, importance=importance
     )
-    return dict(stages.ms), scorer.encode(pixels, kept, stages).nbytes
+    nbytes = scorer.encode(pixels, kept, stages).nbytes
+    return dict(stages.ms), nbytes

@@ -92,5 +92,5 @@ def _mean(estimate: Estimate) -> str:
 
 def _kept(estimate: Estimate | None) -> str:
     if estimate is None:
-        return "an unknown share"
+        return "n/a"
     return f"{estimate.value:.1%} [{estimate.low:.1%}, {estimate.high:.1%}]"

@@ -1,0 +1,59 @@
+"""`mrr eval`: JSON on stdout, everything else on stderr, and exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mrr.errors import InputRejected
+from mrr.measure.cli import eval_command
+from tests.measure.helpers import write_dataset
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "set")
+
+
+def run(pair: tuple[Path, Path], folder: Path, *options: str) -> Result:
+    models = ["--model", str(pair[0]), "--embedder", str(pair[1]), "--device", "cpu"]
+    return CliRunner().invoke(eval_command, [str(folder), *models, *options])
+
+
+def test_json_is_alone_on_stdout_and_the_table_on_stderr(
+    pair: tuple[Path, Path], folder: Path
+) -> None:
+    result = run(pair, folder, "--systems", "mini, original", "--mode", "candidates",
+                 "--negatives", "3", "--json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [each["name"] for each in found["systems"]] == ["mini", "original"]
+    assert found["n_candidates"] == 4 and found["ablation"] == []
+    assert "ndcg@5" in result.stderr and "cache" in result.stderr
+
+
+def test_the_table_is_on_stdout_and_pages_are_kept_where_asked(
+    pair: tuple[Path, Path], folder: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "kept"
+    first = run(pair, folder, "--kinds", "keyword", "--store", str(store))
+    assert "2 queries, 8 candidates each" in first.stdout and "cached 8 of 8 pages" in first.stdout
+    again = run(pair, folder, "--limit", "1", "--store", str(store))
+    assert "1 queries" in again.stdout and "cached 0 of 8 pages" in again.stdout
+
+
+def test_the_ablation_is_added_on_request(pair: tuple[Path, Path], folder: Path) -> None:
+    result = run(pair, folder, "--ablation", "--limit", "1", "--json")
+    rows = json.loads(result.stdout)["ablation"]
+    assert rows[0]["name"] == "dense" and len(rows) == 16
+    assert "mini, keep 25% (random)" in result.stderr
+
+
+def test_a_wrong_call_names_what_is_wrong(pair: tuple[Path, Path], folder: Path) -> None:
+    result = run(pair, folder, "--systems", "maxi")
+    assert result.exit_code == 2 and "maxi is none of mini, dense-reuse, original" in result.stderr
+    assert isinstance(run(pair, folder, "--kinds", "verse").exception, InputRejected)
+    assert isinstance(run(pair, folder / "none").exception, InputRejected)
