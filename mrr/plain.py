@@ -23,5 +23,6 @@ def nfc(text: str, max_chars: int) -> str:
     """Compose (NFC) at most max_chars characters.
 
     Cut first: composing is quadratic in a run of combining marks, so its input must be bounded.
+    Cut after it too: some characters are longer when composed.
     """
     return unicodedata.normalize("NFC", text[:max_chars])[:max_chars].rstrip()

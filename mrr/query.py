@@ -6,20 +6,23 @@ from mrr.config import Limits
 from mrr.errors import InputRejected
 from mrr.plain import nfc, one_line
 
+_DECOMPOSED = 4  # characters that may make one when composed: a Korean syllable is up to three
+
 
 def clean_query(text: str, limits: Limits) -> tuple[str, tuple[str, ...]]:
     """Return the query as one line of NFC text, and notes on what was left out.
 
     Raises InputRejected where nothing visible is left.
     """
+    limit = limits.max_query_chars
     line = one_line(text)
-    query = nfc(line, limits.max_query_chars)
-    if not query:
+    composed = nfc(line, _DECOMPOSED * limit)
+    if not composed:
         raise InputRejected("Type a query first: a few words to look for in the pages.")
-    if len(line) <= limits.max_query_chars:
-        return query, ()
+    if len(composed) <= limit and len(line) <= _DECOMPOSED * limit:
+        return composed, ()
     note = (
-        f"The query has {len(line):,} characters; the limit is {limits.max_query_chars:,}. "
+        f"The query has {max(len(line), len(composed)):,} characters; the limit is {limit:,}. "
         "Only the beginning was used."
     )
-    return query, (note,)
+    return composed[:limit].rstrip(), (note,)

@@ -34,7 +34,7 @@ def canonical(image: Image.Image) -> Image.Image:
     """Return the page as a viewer would show it; may return `image` itself where nothing changes.
 
     Sides under 28 pixels are padded with white to the right and below.
-    Raises Refused for a strip of over 200:1, and for colours that have no RGB form.
+    Raises Refused for a strip of over 200:1, and for pixels that are not numbers.
     """
     check_aspect(image.width, image.height)
     image.load()
@@ -75,16 +75,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_8_bit(image)
     elif image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        straight = image.convert("LA") if image.mode == "La" else image  # Pillow's only way
+        rgba = straight.convert("RGBA")
         page = Image.new("RGB", image.size, "white")
         page.paste(rgba, mask=rgba)
         return page
-    if image.mode == "RGB":
-        return image
-    try:
-        return image.convert("RGB")
-    except ValueError as error:
-        raise Refused("colours") from error
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
@@ -102,7 +98,7 @@ def _shown_range(image: Image.Image) -> tuple[float, float]:
     """Black and white point of a 32-bit image: that of the smallest type that its values fit."""
     lowest, highest = (float(value) for value in image.getextrema())  # type: ignore[arg-type]
     if not (math.isfinite(lowest) and math.isfinite(highest)):
-        raise Refused("colours")
+        raise Refused("not-numbers")
     for white in (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0):
         if lowest >= 0 and highest <= white:
             return 0.0, white

@@ -20,7 +20,7 @@ from PIL import Image
 from mrr.config import Limits
 from mrr.errors import MRRError
 from mrr.pages.canonical import MIN_SIDE, PAGE_MAX_PIXELS, strip_rows
-from mrr.pages.refusal import SENTENCES, Refused
+from mrr.pages.refusal import Refused
 from mrr.pages.wire import read_exactly, receive, send
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -153,8 +153,10 @@ def _settings(limits: Limits) -> str:
 
 
 def _refusal(reply: Reply) -> Refused:
-    """Rebuild a refusal from its code and numbers; anything else in them is a ValueError."""
+    """Rebuild a refusal from its code and numbers; anything else raises what `ask` expects."""
     code, numbers = reply["refused"], reply["numbers"]
-    if code not in SENTENCES or not all(type(n) in (int, float) for n in numbers.values()):
-        raise ValueError("an unknown refusal")
-    return Refused(code, **numbers)
+    if not all(type(number) in (int, float) for number in dict(numbers).values()):
+        raise ValueError("a refusal in words of its own")
+    refused = Refused(code, **numbers)
+    refused.sentence("")  # a code or number that the sentence lacks is found here
+    return refused

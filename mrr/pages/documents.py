@@ -95,12 +95,18 @@ class PdfFile:
     still = ""
 
     def __init__(self, data: bytes) -> None:
-        try:
-            self._pdf = pdfium.PdfDocument(data)
-        except pdfium.PdfiumError as error:
-            raise Refused(_pdf_refusal(error.err_code)) from error
-        self._pdf.init_forms()
+        # PdfDocument(data) asks for the last error also where there was none, as in a PDF of no
+        # pages, and then reports that of an earlier file; so the loading is done by hand.
+        self._data = data  # PDFium reads from it for as long as the document is open
+        loaded = pdfium_c.FPDF_LoadMemDocument64(data, len(data), None)
+        if not loaded:
+            raise Refused(_pdf_refusal(pdfium_c.FPDF_GetLastError()))
+        self._pdf = pdfium.PdfDocument(loaded)
         self.n_pages = len(self._pdf)
+        if self.n_pages < 1:
+            self._pdf.close()
+            raise Refused("no-pages")
+        self._pdf.init_forms()
 
     def page(self, index: int) -> tuple[Image.Image, str]:
         """Render one page at 144 dpi, or as much less as keeps it within 4 MP."""
@@ -164,7 +170,6 @@ def _pdf_scale(width: float, height: float) -> float:
     return scale
 
 
-def _pdf_refusal(err_code: int | None) -> str:
-    if err_code in (pdfium_c.FPDF_ERR_PASSWORD, pdfium_c.FPDF_ERR_SECURITY):
-        return "locked"
-    return "no-pages" if err_code == pdfium_c.FPDF_ERR_SUCCESS else "damaged"
+def _pdf_refusal(error_code: int) -> str:
+    locked = (pdfium_c.FPDF_ERR_PASSWORD, pdfium_c.FPDF_ERR_SECURITY)
+    return "locked" if error_code in locked else "damaged"

@@ -19,7 +19,7 @@ SENTENCES = {
         "{subject} is not a PNG, JPEG, WebP, GIF, TIFF or PDF file. "
         f"Convert it to one of these {_AGAIN}"
     ),
-    "damaged": f"{{subject}} is damaged or incomplete. Export it again {_AGAIN}",
+    "damaged": f"{{subject}} is damaged or incomplete. Export it anew {_AGAIN}",
     "pixels": (
         "{subject} is {width}×{height} ({megapixels:.4g} MP); the limit is {limit:.4g} MP. "
         f"Resize it {_AGAIN}"
@@ -28,9 +28,11 @@ SENTENCES = {
         "{subject} is {width}×{height}; the longer side may be at most {limit} times the "
         f"shorter one. Crop it {_AGAIN}"
     ),
-    "colours": f"{{subject}} uses colours that cannot be shown as RGB. Save it as RGB {_AGAIN}",
+    "not-numbers": (
+        f"{{subject}} holds pixels that are not finite numbers. Save it with 8 bits {_AGAIN}"
+    ),
     "locked": f"{{subject}} is locked with a password. Remove the password {_AGAIN}",
-    "no-pages": f"{{subject}} has no pages. Export it again {_AGAIN}",
+    "no-pages": f"{{subject}} has no pages. Export it anew {_AGAIN}",
     "memory": (
         f"{{subject}} needs more than {{limit}} MB of memory to decode. Save it smaller {_AGAIN}"
     ),
@@ -40,7 +42,7 @@ SENTENCES = {
     ),
     "crashed": (
         "{subject} stopped the decoder: it is damaged, or needs more than {limit} MB of memory. "
-        f"Export it again, smaller, {_AGAIN}"
+        f"Export it anew, smaller, {_AGAIN}"
     ),
 }
 

@@ -145,7 +145,9 @@ def _kept(n_done: int) -> str:
     if n_done == 0:
         return ""
     return (
-        f" The {n_done:,} before it were read." if n_done > 1 else " The page before it was read."
+        f" The {n_done:,} pages before it were read."
+        if n_done > 1
+        else " The page before it was read."
     )
 
 

@@ -1,0 +1,121 @@
+"""Files and folders in, pages and refusals out: one bad file never costs another."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mrr.config import Limits
+from mrr.errors import InputRejected
+from mrr.pages.ingest import expand, read_pages
+from mrr.pages.sandbox import Decoder
+from mrr.types import FailedFile, PageImage
+from tests.pages.files import encoded, fill, make_pdf, photo
+
+PNG = encoded(photo(), "PNG")
+
+
+def test_a_folder_is_searched_and_sorted_and_a_named_file_is_kept_as_it_is(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.pdf", "sub/c.jpeg", "sub/d.txt", ".hidden.png", ".git/e.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(PNG)
+    inside = [tmp_path / "a.pdf", tmp_path / "b.PNG", tmp_path / "sub" / "c.jpeg"]
+    text = tmp_path / "sub" / "d.txt"
+    assert expand([tmp_path]) == inside
+    assert expand([str(text), tmp_path, inside[0]]) == [text, *inside]
+
+
+def test_a_missing_path_and_an_empty_folder_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InputRejected) as caught:
+        expand([tmp_path / "gone" / "report.pdf"])
+    assert str(caught.value) == "report.pdf does not exist. Check its name."
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(InputRejected, match=r"^The folder empty holds no PNG, JPEG, WebP, GIF"):
+        expand([empty])
+
+
+def test_a_link_to_a_parent_folder_does_not_go_round(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    assert expand([tmp_path]) == [tmp_path / "a.png"]
+
+
+def test_bad_files_are_named_and_the_others_go_on(decoder: Decoder, tmp_path: Path) -> None:
+    path = tmp_path / "disk.pdf"
+    path.write_bytes(make_pdf([fill(1, 0, 0)] * 2))
+    files = [
+        ("a.png", PNG),
+        ("bad.png", b"nonsense"),
+        ("dir/disk.pdf", path),
+        ("gone.png", tmp_path / "gone.png"),
+        ("folder.png", tmp_path),
+        ("z.png", PNG),
+    ]
+    outcomes = list(read_pages(decoder, files))
+    assert [page.label for page in outcomes if isinstance(page, PageImage)] == [
+        "a.png",
+        "disk.pdf p. 1",
+        "disk.pdf p. 2",
+        "z.png",
+    ]
+    failed = [failure for failure in outcomes if isinstance(failure, FailedFile)]
+    assert [failure.file for failure in failed] == ["bad.png", "gone.png", "folder.png"]
+    assert failed[1].reason.startswith("gone.png could not be opened. Check that it is a readable")
+    assert str(tmp_path) not in repr(failed)
+
+
+def test_a_pdf_that_fails_at_page_3_gives_its_first_2_and_says_so(decoder: Decoder) -> None:
+    thread = make_pdf([b""] * 4).replace(b"[0 0 100 100]/Contents 9", b"[0 0 1 30000]/Contents 9")
+    first, second, failed = read_pages(decoder, [("x.pdf", thread)])
+    assert isinstance(first, PageImage)
+    assert isinstance(second, PageImage)
+    assert isinstance(failed, FailedFile)
+    assert failed.file == "x.pdf"
+    assert failed.reason.startswith("Page 3 of x.pdf is 1×30000")
+    assert failed.reason.endswith("The 2 pages before it were read.")
+
+
+def test_a_page_range_is_for_pdfs_and_an_image_is_always_taken(decoder: Decoder) -> None:
+    files = [("x.pdf", make_pdf([b""] * 3)), ("a.png", PNG), ("y.pdf", make_pdf([b""]))]
+    outcomes = list(read_pages(decoder, files, page_range="2-3"))
+    labels = [o.label if isinstance(o, PageImage) else o.reason for o in outcomes]
+    assert labels == [
+        "x.pdf p. 2",
+        "x.pdf p. 3",
+        "a.png",
+        "y.pdf has 1 page; page 3 was asked for. Choose pages up to 1.",
+    ]
+
+
+def test_a_file_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
+    sparse = tmp_path / "big.png"
+    with sparse.open("wb") as file:
+        file.truncate(8 * 2**30)
+    with Decoder() as decoder:
+        (failed,) = read_pages(decoder, [("big.png", sparse)])
+    assert isinstance(failed, FailedFile)
+    assert failed.reason.startswith("big.png is 8192 MB; the limit is 20 MB.")
+
+
+def test_a_pipe_does_not_block_the_others(decoder: Decoder, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    failed, page = read_pages(decoder, [("pipe.png", tmp_path / "pipe.png"), ("a.png", PNG)])
+    assert isinstance(failed, FailedFile)
+    assert isinstance(page, PageImage)
+
+
+def test_files_are_read_one_at_a_time_as_pages_are_asked_for(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def files() -> object:
+        for name in ("a.png", "b.png"):
+            asked.append(name)
+            yield name, PNG
+
+    with Decoder(Limits()) as decoder:
+        pages = read_pages(decoder, files())  # type: ignore[arg-type]
+        next(pages)
+        assert asked == ["a.png"]
