@@ -17,6 +17,7 @@ import gradio as gr
 from mrr.errors import InputRejected
 
 _JS = Path(__file__).parent / "assets" / "js"
+_FORGED = "The browser sent something unexpected. Reload the page."
 
 
 def actions(events: Sequence[str], elem_id: str) -> gr.HTML:
@@ -61,9 +62,17 @@ def download() -> gr.HTML:
 
 
 def field(event: gr.EventData, name: str) -> str:
-    """One field of a browser event, as a short string."""
+    """One field of a browser event, as a short string; InputRejected for anything else."""
     data: Any = event._data
     value = data.get(name) if isinstance(data, dict) else None
     if not isinstance(value, str) or len(value) > 200:
-        raise InputRejected("The browser sent something unexpected. Reload the page.")
+        raise InputRejected(_FORGED)
     return value
+
+
+def index(event: gr.EventData, length: int) -> int:
+    """The field n of a browser event, an index below length; InputRejected for anything else."""
+    digits = field(event, "n")
+    if not (digits.isascii() and digits.isdecimal() and int(digits) < length):
+        raise InputRejected(_FORGED)
+    return int(digits)

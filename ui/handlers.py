@@ -12,10 +12,9 @@ from typing import Any
 import gradio as gr
 
 from mrr.config import Pruner
-from mrr.errors import InputRejected
 from mrr.types import System
 from ui import explaining
-from ui.components import field
+from ui.components import field, index
 from ui.session import Session, Tabs
 from ui.views import bands, history, inspector, labels, layers, ranking, start
 from ui.workbench import Workbench
@@ -101,12 +100,12 @@ class Handlers:
     def rank_sample(self, view: View, only: bool, session: Session, event: gr.EventData) -> Values:
         """A sample query was clicked."""
         queries = start.sample_queries(self.bench)
-        n = _index(event, len(queries))
+        n = index(event, len(queries))
         return self.rank(queries[n], view, only, session)
 
     def reopen(self, view: View, only: bool, session: Session, event: gr.EventData) -> Values:
         """Show a past run as it was; nothing is ranked again."""
-        session.run = run = session.runs[_index(event, len(session.runs))]
+        session.run = run = session.runs[index(event, len(session.runs))]
         hits = run.mini.hits
         session.selection.page_id = hits[0].page.page_id if hits else None
         return {**self._shown(session, view, only), self.views.query: run.query}
@@ -251,7 +250,7 @@ class Handlers:
 
     def trace_dense(
         self,
-        mode: str,
+        mode: layers.Mode,
         session: Session,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Values:
@@ -292,14 +291,6 @@ class Handlers:
         n_layers = self.bench.engine(session.settings).loaded.n_layers
         session.selection.layer = bands.layer_from(event, n_layers)
         return {self.views.why: gr.update(selected="page")}
-
-
-def _index(event: gr.EventData, length: int) -> int:
-    """A number from the browser that must be an index."""
-    text = field(event, "n")
-    if not text.isdecimal() or not int(text) < length:
-        raise InputRejected("The browser sent something unexpected. Reload the page.")
-    return int(text)
 
 
 def _values(components: Sequence[Any], values: Sequence[Any]) -> Values:

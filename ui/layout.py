@@ -51,7 +51,7 @@ def build_ui(bench: Workbench) -> gr.Blocks:
                 timing = latency.build()
                 with gr.Row(elem_classes="mrr-tools"):
                     gr.Button("Save trace (Perfetto)", size="sm", elem_id="save-trace", scale=0)
-            with gr.Tab("Labels and history", id="record"):
+            with gr.Tab("History", id="history"):
                 heading("Quality, by your labels")
                 label_view = labels.build()
                 heading("This session")
@@ -86,7 +86,7 @@ def _closing(tabs: Tabs) -> Callable[[gr.Request], None]:
 
 
 def _side_bar(bench: Workbench) -> settings.SettingsView:
-    with gr.Sidebar(open=False, width=340, elem_id="settings"):
+    with gr.Sidebar(open=False, width=340, position="right", elem_id="settings"):
         return settings.build(bench.base, bench.load_model is not None)
 
 

@@ -152,9 +152,11 @@ def _card(
     page, dense = hit.page, run.dense.get(hit.page.page_id)
     ticked = page.page_id in relevant
     meters = _meter("mini", hit)
+    facts = []
     if dense is not None:
-        meters += _meter("dense", dense, _change(hit.rank, ranks.get(page.page_id)))
-    facts = [f"kept {hit.n_kept_tokens:,} of {hit.n_visual_tokens:,} tokens"]
+        meters += _meter("dense", dense)
+        facts.append(_change(hit.rank, ranks.get(page.page_id)))
+    facts += [f"kept {hit.n_kept_tokens:,} of {hit.n_visual_tokens:,} tokens"]
     if hit.retrieval_score is not None:
         facts.append(f"first stage {hit.retrieval_score:.3f}")
     spans = "".join(f"<span>{fact}</span>" for fact in facts)
@@ -194,27 +196,27 @@ def _source(hit: Hit) -> str:
     return f'<div class="source">{esc(page.source)}</div>'
 
 
-def _meter(system: str, hit: Hit, change: str = "") -> str:
+def _meter(system: str, hit: Hit) -> str:
     kind = "" if system == "mini" else " dense"
     return (
         f'<div class="mrr-meter{kind}"><span class="name">{system}</span>'
         f'<span class="track"><span class="fill" style="width:{100 * hit.score:.1f}%"></span>'
         f'</span><span class="value"><b>{hit.score:.3f}</b> '
-        f'<span class="name">logit {hit.logit:+.2f}</span> {change}</span></div>'
+        f'<span class="name">logit {hit.logit:+.2f}</span></span></div>'
     )
 
 
 def _change(mini_rank: int, dense_rank: int | None) -> str:
     """Where mini puts the page against dense: an arrow and a number, never colour alone."""
     if dense_rank is None:
-        return '<span class="mrr-same">…</span>'
+        return '<span class="mrr-same">dense rank when all are done</span>'
     moved = dense_rank - mini_rank
     if moved == 0:
-        return f'<span class="mrr-same">rank {dense_rank}, same</span>'
+        return f'<span class="mrr-same">dense rank {dense_rank}, same</span>'
     kind, arrow = ("up", "▲") if moved > 0 else ("down", "▼")
     words = f"mini ranks it {abs(moved)} {'higher' if moved > 0 else 'lower'}"
     return (
-        f'<span class="mrr-{kind}" title="{words}">rank {dense_rank} '
+        f'<span class="mrr-{kind}" title="{words}">dense rank {dense_rank} '
         f'<span aria-hidden="true">{arrow}{abs(moved)}</span></span>'
     )
 

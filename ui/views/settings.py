@@ -55,7 +55,15 @@ def build(engine: MiniReranker, models_allowed: bool) -> SettingsView:
     config, n_layers = engine.config, engine.loaded.n_layers
     assert config.band is not None and config.exit_layer is not None
     heading("Settings")
-    preset = gr.Radio(list(PRESETS), value=PRESETS[0], label="Preset", elem_id="preset")
+    preset = gr.Radio(
+        list(PRESETS),
+        value=PRESETS[0],
+        label="Preset",
+        elem_id="preset",
+        elem_classes="mrr-seg",
+        show_label=False,
+        container=False,
+    )
     keep_ratio = gr.Slider(
         0.05, 1.0, config.keep_ratio, step=0.05, label="Keep ratio", elem_id="keep-ratio",
         info="Share of a page's visual tokens that is kept.",

@@ -104,7 +104,8 @@ def progress(work: Upload) -> str:
         '<section class="mrr mrr-card" aria-live="polite"><div class="mrr-row spread">'
         f'<b>{", ".join(words)}</b><span class="mrr-note mrr-num">{pace}</span></div>'
         f"{bar(1.0 if work.finished else closed / max(total, 1))}"
-        '<div class="mrr-scroll"><table class="mrr-table"><thead><tr><th>page</th><th>state</th>'
+        '<div class="mrr-scroll"><table class="mrr-table mrr-steps">'
+        "<thead><tr><th>page</th><th>state</th>"
         '<th class="num">grid</th><th class="num">kept tokens</th><th class="num">K/V</th>'
         f'<th class="num">time</th></tr></thead><tbody>{rows}</tbody></table></div></section>'
     )
