@@ -13,7 +13,7 @@ import numpy as np
 
 from cache_db import codec
 from cache_db.database import Database
-from cache_db.evict import Space, now_ms
+from cache_db.evict import Space, now_ns
 from cache_db.files import Files
 from cache_db.memory import MemoryTier
 from cache_db.records import Entry
@@ -25,7 +25,7 @@ _SELECT = """
     WHERE key IN (SELECT value FROM json_each(?))
 """
 _REPLACE = """
-    INSERT OR REPLACE INTO entries (key, page_id, file, nbytes, digest, last_used_ms)
+    INSERT OR REPLACE INTO entries (key, page_id, file, nbytes, digest, last_used_ns)
     VALUES (?, ?, ?, ?, ?, ?)
 """
 # The process is out of something; the file may be as good as ever.
@@ -164,7 +164,7 @@ class Entries:
                 if row.page_id and not db.execute(known, (row.page_id,)).fetchone():
                     raise PageUnknown
                 old = db.execute("SELECT file FROM entries WHERE key = ?", (row.key,)).fetchone()
-                values = (row.key, row.page_id, room.name, row.nbytes, row.digest, now_ms())
+                values = (row.key, row.page_id, room.name, row.nbytes, row.digest, now_ns())
                 db.execute(_REPLACE, values)
                 room.keep(db)
         if old:

@@ -29,13 +29,13 @@ _USED = """
 """
 _IDLE = """
     SELECT key, file, nbytes FROM entries
-    WHERE key NOT IN (SELECT key FROM pins) ORDER BY last_used_ms, rowid
+    WHERE key NOT IN (SELECT key FROM pins) ORDER BY last_used_ns, rowid
 """
 
 
-def now_ms() -> int:
-    """Wall clock in milliseconds, shared by all processes."""
-    return time.time_ns() // 1_000_000
+def now_ns() -> int:
+    """Wall clock in nanoseconds, shared by all processes; coarser units make ties of quick puts."""
+    return time.time_ns()
 
 
 class Touches:
@@ -48,7 +48,7 @@ class Touches:
 
     def add(self, keys: Iterable[str]) -> None:
         """Note that the keys were used now."""
-        stamp = now_ms()
+        stamp = now_ns()
         with self._lock:
             self._pending.update(dict.fromkeys(keys, stamp))
 
@@ -63,7 +63,7 @@ class Touches:
             pending, self._pending = self._pending, {}
             self._flushed_s = time.monotonic()
         db.conn.executemany(
-            "UPDATE entries SET last_used_ms = max(last_used_ms, ?) WHERE key = ?",
+            "UPDATE entries SET last_used_ns = max(last_used_ns, ?) WHERE key = ?",
             [(stamp, key) for key, stamp in pending.items()],
         )
 

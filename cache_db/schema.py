@@ -51,12 +51,12 @@ def m001_tables(db: Database) -> None:
             "file": str,
             "nbytes": int,
             "digest": bytes,
-            "last_used_ms": int,
+            "last_used_ns": int,
         },
         pk="key",
     )
     db.table("entries").create_index(["page_id"])
-    db.table("entries").create_index(["last_used_ms", "nbytes"])
+    db.table("entries").create_index(["last_used_ns", "nbytes"])
     db.table("pins").create({"pin": str, "session": str, "key": str}, pk=("key", "pin"))
     db.table("pins").create_index(["pin"])
     db.table("reservations").create({"file": str, "session": str, "nbytes": int}, pk="file")

@@ -152,3 +152,12 @@ def test_clear_leaves_nothing(tmp_path):
         assert store.get(make_key(1)) is None
         assert store.pages(["public"]) == []
         assert files_of(tmp_path) == []
+
+
+def test_dropping_a_bad_entry_spares_the_one_that_replaced_it(tmp_path):
+    with PageStore(tmp_path, memory_bytes=0) as store:
+        put(store, 1)
+        (bad,) = store._entries.rows([make_key(1)])
+        put(store, 1)
+        store._entries.drop(bad)
+        assert is_right(store.get(make_key(1)), 1)

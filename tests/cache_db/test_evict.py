@@ -13,6 +13,7 @@ from store_samples import (
 )
 
 from cache_db import PageStore
+from cache_db.files import DiskFiles
 from mrr.errors import BudgetExceeded
 
 
@@ -140,3 +141,22 @@ def test_pins_of_another_process_hold_until_it_is_killed(tmp_path, nbytes):
         child.join()
         assert put(store, 1) == nbytes
         assert held(store) == {1}
+
+
+def test_what_others_are_writing_counts_against_the_budget(tmp_path, nbytes, monkeypatch):
+    with (
+        PageStore(tmp_path, budget_bytes=2 * nbytes, memory_bytes=0) as store,
+        PageStore(tmp_path, budget_bytes=2 * nbytes, memory_bytes=0) as other,
+    ):
+        put(store, 0)
+        write = DiskFiles.write
+
+        def write_while_another_puts(self, name, data):
+            monkeypatch.setattr(DiskFiles, "write", write)
+            put(other, 1)
+            write(self, name, data)
+            assert sum(path.stat().st_size for path in files_of(tmp_path)) <= 2 * nbytes
+
+        monkeypatch.setattr(DiskFiles, "write", write_while_another_puts)
+        put(store, 2)
+        assert held(store) == {1, 2}

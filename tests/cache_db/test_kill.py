@@ -15,7 +15,7 @@ from store_samples import files_of, is_right, make_key, make_page, make_picture,
 
 from cache_db import PageStore
 from cache_db.entries import Entries
-from cache_db.evict import now_ms
+from cache_db.evict import now_ns
 
 pytestmark = pytest.mark.fault
 N_TOKENS = 2000  # 350 KB an entry
@@ -37,7 +37,7 @@ def _write_until_killed(root, ready):
 def _write_row_first(self, row, data):
     name = os.urandom(16).hex() + ".kv"
     with self.database.write() as db:
-        values = (row.key, row.page_id, name, row.nbytes, row.digest, now_ms())
+        values = (row.key, row.page_id, name, row.nbytes, row.digest, now_ns())
         db.execute("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?)", values)
     with open(self.files._folder / name, "wb") as file:
         for start in range(0, data.nbytes, 4096):
