@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -172,12 +173,14 @@ def clear(folder: Path | None) -> None:
 
 
 @cli.command()
-@click.option("--port", default=7860, show_default=True)
-def serve(port: int) -> None:
+@click.option("--port", type=int, help="Default: 7860, or the next that is free.")
+def serve(port: int | None) -> None:
     """Open the app in the browser."""
-    from app import main as app_main
+    if port is not None:
+        os.environ["GRADIO_SERVER_PORT"] = str(port)
+    import app
 
-    app_main(port=port)
+    app.main()
 
 
 def ranked_json(ranked: RankedList) -> dict[str, Any]:
