@@ -1,0 +1,88 @@
+"""The training loop that all stages share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from tqdm import tqdm
+
+from mrr.train.muon import set_progress
+from mrr.train.run import Run, autocast, pick_device
+
+LOG_EVERY = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one batch gave. loss: scalar. shown: numbers for the log, only read when logged."""
+
+    loss: Tensor
+    shown: Callable[[], dict[str, float]]
+    n_cells: int
+
+
+def loader(batches: IterableDataset[Any], workers: int) -> DataLoader[Any]:
+    """Batches drawn ahead by `workers` processes (0: in this one), in order."""
+    ahead: dict[str, Any] = {}
+    if workers:
+        ahead = {"prefetch_factor": 4, "multiprocessing_context": "fork"}
+    pinned = torch.cuda.is_available()
+    return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pinned, **ahead)
+
+
+def fit(
+    run: Run,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    batches: Iterable[Any],
+    *,
+    steps: int,
+    take: Callable[[Any], Step],
+    evaluate: Callable[[], dict[str, Any]],
+    eval_every: int,
+) -> None:
+    """Train until run.step reaches steps; `take` does the forward pass of one batch.
+
+    Logs the loss, throughput (cells/s) and the seconds spent waiting for data, so that a starved
+    device shows. Saves every few minutes and at the end.
+    """
+    device = pick_device()
+    clock = time.perf_counter()
+    with tqdm(total=steps, initial=run.step, desc=run.folder.name, mininterval=10) as bar:
+        for batch in batches:
+            begun = time.perf_counter()
+            run.wait_s += begun - clock
+            factor = set_progress(optimizers, run.step, steps)
+            with autocast(device):
+                step = take(batch.to(device))
+            step.loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            run.step += 1
+            run.n_cells += step.n_cells
+            clock = time.perf_counter()
+            run.train_s += clock - begun
+            bar.update()
+            if run.step % LOG_EVERY == 0:
+                run.log(
+                    loss=round(float(step.loss), 4),
+                    **{name: round(value, 4) for name, value in step.shown().items()},
+                    lr=round(factor, 3),
+                    cells_per_s=round(run.n_cells / run.train_s),
+                    wait_s=round(run.wait_s, 1),
+                    device=device.type,
+                )
+            if run.step % eval_every == 0 or run.step == steps:
+                run.log(**evaluate())
+            if run.due():
+                run.save(model, optimizers)
+            clock = time.perf_counter()
+    run.save(model, optimizers)

@@ -1,0 +1,240 @@
+"""Batches for matching: pages, queries that meet all of them, and which words are where."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+from transformers import PreTrainedTokenizerFast
+
+from mrr.train import labels, layout, render
+from mrr.train.data import PageSource
+from mrr.train.queries import PageText, QueryMaker, bare, page_text
+from mrr.train.text import TextSampler
+from mrr.train.tokens import WordPieces
+from mrr.train.tower import CELLS, WINDOW_PX
+
+_SUFFIX_HEAD = "\n<Query>:"
+
+
+@dataclass(frozen=True, slots=True)
+class MatchPage:
+    """One page. grid: (R, C) cells. pieces, overlaps: (k, 2) rows (row-major cell, piece id).
+
+    word_cells: cells of each word's pieces. windows: (n, 256, 256) uint8, or None where visual
+    tokens are simulated.
+    """
+
+    grid: tuple[int, int]
+    pieces: np.ndarray
+    overlaps: np.ndarray
+    word_cells: dict[str, list[int]]
+    text: PageText
+    windows: np.ndarray | None
+
+
+@dataclass(slots=True)
+class MatchBatch:
+    """B pages of one grid and Q queries.
+
+    ids: (Q, S) suffix tokens, padded right; length: (Q,). word_of: (Q, S) index of the query word
+    that a token belongs to, -1 for the template. word_end: (Q, S) bool, last token of a word.
+    present: (B, Q, W) float, is word w of query q on page b; n_words: (Q,). answer: (B, Q) float.
+    gold: (k, 4) rows (page, query, token, cell) where a token's word is printed.
+    pieces, overlaps: (k, 3) rows (page, cell, piece id). windows: (B, n, 256, 256) or None.
+    """
+
+    grid: tuple[int, int]
+    ids: Tensor
+    length: Tensor
+    word_of: Tensor
+    word_end: Tensor
+    present: Tensor
+    n_words: Tensor
+    answer: Tensor
+    gold: Tensor
+    pieces: Tensor
+    overlaps: Tensor
+    windows: Tensor | None
+    queries: tuple[tuple[str, ...], ...]
+
+    def to(self, device: torch.device) -> MatchBatch:
+        """The same batch on a device."""
+        moved: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        for name, value in moved.items():
+            if isinstance(value, Tensor):
+                moved[name] = value.to(device)
+        return MatchBatch(**moved)
+
+
+def row_major(rows: int, cols: int) -> np.ndarray:
+    """Row-major cell of every cell counted window by window; rows, cols are windows."""
+    index = np.arange(rows * CELLS * cols * CELLS).reshape(rows, CELLS, cols, CELLS)
+    return index.swapaxes(1, 2).reshape(-1)
+
+
+def make_page(
+    source: PageSource, word_pieces: WordPieces, seed: str, index: int, pixels: bool
+) -> MatchPage:
+    """The page of a seed; without pixels it is laid out but not drawn."""
+    rng = random.Random(seed)
+    style = source.style_at(index)
+    sheet = layout.compose(*source.size, style, TextSampler(source.corpus, rng, source.rare_share))
+    printed = render.draw(sheet, rng, style.scan_share) if pixels else render.blank(sheet)
+    rows, cols = source.size[1] // WINDOW_PX, source.size[0] // WINDOW_PX
+    order = row_major(rows, cols)
+    cut = labels.label(printed, word_pieces)
+
+    def ordered(pairs: np.ndarray) -> np.ndarray:
+        return np.stack([order[pairs[:, 0]], pairs[:, 1]], 1)
+
+    return MatchPage(
+        grid=(rows * CELLS, cols * CELLS),
+        pieces=ordered(cut.pieces),
+        overlaps=ordered(cut.overlaps),
+        word_cells=_word_cells(printed, word_pieces, rows, cols, order),
+        text=page_text(printed.words, printed.title),
+        windows=cut.windows if pixels else None,
+    )
+
+
+def _word_cells(
+    page: render.PrintedPage, word_pieces: WordPieces, rows: int, cols: int, order: np.ndarray
+) -> dict[str, list[int]]:
+    _, x0, x1, y = labels.piece_boxes(page, word_pieces)
+    cell = labels.cell_index((x0 + x1) / 2, y, rows, cols)
+    owners = np.repeat(np.arange(len(page.words)), [len(word_pieces(word)) for word in page.words])
+    cells: dict[str, list[int]] = defaultdict(list)
+    for owner, where in zip(owners, cell, strict=True):
+        if where >= 0:
+            cells[bare(page.words[owner])].append(int(order[where]))
+    return dict(cells)
+
+
+class SuffixEncoder:
+    """Query words to the suffix's token ids, with the word that each token belongs to."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+        self._fast = tokenizer.backend_tokenizer
+        control = tokenizer.get_vocab()
+        self._tail: list[int] = [
+            control["<|im_end|>"],
+            *self._plain("\n"),
+            control["<|im_start|>"],
+            *self._plain("assistant\n"),
+        ]
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self._fast.encode(text).ids)
+
+    def __call__(self, words: tuple[str, ...]) -> tuple[list[int], list[int]]:
+        """(ids, word index of each id or -1)."""
+        coded = self._fast.encode(_SUFFIX_HEAD + " ".join(words))
+        ends = np.cumsum([len(word) + 1 for word in words]) + len(_SUFFIX_HEAD)
+        owner = [
+            int(np.searchsorted(ends, stop, side="left")) if stop > len(_SUFFIX_HEAD) else -1
+            for _, stop in coded.offsets
+        ]
+        return list(coded.ids) + self._tail, owner + [-1] * len(self._tail)
+
+
+def assemble(
+    pages: list[MatchPage], queries: list[tuple[str, ...]], encoder: SuffixEncoder
+) -> MatchBatch:
+    """Tensors for pages of one grid and the queries asked of all of them."""
+    coded = [encoder(query) for query in queries]
+    s, w = max(len(ids) for ids, _ in coded), max(map(len, queries))
+    ids = torch.zeros(len(queries), s, dtype=torch.long)
+    word_of = torch.full((len(queries), s), -1)
+    for q, (row, owner) in enumerate(coded):
+        ids[q, : len(row)], word_of[q, : len(row)] = torch.tensor(row), torch.tensor(owner)
+    following = torch.cat([word_of[:, 1:], torch.full((len(queries), 1), -1)], 1)
+    present = torch.zeros(len(pages), len(queries), w)
+    gold = []
+    for b, page in enumerate(pages):
+        for q, query in enumerate(queries):
+            for j, word in enumerate(query):
+                if word not in page.text.present:
+                    continue
+                present[b, q, j] = 1.0
+                tokens = [t for t, owner in enumerate(coded[q][1]) if owner == j]
+                gold += [
+                    (b, q, t, cell) for t in tokens for cell in set(page.word_cells.get(word, ()))
+                ]
+    n_words = torch.tensor([len(query) for query in queries])
+    counted = torch.arange(w) < n_words[:, None]
+
+    def rows(name: str) -> Tensor:
+        parts = [np.insert(getattr(page, name), 0, b, axis=1) for b, page in enumerate(pages)]
+        return torch.from_numpy(np.concatenate(parts))
+
+    drawn = [page.windows for page in pages if page.windows is not None]
+    return MatchBatch(
+        grid=pages[0].grid,
+        ids=ids,
+        length=torch.tensor([len(row) for row, _ in coded]),
+        word_of=word_of,
+        word_end=(word_of >= 0) & (word_of != following),
+        present=present,
+        n_words=n_words,
+        answer=((present > 0) | ~counted).all(-1).float(),
+        gold=torch.tensor(gold, dtype=torch.long).view(-1, 4),
+        pieces=rows("pieces"),
+        overlaps=rows("overlaps"),
+        windows=torch.from_numpy(np.stack(drawn)) if drawn else None,
+        queries=tuple(queries),
+    )
+
+
+class MatchBatches(IterableDataset[MatchBatch]):
+    """Batches first, first + 1, ...: pages, and for each page positives and near misses."""
+
+    def __init__(
+        self,
+        sources: tuple[tuple[int, PageSource], ...],
+        n_pages: int,
+        n_positive: int,
+        n_near: int,
+        seed: str,
+        pixels: bool,
+        first: int = 0,
+        last: int = 1 << 60,
+    ):
+        self.sources, self.n_pages = sources, n_pages
+        self.n_positive, self.n_near = n_positive, n_near
+        self.seed, self.pixels, self.first, self.last = seed, pixels, first, last
+
+    def __iter__(self) -> Iterator[MatchBatch]:
+        info = get_worker_info()
+        offset, step = (info.id, info.num_workers) if info else (0, 1)
+        tokenizer = self.sources[0][1].tokenizer
+        pieces, encoder = WordPieces(tokenizer), SuffixEncoder(tokenizer)
+        for index in range(self.first + offset, self.last, step):
+            yield self.batch(index, pieces, encoder)
+
+    def batch(self, index: int, pieces: WordPieces, encoder: SuffixEncoder) -> MatchBatch:
+        """Batch `index` of the stream."""
+        # A growing page: the source that the curriculum has reached.
+        reached = [source for first, source in self.sources if first <= index]
+        # Sizes already learned are kept in, so that they are not unlearned.
+        rng = random.Random(f"{self.seed}/{index}")
+        source = reached[-1] if rng.random() < 0.7 else rng.choice(reached)
+        pages: list[MatchPage] = []
+        for i in range(self.n_pages):
+            page = make_page(source, pieces, f"{self.seed}/{index}/{i}", index, self.pixels)
+            if len(page.text.present) > 3:
+                pages.append(page)
+        maker = QueryMaker(source.corpus, rng)
+        queries: list[tuple[str, ...]] = []
+        for page in pages:
+            asked = [maker.positive(page.text) for _ in range(self.n_positive)]
+            missed = [maker.near_miss(query, page.text) for query in asked]
+            queries += asked + missed[: self.n_near]
+        return assemble(pages, queries, encoder)

@@ -1,0 +1,187 @@
+"""Stages b and d: training runs of the language model, on simulated or real visual tokens."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from mrr.config import DEFAULT_INSTRUCTION
+from mrr.model.prompt import QWEN_RERANKER, PromptEncoder
+from mrr.train import fonts, muon
+from mrr.train.data import PageSource
+from mrr.train.eyes import Eyes
+from mrr.train.fit import Step, fit, loader
+from mrr.train.layout import Style
+from mrr.train.match_data import MatchBatch, MatchBatches
+from mrr.train.matching import Depths, Matcher, aim_at_words, match_loss
+from mrr.train.pair import RERANKER_BAND, RERANKER_LAYERS, build
+from mrr.train.run import Run, autocast, pick_device, seed_everything
+from mrr.train.text import Corpus, load
+
+DENSE_SHARE = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class MatchPlan:
+    """One matching run. n_pages pages a batch, each with n_positive queries and n_near misses."""
+
+    folder: Path
+    corpus_dir: Path
+    tokenizer: PreTrainedTokenizerFast
+    steps: int = 3000
+    n_pages: int = 3
+    n_positive: int = 4
+    n_near: int = 3
+    workers: int = 0
+    unit: int = 250
+    matrix_lr: float = 4e-3
+    other_lr: float = 2e-3
+    eval_every: int = 200
+    seed: int = 0
+    sizes: tuple[tuple[int, int], ...] = ((256, 256), (512, 512), (768, 1024))
+
+
+def new_matcher(
+    tokenizer: PreTrainedTokenizerFast, lm: Any, image_id: int, depths: Depths
+) -> Matcher:
+    """A matcher around a language model; the token table is frozen."""
+    encoder = PromptEncoder(tokenizer, QWEN_RERANKER)
+    prompt = encoder.pair(
+        "document-first",
+        instruction=DEFAULT_INSTRUCTION,
+        query="",
+        document=None,
+        n_visual_tokens=1,
+    )
+    before = prompt.prefix[: prompt.prefix.index(image_id)]
+    lm.embed_tokens.weight.requires_grad_(False)
+    answers = (encoder.positive_id, encoder.negative_id)
+    return Matcher(lm, before, encoder.vision_end_id, image_id, answers, depths)
+
+
+def fresh_matcher(plan: MatchPlan) -> Matcher:
+    """A matcher that starts as a search in the first band layer."""
+    model = build(plan.tokenizer, RERANKER_LAYERS, plan.seed)
+    depths = Depths(RERANKER_LAYERS, RERANKER_BAND)
+    matcher = new_matcher(
+        plan.tokenizer, model.model.language_model, model.config.image_token_id, depths
+    )
+    aim_at_words(matcher.lm, depths.match_layer, matcher.table)
+    return matcher
+
+
+def page_sources(
+    corpus_dir: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    sizes: tuple[tuple[int, int], ...],
+    unit: int,
+    part: str = "train",
+    faces: tuple[str, ...] = fonts.COMMON,
+) -> tuple[tuple[int, PageSource], ...]:
+    """Small pages first, then larger ones, every `unit` batches."""
+    corpus: Corpus = load(corpus_dir, part)
+    style = Style(tuple(fonts.find(faces)), body_px=(13.0, 18.0))
+    made = (PageSource(corpus, tokenizer, ((0, style),), size) for size in sizes)
+    return tuple((i * unit, source) for i, source in enumerate(made))
+
+
+def train(plan: MatchPlan, matcher: Matcher, eyes: Eyes, pixels: bool) -> Matcher:
+    """Run or resume to plan.steps. Some batches run dense, so that the baseline is fair."""
+    device = pick_device()
+    seed_everything(plan.seed)
+    matcher = matcher.to(device)
+    optimizers = muon.optimizers(matcher.named_parameters(), plan.matrix_lr, plan.other_lr)
+    run = Run(plan.folder)
+    run.resume(matcher, optimizers)
+    sources = page_sources(plan.corpus_dir, plan.tokenizer, plan.sizes, plan.unit)
+    held_out = ranking_batch(plan.corpus_dir, plan.tokenizer, pixels).to(device)
+    name = f"{plan.folder.name}/{plan.seed}"
+    coin = random.Random(f"{name}/{run.step}")
+
+    def take(batch: MatchBatch) -> Step:
+        dense = coin.random() < DENSE_SHARE
+        visual, kept = eyes(batch)
+        score, seen = matcher(visual, batch, dense, None if dense else kept)
+        loss = match_loss(matcher, score, seen, batch)
+
+        def shown() -> dict[str, float]:
+            parts = {key: float(value) for key, value in loss.parts.items()}
+            return {**parts, "auc": area(score, batch), "dense": dense, "rows": batch.grid[0]}
+
+        return Step(loss.total, shown, visual.shape[0] * visual.shape[1])
+
+    batches = MatchBatches(
+        sources,
+        plan.n_pages,
+        plan.n_positive,
+        plan.n_near,
+        name,
+        pixels,
+        run.step,
+        plan.steps,
+    )
+    fit(
+        run,
+        matcher,
+        optimizers,
+        loader(batches, plan.workers),
+        steps=plan.steps,
+        take=take,
+        evaluate=lambda: evaluate(matcher, eyes, held_out, device),
+        eval_every=plan.eval_every,
+    )
+    return matcher
+
+
+def area(score: Tensor, batch: MatchBatch) -> float:
+    """Probability that a right pair outscores a wrong one, over the batch."""
+    right, wrong = score[batch.answer > 0], score[batch.answer == 0]
+    if not len(right) or not len(wrong):
+        return math.nan
+    return round(float((right[:, None] > wrong[None]).float().mean()), 4)
+
+
+def ranking_batch(
+    corpus_dir: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    pixels: bool,
+    n_pages: int = 20,
+    n_queries: int = 3,
+    faces: tuple[str, ...] = fonts.COMMON,
+) -> MatchBatch:
+    """Full-size pages of held-out text that all meet each other's queries: 1 + 19 candidates."""
+    sources = page_sources(corpus_dir, tokenizer, ((768, 1024),), 1, "validation", faces)
+    return next(iter(MatchBatches(sources, n_pages, n_queries, 0, "validation", pixels)))
+
+
+@torch.no_grad()
+def evaluate(
+    matcher: Matcher, eyes: Eyes, batch: MatchBatch, device: torch.device
+) -> dict[str, float]:
+    """NDCG@5 and Hit@1 of the mini and the dense system where exactly one page answers."""
+    out: dict[str, float] = {}
+    torch.manual_seed(0)  # the simulated reader's errors
+    with autocast(device):
+        visual, kept = eyes(batch)
+        for name, dense in (("mini", False), ("dense", True)):
+            score, _ = matcher(visual, batch, dense, None if dense else kept)
+            ndcg, hit = ranking_quality(score, batch.answer)
+            out |= {f"{name}_ndcg5": ndcg, f"{name}_hit1": hit, f"{name}_auc": area(score, batch)}
+    return out
+
+
+def ranking_quality(score: Tensor, answer: Tensor) -> tuple[float, float]:
+    """Mean NDCG@5 and Hit@1 over the queries that one page alone answers; score, answer (B, Q)."""
+    lone = answer.sum(0) == 1
+    score, answer = score[:, lone], answer[:, lone]
+    own = (score * answer).sum(0)
+    rank = 1 + ((score >= own) & (answer == 0)).sum(0)
+    gain = torch.where(rank <= 5, 1 / torch.log2(1 + rank.float()), 0.0)
+    return round(float(gain.mean()), 4), round(float((rank == 1).float().mean()), 4)

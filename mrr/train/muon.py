@@ -1,0 +1,97 @@
+"""Muon for matrices, AdamW for the rest. Source: Muon, K. Jordan et al., 2024."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Nearest semi-orthogonal matrices of a stack (..., rows, cols), by Newton-Schulz."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    # bfloat16 products are six times faster on CPUs that have them, and the update needs no more.
+    x = (matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised. `splits` cuts fused matrices into their parts."""
+
+    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.95, splits: int = 1):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "splits": splits})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every matrix that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                buffer.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(buffer, group["momentum"])
+                parts = update.view(group["splits"], -1, update.shape[-1])
+                rows, cols = parts.shape[1:]
+                update = orthogonalize(parts).view_as(p) * max(1.0, rows / cols) ** 0.5
+                p.add_(update, alpha=-group["lr"])
+
+
+def optimizers(
+    named: Iterable[tuple[str, nn.Parameter]],
+    matrix_lr: float,
+    other_lr: float,
+    slow: tuple[str, ...] = (),
+    slow_lr: float = 1e-4,
+) -> list[torch.optim.Optimizer]:
+    """Muon on hidden matrices; AdamW on vectors, on heads, and at slow_lr on names in `slow`."""
+    fused: list[nn.Parameter] = []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    slowly: list[nn.Parameter] = []
+    for name, p in named:
+        if not p.requires_grad:
+            continue
+        if any(mark in name for mark in slow):
+            slowly.append(p)
+        elif p.ndim == 2 and "head" not in name:
+            (fused if "qkv" in name else matrices).append(p)
+        else:
+            others.append(p)
+    muon: list[dict[str, Any]] = [{"params": matrices}, {"params": fused, "splits": 3}]
+    adam: list[dict[str, Any]] = [
+        {"params": others, "lr": other_lr},
+        {"params": slowly, "lr": slow_lr},
+    ]
+    built: list[torch.optim.Optimizer] = []
+    if matrices or fused:
+        built.append(Muon([g for g in muon if g["params"]], lr=matrix_lr))
+    if others or slowly:
+        built.append(
+            torch.optim.AdamW(
+                [g for g in adam if g["params"]], lr=other_lr, betas=(0.9, 0.98), weight_decay=0.0
+            )
+        )
+    for optimizer in built:
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+    return built
+
+
+def set_progress(
+    built: Iterable[torch.optim.Optimizer], step: int, total: int, warmup: int = 100
+) -> float:
+    """Linear warm-up, flat, then linear to 5% over the last 40%. Returns the factor used."""
+    done = step / max(1, total)
+    factor = min(1.0, (step + 1) / warmup, max(0.05, (1 - done) / 0.4))
+    for optimizer in built:
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+    return factor

@@ -1,0 +1,86 @@
+"""What every stage shares: device, checkpoints that resume, a JSON-lines log, a clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def pick_device() -> torch.device:
+    """CUDA where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 for matrix products; weights and sums stay float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+class Run:
+    """A stage's folder: checkpoint.pt, log.jsonl and the process id.
+
+    Training time counts only steps, so a paused process does not distort the curve.
+    """
+
+    def __init__(self, folder: Path, save_every_s: float = 180.0):
+        self.folder, self.save_every_s = folder, save_every_s
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder.parent / f"{folder.name}.pid").write_text(str(os.getpid()))
+        self.step, self.train_s, self.wait_s, self.n_cells = 0, 0.0, 0.0, 0
+        self._saved_at = time.monotonic()
+
+    def resume(self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()) -> bool:
+        """Load the checkpoint if there is one. Optimizer state is optional: shards omit it."""
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return False
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict({name: tensor.float() for name, tensor in state["model"].items()})
+        for optimizer, saved in zip(optimizers, state.get("optimizers", ()), strict=False):
+            optimizer.load_state_dict(saved)
+        self.step, self.train_s = int(state["step"]), float(state["train_s"])
+        self.n_cells = int(state["n_cells"])
+        return True
+
+    def save(self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()) -> None:
+        """Replace the checkpoint atomically."""
+        state: dict[str, Any] = {
+            "model": model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+            "step": self.step,
+            "train_s": self.train_s,
+            "n_cells": self.n_cells,
+        }
+        part = self.folder / "checkpoint.part"
+        torch.save(state, part)
+        os.replace(part, self.folder / "checkpoint.pt")
+        self._saved_at = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return time.monotonic() - self._saved_at > self.save_every_s
+
+    def log(self, **values: Any) -> None:
+        """Append one line to log.jsonl."""
+        line = {
+            "step": self.step,
+            "train_s": round(self.train_s, 1),
+            "time": round(time.time()),
+            **values,
+        }
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python and torch."""
+    random.seed(seed)
+    torch.manual_seed(seed)
