@@ -17,6 +17,7 @@ from ui.caching import read_uploads, upload
 from ui.session import Session, Tabs
 from ui.workbench import Workbench
 
+ENDPOINTS = ("rank", "add", "explain")
 MAX_TOP_K = 100
 
 
@@ -127,11 +128,8 @@ def build_api(bench: Workbench, tabs: Tabs, state: gr.State) -> None:
         page_range = gr.Textbox("", label="page_range")
         page_id = gr.Textbox(label="page_id")
         answer = gr.JSON(label="answer")
-        for name, endpoint, inputs in (
-            ("rank", rank, [query, top_k, system]),
-            ("add", add, [files, page_range]),
-            ("explain", explain, [query, page_id]),
-        ):
+        inputs = ([query, top_k, system], [files, page_range], [query, page_id])
+        for name, endpoint, given in zip(ENDPOINTS, (rank, add, explain), inputs, strict=True):
             gr.Button(name).click(
-                endpoint, [*inputs, state], answer, api_name=name, concurrency_id="engine"
+                endpoint, [*given, state], answer, api_name=name, concurrency_id="engine"
             )

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from ui.api import build_api
+from ui.api import ENDPOINTS, build_api
 from ui.components import download, heading
 from ui.handlers import Handlers, RankTab
 from ui.housekeeping import Housekeeping, OtherTabs
@@ -40,6 +40,7 @@ def build_ui(bench: Workbench) -> gr.Blocks:
     ) as demo:
         # A function, so that every tab makes its own secret.
         state = gr.State(lambda: Session(), delete_callback=tabs.expired)
+        build_api(bench, tabs, state)  # first, so that no handler takes its names
         side = _side_bar(bench)
         header = start.build_header()
         with gr.Tabs():
@@ -71,8 +72,10 @@ def build_ui(bench: Workbench) -> gr.Blocks:
         _wire_pages(state, house)
         _wire_settings(state, house, handlers)
         _wire_exports(demo, state, house)
-        build_api(bench, tabs, state)
         demo.unload(_closing(tabs))
+    for function in demo.fns.values():
+        if function.api_name not in ENDPOINTS:
+            function.api_visibility = "private"
     # Off Spaces, api_open would let a POST run handlers past the queue and its limits.
     demo.queue(max_size=32, api_open=False, default_concurrency_limit=4)
     return demo
@@ -265,12 +268,11 @@ def _wire_exports(demo: gr.Blocks, state: gr.State, house: Housekeeping) -> None
 
 
 def _on(event: Any, handler: Any, inputs: Any, outputs: Any, busy: Any = None) -> Any:
-    """Wire one event: errors are told, the API does not list it, progress only where it helps."""
+    """Wire one event: its errors are told, and progress shows only where it helps."""
     return event(
         told(handler),
         inputs,
         outputs,
-        api_visibility="private",
         show_progress="minimal" if busy else "hidden",
         show_progress_on=busy,
     )
