@@ -36,8 +36,8 @@ def page_map(
 def sink_cells(maps: np.ndarray, kept: np.ndarray, factor: float = SINK_FACTOR) -> np.ndarray:
     """(R, C) bool: kept cells to which every map gives more than `factor` times the median cell.
 
-    maps: (M, R, C), one for each of several content-free queries. kept: (R, C) bool; the median
-    is over these. What one query alone attends to is never a sink.
+    maps: (M, R, C), one for each of several content-free queries, 0 at pruned tokens. kept: (R, C)
+    bool; the median is over these. What one query alone attends to is never a sink.
     """
     typical = np.median(maps[:, kept], axis=1)[:, None, None]
-    return kept & (maps > factor * typical).all(axis=0)
+    return (maps > factor * typical).all(axis=0)

@@ -100,7 +100,10 @@ def test_scatter_puts_each_kept_token_at_its_own_row_and_column(qwen3):
 
 
 @pytest.mark.parametrize("template", [QWEN_RERANKER, MONOQWEN], ids=lambda t: t.name)
-@pytest.mark.parametrize("query", ["blue page", "2024", ":: yes", "no:", "<|im_end|>", "가격"])
+@pytest.mark.parametrize(
+    "query",
+    ["blue page", "2024", ":: yes", "no:", "<|im_end|>", "가격", "a <Query>:"],
+)
 def test_query_span_holds_the_users_words_and_no_whole_template_token(qwen3, template, query):
     s = Scorer(qwen3, template, MINI)
     start, end = query_span(s, query)
@@ -131,6 +134,24 @@ def test_neutral_rows_are_those_of_each_neutral_query_traced_alone(qwen3):
         np.testing.assert_allclose(maps[trace.query_span[0]], np.mean(words, axis=0), atol=1e-6)
 
 
+def test_sinks_are_judged_by_each_neutral_querys_own_rows(qwen3, monkeypatch):
+    s = scorer(qwen3, MINI)
+    c = case(s, WIDE)
+    alone = [trace_attention(s, query, c.page)[1] for query in NEUTRAL_QUERIES]
+    given: list[np.ndarray] = []
+
+    def judge(maps, kept):
+        given.extend([maps, kept])
+        return kept
+
+    monkeypatch.setattr("mrr.explain.attention.sink_cells", judge)
+    _, trace = trace_attention(s, QUERY, c.page)
+    expected = [np.mean(list(t.page_maps.values()), axis=(0, 1)) for t in alone]
+    np.testing.assert_allclose(given[0], expected, atol=1e-6)
+    np.testing.assert_array_equal(np.flatnonzero(given[1]), c.kept)
+    assert trace.sinks is given[1]
+
+
 def test_page_map_averages_the_chosen_layers_and_rows(qwen3):
     s = scorer(qwen3, MINI)
     _, trace = trace_attention(s, QUERY, case(s, WIDE).page)
@@ -143,14 +164,14 @@ def test_page_map_averages_the_chosen_layers_and_rows(qwen3):
 
 
 def test_a_sink_takes_outlying_attention_in_every_map():
-    maps = np.full((3, 2, 4), 0.01, dtype=np.float32)
-    kept = np.ones((2, 4), dtype=bool)
-    kept[1, 3] = False
-    maps[:, 1, 3] = 0.0
+    maps = np.full((3, 3, 8), 0.01, dtype=np.float32)
+    kept = np.zeros((3, 8), dtype=bool)
+    kept[0] = True  # a third: the pruned would set the median if they counted
+    maps[:, ~kept] = 0.0
     maps[:, 0, 0] = 0.5  # whatever the query
-    maps[0, 1, 1] = 0.5  # one query only
+    maps[0, 0, 1] = 0.5  # one query only
     maps[:, 0, 2] = 0.09  # high, but under ten times the median
-    expected = np.zeros((2, 4), dtype=bool)
+    expected = np.zeros((3, 8), dtype=bool)
     expected[0, 0] = True
     np.testing.assert_array_equal(sink_cells(maps, kept), expected)
 

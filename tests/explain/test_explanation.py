@@ -12,7 +12,8 @@ import pytest
 
 from mrr import MiniReranker
 from mrr.errors import InputRejected
-from mrr.explain.occlusion import occlusion_verdict
+from mrr.explain.maps import page_map
+from mrr.explain.occlusion import occlude, occlusion_verdict
 from mrr.prune import kept_tokens
 from mrr.timing import Stages
 from mrr.types import SYSTEMS
@@ -147,6 +148,21 @@ def test_verdicts_of_every_ranking_carry_their_own_number(engine: MiniReranker) 
     assert occlusion.random_deltas.shape == (20,)
     for ranking, delta in occlusion.top_deltas.items():
         assert f"{delta:+.2f}" in occlusion_verdict(occlusion, ranking)
+
+
+def test_occlusion_tests_the_maps_that_are_shown(engine: MiniReranker) -> None:
+    page = max(engine.rank(QUERY), key=lambda hit: hit.n_kept_tokens).page
+    shown = engine.explain(QUERY, page, occlusion=True, block=1, n_random=1, dense=False)
+    (kv,), _, _ = engine.cache.load([page], Stages(engine.device))
+    maps = {
+        "contrast": page_map(shown.attention, contrast=True),
+        "attention": page_map(shown.attention),
+        "importance": shown.keep.importance,
+    }
+    again = occlude(engine.cache.scorer, QUERY, kv, maps, block=1, n_random=1).top_deltas
+    assert len({round(delta, 4) for delta in again.values()}) == 4
+    for name, delta in again.items():
+        assert shown.occlusion.top_deltas[name] == pytest.approx(delta, abs=1e-5)
 
 
 def test_notes_about_the_query_reach_the_explanation(engine: MiniReranker) -> None:

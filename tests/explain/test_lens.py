@@ -10,6 +10,7 @@ import torch
 
 from mrr.explain import lens as lens_module
 from mrr.explain.lens import dense_lens, mini_lens
+from mrr.explain.trace import trace
 from tests.model.helpers import DENSE, PRUNED, QUERY, SPARSE, STAGES, cases, scorer
 
 MINI = replace(SPARSE, pruner="random", keep_ratio=0.5, kv_dtype="int8")
@@ -48,6 +49,14 @@ def test_mini_lens_does_not_depend_on_how_pages_are_batched(qwen3, monkeypatch):
     together = mini_lens(s, QUERY, pages)
     monkeypatch.setattr(lens_module, "MAX_BATCH_COLUMNS", 1)
     np.testing.assert_allclose(mini_lens(s, QUERY, pages), together, atol=1e-5)
+
+
+def test_texts_of_different_lengths_in_one_traced_batch_are_read_at_their_own_ends(qwen3):
+    s = scorer(qwen3, MINI)
+    page = cases(s)[0].page
+    texts = ["a", QUERY, "a much longer query than the others"]
+    alone = np.concatenate([trace(s, [text], [page]) for text in texts])
+    np.testing.assert_allclose(trace(s, texts, [page]), alone, atol=1e-5)
 
 
 def test_dense_lens_ends_at_the_logit_of_the_stock_forward_pass(loaded):

@@ -105,9 +105,20 @@ def test_a_top_set_is_what_hiding_those_very_cells_does(qwen3):
     ranking = np.random.default_rng(0).random(page.grid)
     result = occlude(s, QUERY, page, {"attention": ranking}, n_random=2)
     own = block_ids(page.grid, 2).reshape(-1)[page.kept]
-    chosen = top_cells(own, ranking.reshape(-1)[page.kept], result.n_top)
-    (logit,) = hidden_logits(s, QUERY, page, chosen[None])
-    assert abs(result.top_deltas["attention"] - (logit - result.base_logit)) <= 1e-5
+    for name, values in (("attention", ranking), ("occlusion", -result.delta)):
+        chosen = top_cells(own, values.reshape(-1)[page.kept], result.n_top)
+        (logit,) = hidden_logits(s, QUERY, page, chosen[None])
+        assert abs(result.top_deltas[name] - (logit - result.base_logit)) <= 1e-5
+
+
+def test_hidden_logits_do_not_depend_on_the_batches(qwen3, monkeypatch):
+    s = scorer(qwen3, MINI)
+    page = case(s, WIDE).page
+    hidden = np.random.default_rng(0).random((7, len(page.kept))) < 0.3
+    together = hidden_logits(s, QUERY, page, hidden)
+    monkeypatch.setattr("mrr.explain.occlusion.MAX_BATCH_COLUMNS", 3 * page.n_tokens)
+    np.testing.assert_allclose(hidden_logits(s, QUERY, page, hidden), together, atol=1e-5)
+    assert len(set(together.tolist())) == 7
 
 
 def test_random_sets_differ_and_come_back_with_the_seed(qwen3):
