@@ -182,6 +182,7 @@ def test_a_lost_or_damaged_database_is_started_anew(tmp_path, wreck, while_open)
         put(store, 7)
         assert is_right(store.get(make_key(7)), 7)
         assert store.stats().persistent
+        assert len(files_of(tmp_path)) == store.stats().n_entries  # none of the lost rows' files
     with PageStore(tmp_path, memory_bytes=0) as store:
         assert is_right(store.get(make_key(7)), 7)
         assert store.verify(repair=False).ok

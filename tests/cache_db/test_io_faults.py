@@ -5,6 +5,7 @@ import os
 import resource
 import sqlite3
 import subprocess
+from functools import partial
 from itertools import count
 
 import pytest
@@ -128,6 +129,28 @@ def test_any_failing_operation_is_survived_and_leaves_a_sound_store(
         if faults.n_seen < n:
             break
     assert n > 100
+
+
+def test_a_failed_commit_gives_the_reserved_room_back_at_once(tmp_path, monkeypatch):
+    class NoSecondCommit(sqlite3.Connection):
+        n_commits = None
+
+        def execute(self, sql, *parameters):
+            if sql == "COMMIT" and self.n_commits is not None:
+                self.n_commits += 1
+                if self.n_commits == 2:  # the first is the reservation's
+                    raise sqlite3.OperationalError("disk I/O error")
+            return super().execute(sql, *parameters)
+
+    connect = partial(sqlite3.connect, factory=NoSecondCommit)
+    monkeypatch.setattr(database.sqlite3, "connect", connect)
+    with PageStore(tmp_path, memory_bytes=0) as store:
+        with store._database.read() as db:
+            db.conn.n_commits = 0
+            assert put(store, 1) == 0
+            assert db.execute("SELECT count(*) FROM reservations").fetchone() == (0,)
+        assert files_of(tmp_path) == []
+        assert put(store, 1) > 0
 
 
 def _fill_a_limited_disk(root):
