@@ -28,7 +28,7 @@ _RANKED_BY = {
     "contrast": "get the most attention beyond what neutral queries pay",
     "attention": "get the most attention from the query's words",
     "importance": "the pruner found most important, whatever the query",
-    "occlusion": "lowered the logit most when hidden block by block",
+    "occlusion": "lowered the logit most block by block (chosen on the measure itself)",
 }
 
 
@@ -135,9 +135,10 @@ def occlusion_verdict(occlusion: Occlusion, ranking: str = "contrast") -> str:
     low, high, n = float(random.min()), float(random.max()), occlusion.n_top
     cells = f"the {n} cells that" if n > 1 else "the one cell that"
     numbers = (
-        f"Hiding {cells} {_RANKED_BY[ranking]} changes the logit of {occlusion.base_logit:+.2f} "
-        f"by {top:+.2f}; hiding as many random cells, {len(random)} times, changes it by "
-        f"{random.mean():+.2f} on average, between {low:+.2f} and {high:+.2f}. "
+        f"Hiding {cells} {_RANKED_BY[ranking]} changes the logit of "
+        f"{_signed(occlusion.base_logit)} by {_signed(top)}; hiding as many random cells, "
+        f"{len(random)} times, changes it by {_signed(random.mean())} on average, between "
+        f"{_signed(low)} and {_signed(high)}. "
     )
     if top < min(low, 0.0):
         return numbers + "They support the score more than any random set did."
@@ -146,6 +147,11 @@ def occlusion_verdict(occlusion: Occlusion, ranking: str = "contrast") -> str:
     if low <= top <= high:
         return numbers + "That is within chance: this map does not show what the score rests on."
     return numbers + "They matter less than any random set did."
+
+
+def _signed(value: float) -> str:
+    """Two decimals with a sign; what rounds to zero is +0.00, never -0.00."""
+    return f"{round(float(value), 2) + 0.0:+.2f}"
 
 
 def _from(progress: Progress | None, start: int, total: int) -> Callable[[int], None]:
