@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -39,6 +40,7 @@ def bm25_run(texts: Mapping[str, str], tasks: Sequence[Task]) -> Run:
     """Every page by BM25 (Lucene's variant) over its text: {page id: text}."""
     import bm25s
 
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
     index = bm25s.BM25()
     index.index([words(text) for text in texts.values()], show_progress=False)
     known = set(index.vocab_dict)

@@ -26,7 +26,8 @@ class Bars:
     def __call__(self, label: str, done: int, total: int) -> None:
         if self._bar is None or label != self._label:
             self.close()
-            self._bar, self._label = tqdm(desc=label, total=total, file=sys.stderr), label
+            self._bar = tqdm(desc=label, total=total, file=sys.stderr, disable=None)
+            self._label = label
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:

@@ -29,6 +29,15 @@ QUERIES = [
 QRELS = "q1\t0\tp1\t1\nq2\t0\td#3\t1\nq2\t0\tp4\t2\nq3\t0\tp0\t1\nq3\t0\tp2\t0\n"
 
 
+def write_small_dataset(root: Path) -> Path:
+    """Three of the pictures and one query, for what encodes every page many times."""
+    write_dataset(root)
+    write_lines(root / "corpus.jsonl", CORPUS[:3])
+    write_lines(root / "queries.jsonl", QUERIES[:1])
+    (root / "qrels.tsv").write_text("q1\t0\tp1\t1\n", encoding="utf-8")
+    return root
+
+
 def write_lines(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 

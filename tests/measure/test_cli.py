@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from mrr.errors import InputRejected
 from mrr.measure.cli import eval_command
-from tests.measure.helpers import write_dataset
+from tests.measure.helpers import write_dataset, write_small_dataset
 
 
 @pytest.fixture
@@ -45,8 +45,9 @@ def test_the_table_is_on_stdout_and_pages_are_kept_where_asked(
     assert "1 queries" in again.stdout and "cached 0 of 8 pages" in again.stdout
 
 
-def test_the_ablation_is_added_on_request(pair: tuple[Path, Path], folder: Path) -> None:
-    result = run(pair, folder, "--ablation", "--limit", "1", "--json")
+def test_the_ablation_is_added_on_request(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = write_small_dataset(tmp_path / "small")
+    result = run(pair, folder, "--ablation", "--json")
     rows = json.loads(result.stdout)["ablation"]
     assert rows[0]["name"] == "dense" and len(rows) == 16
     assert "mini, keep 25% (random)" in result.stderr
