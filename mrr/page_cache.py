@@ -59,21 +59,28 @@ class PageCache:
             height=item.image.height,
             scope=scope,
         )
+        known = self.pages.page(page.page_id) is not None
         self.pages.add_page(page, item.image)
         stages = Stages(self.scorer.loaded.device)
         if self.embedder is not None:
             self.importance(page, item.image, stages)
-        entry = self.kv.get(self.key(page))
-        if entry is None:
-            kv = self.encode(page, item.image, stages)
-        else:
-            kv = unpack(entry.tensors, entry.meta, torch.device("cpu"))
+        if self.scorer.image_first:
+            entry = self.kv.get(self.key(page))
+            known = entry is not None
+            if entry is None:
+                kv = self.encode(page, item.image, stages)
+            else:
+                kv = unpack(entry.tensors, entry.meta, torch.device("cpu"))
+            grid, n_kept, nbytes = kv.grid, len(kv.kept), kv.nbytes
+        else:  # with the query first, nothing of a page can be computed beforehand
+            grid, nbytes = self.scorer.preprocess(item.image).grid, 0
+            n_kept = len(self.kept(page, item.image, grid, stages))
         return AddedPage(
             page=page,
-            outcome="encoded" if entry is None else "hit",
-            grid=kv.grid,
-            n_kept_tokens=len(kv.kept),
-            nbytes=kv.nbytes,
+            outcome="hit" if known else "encoded",
+            grid=grid,
+            n_kept_tokens=n_kept,
+            nbytes=nbytes,
             elapsed_ms=(time.perf_counter() - begin) * 1e3,
         )
 

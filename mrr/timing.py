@@ -42,12 +42,6 @@ class Stages:
             for handle in handles:
                 handle.remove()
 
-    def move(self, source: str, target: str, ms: float) -> None:
-        """Count ms of one stage as another, which ran inside it and comes first."""
-        rest = self.ms.pop(source) - ms
-        self.ms[target] = self.ms.get(target, 0.0) + ms
-        self.ms[source] = rest
-
     def _drain(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)

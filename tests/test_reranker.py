@@ -196,6 +196,20 @@ def test_query_first_is_served_without_reuse(reranker: MiniReranker) -> None:
         twin.rank("blue page", system="dense-reuse")
 
 
+def test_query_first_adds_pages_without_kv(reranker: MiniReranker) -> None:
+    twin = reranker.with_config(replace(reranker.config, order="query-first"))
+    report = twin.add(pictures()[:2])
+    assert [(p.outcome, p.nbytes) for p in report.pages] == [("encoded", 0)] * 2
+    assert [p.outcome for p in twin.add(pictures()[:2]).pages] == ["hit"] * 2
+    assert len(twin.rank("blue page")) == 2
+
+
+def test_the_stages_of_original_come_in_the_order_they_run(reranker: MiniReranker) -> None:
+    reranker.add(pictures())
+    stages = list(reranker.rank("blue page", system="original").usage.ms)
+    assert stages == ["retrieve", "decode", "preprocess", "vision", "layers", "head"]
+
+
 def test_a_bad_file_among_good_ones_loses_nothing(reranker: MiniReranker, tmp_path: Path) -> None:
     (tmp_path / "good.png").write_bytes(png(picture(0)))
     (tmp_path / "bad.png").write_bytes(b"this is no picture")

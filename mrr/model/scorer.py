@@ -142,9 +142,11 @@ class Scorer:
         """
         prompts = [self.prompt(t, p.n_tokens) for t, p in zip(texts, pixels, strict=True)]
         tower = Stages(self.loaded.device)
+        stages.ms.setdefault("vision", 0.0)  # it comes first, though its time is known last
         with stages("layers"), tower.module("vision", self.loaded.model.model.visual):
             hidden = run_original(self.loaded, prompts, pixels, self.encoder.image_id)
-        stages.move("layers", "vision", tower.ms["vision"])
+        stages.ms["vision"] += tower.ms["vision"]
+        stages.ms["layers"] -= tower.ms["vision"]
         with stages("head"):
             return self._read(self.head.normed_logits(hidden))
 
