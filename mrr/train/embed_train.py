@@ -16,7 +16,7 @@ from mrr.train.eyes import Eyes
 from mrr.train.fit import Step, fit, loader
 from mrr.train.match_data import MatchBatch, MatchBatches
 from mrr.train.match_train import page_sources, ranking_batch, ranking_quality
-from mrr.train.pair import EMBEDDER_LAYERS, build
+from mrr.train.pair import Sizes, build
 from mrr.train.run import Run, autocast, pick_device, seed_everything
 
 
@@ -37,12 +37,12 @@ class EmbedPlan:
     eval_every: int = 150
     seed: int = 0
     sizes: tuple[tuple[int, int], ...] = ((512, 512), (768, 1024))
+    check_pages: int = 20
 
 
-def fresh_embedder(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> PageEmbedder:
+def fresh_embedder(tokenizer: PreTrainedTokenizerFast, sizes: Sizes, seed: int = 0) -> PageEmbedder:
     """An embedder whose vectors begin as means of what it sees."""
-    # As many key/value heads as query heads: values must carry a whole token.
-    model = build(tokenizer, EMBEDDER_LAYERS, seed, text={"num_key_value_heads": 2})
+    model = build(tokenizer, sizes, embedder=True, seed=seed)
     lm = model.model.language_model
     lm.embed_tokens.weight.requires_grad_(False)
     aim_at_pooling(lm)
@@ -63,7 +63,7 @@ def train(plan: EmbedPlan, embedder: PageEmbedder, eyes: Eyes, pixels: bool) -> 
     run = Run(plan.folder)
     run.resume(embedder, optimizers)
     sources = page_sources(plan.corpus_dir, plan.tokenizer, plan.sizes, plan.unit)
-    held_out = ranking_batch(plan.corpus_dir, plan.tokenizer, pixels).to(device)
+    held_out = ranking_batch(plan.corpus_dir, plan.tokenizer, pixels, plan.check_pages).to(device)
 
     def take(batch: MatchBatch) -> Step:
         visual, _ = eyes(batch)

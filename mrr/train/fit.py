@@ -73,7 +73,7 @@ def fit(
             bar.update()
             if run.step % LOG_EVERY == 0:
                 run.log(
-                    loss=round(float(step.loss), 4),
+                    loss=round(float(step.loss.detach()), 4),
                     **{name: round(value, 4) for name, value in step.shown().items()},
                     lr=round(factor, 3),
                     cells_per_s=round(run.n_cells / run.train_s),

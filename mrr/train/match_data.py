@@ -137,7 +137,8 @@ class SuffixEncoder:
     def __call__(self, words: tuple[str, ...]) -> tuple[list[int], list[int]]:
         """(ids, word index of each id or -1)."""
         coded = self._fast.encode(_SUFFIX_HEAD + " ".join(words))
-        ends = np.cumsum([len(word) + 1 for word in words]) + len(_SUFFIX_HEAD)
+        # A space belongs to the word that it begins.
+        ends = np.cumsum([len(word) + 1 for word in words]) + len(_SUFFIX_HEAD) - 1
         owner = [
             int(np.searchsorted(ends, stop, side="left")) if stop > len(_SUFFIX_HEAD) else -1
             for _, stop in coded.offsets

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from mrr.train.fit import Step, fit, loader
 from mrr.train.layout import Style
 from mrr.train.match_data import MatchBatch, MatchBatches
 from mrr.train.matching import Depths, Matcher, aim_at_words, match_loss
-from mrr.train.pair import RERANKER_BAND, RERANKER_LAYERS, build
+from mrr.train.pair import Sizes, build
 from mrr.train.run import Run, autocast, pick_device, seed_everything
 from mrr.train.text import Corpus, load
 
@@ -46,6 +46,8 @@ class MatchPlan:
     eval_every: int = 200
     seed: int = 0
     sizes: tuple[tuple[int, int], ...] = ((256, 256), (512, 512), (768, 1024))
+    model: Sizes = field(default_factory=Sizes)
+    check_pages: int = 20
 
 
 def new_matcher(
@@ -68,8 +70,8 @@ def new_matcher(
 
 def fresh_matcher(plan: MatchPlan) -> Matcher:
     """A matcher that starts as a search in the first band layer."""
-    model = build(plan.tokenizer, RERANKER_LAYERS, plan.seed)
-    depths = Depths(RERANKER_LAYERS, RERANKER_BAND)
+    model = build(plan.tokenizer, plan.model, seed=plan.seed)
+    depths = Depths(plan.model.reranker_layers, plan.model.band)
     matcher = new_matcher(
         plan.tokenizer, model.model.language_model, model.config.image_token_id, depths
     )
@@ -101,7 +103,7 @@ def train(plan: MatchPlan, matcher: Matcher, eyes: Eyes, pixels: bool) -> Matche
     run = Run(plan.folder)
     run.resume(matcher, optimizers)
     sources = page_sources(plan.corpus_dir, plan.tokenizer, plan.sizes, plan.unit)
-    held_out = ranking_batch(plan.corpus_dir, plan.tokenizer, pixels).to(device)
+    held_out = ranking_batch(plan.corpus_dir, plan.tokenizer, pixels, plan.check_pages).to(device)
     name = f"{plan.folder.name}/{plan.seed}"
     coin = random.Random(f"{name}/{run.step}")
 

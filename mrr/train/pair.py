@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,57 +12,92 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
 )
 
+from mrr.config import paper_band
 from mrr.train import tower
 from mrr.train.tokens import spelling_embeddings
 
-RERANKER_LAYERS, EMBEDDER_LAYERS = 12, 2
-RERANKER_BAND = (3, 7)  # 25 to 58% of the depth, as in the paper; the exit is the end of the band
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Widths and depths of the pair. The tower is the same in both models.
+
+    One key/value head of 128 in the reranker: most of its rotary pairs turn slowly enough for a
+    word to be found anywhere on a page. The embedder's values must carry a whole token instead.
+    """
+
+    vision_layers: int = 6
+    vision_dim: int = 224
+    vision_heads: int = 7
+    vision_mlp: int = 448
+    dim: int = 256
+    heads: int = 2
+    mlp: int = 320
+    reranker_layers: int = 12
+    embedder_layers: int = 2
+
+    @property
+    def band(self) -> tuple[int, int]:
+        """The paper's share of the depth; the exit is the end of the band."""
+        return paper_band(self.reranker_layers)
 
 
 def build_config(
-    tokenizer: PreTrainedTokenizerFast,
-    n_layers: int,
-    vision: dict[str, Any] | None = None,
-    text: dict[str, Any] | None = None,
+    tokenizer: PreTrainedTokenizerFast, sizes: Sizes, embedder: bool = False
 ) -> Qwen2_5_VLConfig:
-    """Configuration of one model of the pair; `vision` and `text` override sizes."""
+    """Configuration of one model of the pair."""
     ids = tokenizer.get_vocab()
-    dim = (text or {}).get("hidden_size", 256)
+    pairs = sizes.dim // sizes.heads // 2
+    section = [pairs // 4, (pairs - pairs // 4) // 2]
+    text: dict[str, Any] = {
+        "hidden_size": sizes.dim,
+        "num_hidden_layers": sizes.embedder_layers if embedder else sizes.reranker_layers,
+        "intermediate_size": sizes.mlp,
+        "num_attention_heads": sizes.heads,
+        "num_key_value_heads": sizes.heads if embedder else 1,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 5e5,
+            "mrope_section": [*section, pairs - sum(section)],
+        },
+        "bos_token_id": None,
+        "eos_token_id": ids["<|im_end|>"],
+        "pad_token_id": ids["<|endoftext|>"],
+    }
+    vision: dict[str, Any] = {
+        "depth": sizes.vision_layers,
+        "hidden_size": sizes.vision_dim,
+        "intermediate_size": sizes.vision_mlp,
+        "num_heads": sizes.vision_heads,
+        "patch_size": tower.PATCH_PX,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "window_size": tower.WINDOW_PX,
+        "fullatt_block_indexes": [],
+        "out_hidden_size": sizes.dim,
+    }
     return Qwen2_5_VLConfig(
-        vision_config={
-            "depth": 6, "hidden_size": 224, "intermediate_size": 448, "num_heads": 7,
-            "patch_size": tower.PATCH_PX, "spatial_merge_size": 2, "temporal_patch_size": 2,
-            "window_size": tower.WINDOW_PX, "fullatt_block_indexes": [], "out_hidden_size": dim,
-            **(vision or {}),
-        },
-        text_config={
-            "hidden_size": 256, "num_hidden_layers": n_layers, "intermediate_size": 320,
-            "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": len(tokenizer),
-            "max_position_embeddings": 8192, "tie_word_embeddings": True,
-            "rope_parameters": {
-                "rope_type": "default", "rope_theta": 5e5, "mrope_section": [16, 24, 24],
-            },
-            "bos_token_id": None, "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"],
-            **(text or {}),
-        },
+        vision_config=vision,
+        text_config=text,
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
-    )  # fmt: skip
+    )
 
 
 def build(
-    tokenizer: PreTrainedTokenizerFast, n_layers: int, seed: int = 0, **sizes: Any
+    tokenizer: PreTrainedTokenizerFast, sizes: Sizes, embedder: bool = False, seed: int = 0
 ) -> Qwen2_5_VLForConditionalGeneration:
     """A fresh model: spelling embeddings, vision heads aimed at their neighbours, grey patches."""
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(build_config(tokenizer, n_layers, **sizes))
+    model = Qwen2_5_VLForConditionalGeneration(build_config(tokenizer, sizes, embedder))
     with torch.no_grad():
         table = model.model.language_model.embed_tokens.weight
-        table.copy_(spelling_embeddings(tokenizer, table.shape[1], seed))
+        table.copy_(spelling_embeddings(tokenizer, sizes.dim, seed))
         kernel = model.model.visual.patch_embed.proj.weight
         kernel.copy_(kernel.mean((1, 2), keepdim=True).expand_as(kernel))
     tower.aim_heads(model.model.visual)

@@ -8,7 +8,7 @@ head is not part of the model that ships.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mrr.train.data import PageSource, WindowBatch, WindowBatches
 from mrr.train.fit import Step, fit, loader
 from mrr.train.labels import N_CLASSES, SLOTS
 from mrr.train.layout import Style
-from mrr.train.pair import build
+from mrr.train.pair import Sizes, build
 from mrr.train.run import Run, autocast, pick_device, seed_everything
 from mrr.train.text import Corpus, load
 
@@ -179,16 +179,20 @@ class ReadingPlan:
     eval_every: int = 250
     seed: int = 0
     size: tuple[int, int] = (512, 512)
+    sizes: Sizes = field(default_factory=Sizes)
+    check_pages: int = 4
+
+
+def bare_reader(tokenizer: PreTrainedTokenizerFast, sizes: Sizes, seed: int) -> Reader:
+    """A reader as built, for weights to be loaded into."""
+    model = build(tokenizer, sizes, embedder=True, seed=seed)
+    table = model.model.language_model.embed_tokens.weight
+    return Reader(model.model.visual, table, model.config.image_token_id)
 
 
 def new_reader(plan: ReadingPlan, source: PageSource) -> Reader:
     """A reader with whitened patches."""
-    model = build(plan.tokenizer, n_layers=1, seed=plan.seed)
-    reader = Reader(
-        model.model.visual,
-        model.model.language_model.embed_tokens.weight,
-        model.config.image_token_id,
-    )
+    reader = bare_reader(plan.tokenizer, plan.sizes, plan.seed)
     samples = [source.page(f"whiten/{plan.seed}/{i}", i * plan.unit) for i in range(24)]
     tower.whiten_patches(
         reader.visual, torch.stack([torch.tensor(page.pixels) for page in samples])
@@ -196,9 +200,7 @@ def new_reader(plan: ReadingPlan, source: PageSource) -> Reader:
     return reader
 
 
-def validation_sets(
-    plan: ReadingPlan, corpus: Corpus, n_pages: int = 4
-) -> dict[str, list[WindowBatch]]:
+def validation_sets(plan: ReadingPlan, corpus: Corpus) -> dict[str, list[WindowBatch]]:
     """Whole pages of held-out text: in common faces, and in faces never trained on."""
     styles = {
         "common": Style(tuple(fonts.find(fonts.COMMON)), body_px=(13.0, 17.0)),
@@ -209,7 +211,7 @@ def validation_sets(
     sets = {}
     for name, style in styles.items():
         source = PageSource(corpus, plan.tokenizer, ((0, style),))
-        sets[name] = list(WindowBatches(source, 1, f"validation/{name}", 0, n_pages))
+        sets[name] = list(WindowBatches(source, 1, f"validation/{name}", 0, plan.check_pages))
     return sets
 
 

@@ -1,0 +1,102 @@
+"""`mrr train`: make the bundled pair, or fine-tune a large checkpoint the same way."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from mrr.train.stages import Scale, Workshop
+
+_STAGES = ("corpus", "read", "match", "join", "embed", "prune")
+
+
+# Fields of Scale, as options.
+_SIZES = {
+    "read_steps": "Steps of the reading stage.",
+    "read_pages": "512 px squares in a reading batch; 256 suits a large GPU.",
+    "match_steps": "Steps on simulated visual tokens.",
+    "join_steps": "Steps on the tower's visual tokens.",
+    "embed_steps": "Steps of the embedder; half as many again on the tower.",
+    "prune_steps": "Steps with half of the visual tokens.",
+    "match_pages": "Pages in a matching batch.",
+    "embed_pages": "Pages in an embedding batch.",
+    "workers": "Processes that draw pages; cores - 1 on a GPU.",
+    "unit": "Batches of the curriculum's first step.",
+    "seed": "Seed of pages, queries and weights.",
+}
+
+
+def _size_options(command: Callable[..., None]) -> Callable[..., None]:
+    """One option for every size, with the default that Scale has."""
+    for name, words in reversed(_SIZES.items()):
+        flag, default = "--" + name.replace("_", "-"), getattr(Scale(), name)
+        command = click.option(flag, type=int, default=default, show_default=True, help=words)(
+            command
+        )
+    return command
+
+
+@click.group()
+@click.option(
+    "--run",
+    "root",
+    type=click.Path(path_type=Path),
+    default=Path("train-run"),
+    show_default=True,
+    help="Folder of the run: corpus, checkpoints, logs.",
+)
+@click.option("--threads", type=int, default=0, help="Torch threads; 0 leaves torch's choice.")
+@_size_options
+@click.pass_context
+def train(ctx: click.Context, root: Path, threads: int, **sizes: Any) -> None:
+    """Train the bundled pair. Every stage resumes from its checkpoint in the run folder."""
+    logging.basicConfig(level=logging.INFO)
+    if threads:
+        torch.set_num_threads(threads)
+    ctx.obj = Workshop(root, replace(Scale(), **sizes))
+
+
+@train.command()
+@click.argument("stage", type=click.Choice(_STAGES))
+@click.pass_obj
+def stage(shop: Workshop, stage: str) -> None:
+    """Run or resume one stage."""
+    run_stage(shop, stage)
+
+
+@train.command(name="all")
+@click.pass_obj
+def everything(shop: Workshop) -> None:
+    """Run or resume every stage in order."""
+    for name in _STAGES:
+        run_stage(shop, name)
+
+
+@train.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--stage",
+    default="pruned",
+    show_default=True,
+    type=click.Choice(["matching", "joined", "pruned"]),
+    help="Whose language model is shipped.",
+)
+@click.pass_obj
+def export(shop: Workshop, folder: Path, stage: str) -> None:
+    """Write tiny-reranker and tiny-embedder as stock checkpoints; prints their sizes as JSON."""
+    click.echo(json.dumps(shop.export(folder, stage)))
+
+
+def run_stage(shop: Workshop, name: str) -> None:
+    """One stage by name."""
+    if name == "corpus":
+        shop.make_corpus()
+    else:
+        getattr(shop, name)()

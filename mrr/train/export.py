@@ -1,0 +1,103 @@
+"""Write a trained model as a stock checkpoint: config, tokenizer, processor, shards, model card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessorPil
+
+from mrr.train.pair import Sizes
+
+MAX_SHARD = "9MB"  # Spaces take no larger file without LFS
+MIN_PIXELS, MAX_PIXELS = 4 * 32 * 32, 768 * 1024
+
+# Qwen's chat format with images before text, as the tokenizer's own template for other tools.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def export(
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    card: str,
+    trained: dict[str, Any] | None = None,
+) -> int:
+    """Save the model in float16 (it is cast in place). Returns the bytes written.
+
+    trained: the `mini_reranker` section of the config: what the engine should switch on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.safetensors*"):
+        old.unlink()
+    if trained is not None:
+        model.config.mini_reranker = trained
+    model.half().save_pretrained(folder, max_shard_size=MAX_SHARD)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    image_processor().save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def image_processor() -> Qwen2VLImageProcessorPil:
+    """How pages reach the pair: as training draws them, at most 768 x 1024 px."""
+    return Qwen2VLImageProcessorPil(
+        patch_size=16,
+        merge_size=2,
+        temporal_patch_size=2,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+        size={"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS},
+    )
+
+
+def join(model: Any, visual: nn.Module, lm: nn.Module) -> None:
+    """Put a trained tower and a trained language model into one model, in place."""
+    model.model.visual.load_state_dict(visual.state_dict())
+    model.model.language_model.load_state_dict(lm.state_dict())
+
+
+def trained_section(sizes: Sizes, keep_ratio: float) -> dict[str, Any]:
+    """What the reranker was trained for, as the engine reads it."""
+    return {"band": list(sizes.band), "exit_layer": sizes.band[1], "keep_ratio": keep_ratio}
+
+
+def card(name: str, facts: dict[str, Any]) -> str:
+    """A model card. facts: what was measured, written down as it is."""
+    role = "reranks pages" if "reranker" in name else "finds pages and guides pruning"
+    return "\n".join(
+        [
+            "---",
+            "license: apache-2.0",
+            "library_name: transformers",
+            "pipeline_tag: visual-document-retrieval",
+            "---",
+            f"# {name}",
+            "",
+            f"A tiny Qwen2.5-VL trained from scratch by this project; it {role} of printed",
+            "text on a CPU. No pretrained weights of any kind went into it.",
+            "",
+            "- **Reads**: printed Latin text, lower-cased, at 12 to 20 px on a page of 768 x 1024.",
+            "- **Does not**: understand meaning, handwriting, photographs or other scripts. It has",
+            "  no knowledge of the world: it finds printed words, and words spelled like them.",
+            "- **Data**: documentation, docstrings, licences and manual pages of a Debian machine,",
+            "  set in free fonts by `mrr/train/render.py`. Made by `python -m mrr.train all`.",
+            "",
+            "## Measured",
+            "```json",
+            json.dumps(facts, indent=2),
+            "```",
+            "",
+        ]
+    )

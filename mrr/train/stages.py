@@ -1,0 +1,241 @@
+"""The bundled pair from nothing, stage by stage. Every stage resumes; all live in one folder.
+
+corpus/ tokenizer/    text, and the pieces it is cut into
+reading/              a: the tower learns to read
+matching/             b: the language model learns to match, on simulated visual tokens
+joined/               b: the same on the tower's own visual tokens
+embedding/ seeing/    c: the embedder, simulated, then on the tower's visual tokens
+pruned/               d: the reranker with half of the visual tokens
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from mrr.config import DEFAULT_INSTRUCTION
+from mrr.model.prompt import EMBEDDER_PROMPT, QWEN_RERANKER
+from mrr.train import embed_train, export, eyes, match_train, reading, text, tokens
+from mrr.train.embedding import PageEmbedder, keep_half
+from mrr.train.matching import Matcher, SimulatedReader
+from mrr.train.pair import Sizes, build
+from mrr.train.run import pick_device
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much of everything: steps of each stage, sizes of batches, worker processes."""
+
+    read_steps: int = 6500
+    read_pages: int = 4
+    match_steps: int = 1500
+    join_steps: int = 600
+    embed_steps: int = 800
+    prune_steps: int = 300
+    match_pages: int = 3
+    embed_pages: int = 12
+    workers: int = 1
+    unit: int = 300
+    seed: int = 0
+    vocab_size: int = 8192
+    check_pages: int = 20
+    sizes: Sizes = field(default_factory=Sizes)
+
+
+class Workshop:
+    """The stages over one folder."""
+
+    def __init__(self, root: Path, scale: Scale):
+        self.root, self.scale = root, scale
+
+    @property
+    def corpus_dir(self) -> Path:
+        return self.root / "corpus"
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        return PreTrainedTokenizerFast.from_pretrained(self.root / "tokenizer")
+
+    def make_corpus(self, roots: Iterable[Path] | None = None) -> None:
+        """Collect text, and train the tokenizer on it."""
+        if not (self.corpus_dir / "words.json").exists():
+            text.build(self.corpus_dir, roots)
+        if (self.root / "tokenizer").exists():
+            return
+        template = QWEN_RERANKER.document_first + EMBEDDER_PROMPT + DEFAULT_INSTRUCTION
+        lines = _lines_for_pieces(self.corpus_dir, self.scale.seed)
+        made = tokens.train_tokenizer(lines, template, self.scale.vocab_size)
+        made.save_pretrained(self.root / "tokenizer")
+
+    def read(self) -> reading.Reader:
+        """Stage a."""
+        plan = reading.ReadingPlan(
+            self.root / "reading",
+            self.corpus_dir,
+            self.tokenizer,
+            steps=self.scale.read_steps,
+            pages=self.scale.read_pages,
+            workers=self.scale.workers,
+            unit=self.scale.unit,
+            seed=self.scale.seed,
+            sizes=self.scale.sizes,
+            check_pages=max(1, self.scale.check_pages // 5),
+        )
+        return reading.train(plan)
+
+    def match(self) -> Matcher:
+        """Stage b on simulated visual tokens: it need not wait for the tower."""
+        plan = self._match_plan("matching", self.scale.match_steps)
+        matcher = match_train.fresh_matcher(plan)
+        look = eyes.simulated(matcher.table, matcher.image_id, SimulatedReader())
+        return match_train.train(plan, matcher, look, pixels=False)
+
+    def join(self) -> Matcher:
+        """Stage b on the trained tower's visual tokens, at full page size."""
+        plan = self._match_plan("joined", self.scale.join_steps, whole=True)
+        self._hand_on("matching", "joined")
+        matcher = match_train.fresh_matcher(plan)
+        return match_train.train(plan, matcher, eyes.real(self._tower()), pixels=True)
+
+    def embed(self) -> PageEmbedder:
+        """Stage c: simulated visual tokens, then the tower's."""
+        plan = self._embed_plan("embedding", self.scale.embed_steps)
+        embedder = self._fresh_embedder()
+        blank = embedder.encoder.image_id
+        table = embedder.lm.embed_tokens.weight.detach()
+        look = eyes.simulated(table, blank, SimulatedReader())
+        embed_train.train(plan, embedder, look, pixels=False)
+        self._hand_on("embedding", "seeing")
+        real = self._embed_plan("seeing", self.scale.embed_steps // 2, whole=True)
+        embedder = self._fresh_embedder()
+        return embed_train.train(real, embedder, eyes.real(self._tower()), pixels=True)
+
+    def prune(self) -> Matcher:
+        """Stage d: the joined reranker sees the half of the page that the embedder keeps."""
+        plan = self._match_plan("pruned", self.scale.prune_steps, whole=True)
+        self._hand_on("joined", "pruned")
+        matcher = match_train.fresh_matcher(plan)
+        embedder = self.load(self._fresh_embedder(), "seeing")
+
+        def keep(visual: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+            return keep_half(embedder, visual, grid)
+
+        look = eyes.pruned(eyes.real(self._tower()), keep)
+        return match_train.train(plan, matcher, look, pixels=True)
+
+    def export(self, folder: Path, stage: str = "pruned") -> dict[str, int]:
+        """Write tiny-reranker and tiny-embedder under folder. Returns bytes of each."""
+        tower, tokenizer = self._tower(), self.tokenizer
+        plan = self._match_plan(stage, 0)
+        matcher = self.load(match_train.fresh_matcher(plan), stage)
+        embedder = self.load(self._fresh_embedder(), "seeing")
+        keep_ratio = 0.5 if stage == "pruned" else 1.0
+        reranker_model = build(tokenizer, self.scale.sizes)
+        embedder_model = build(tokenizer, self.scale.sizes, embedder=True)
+        export.join(reranker_model, tower, matcher.lm)
+        export.join(embedder_model, tower, embedder.lm)
+        sizes = {}
+        for name, model, section in (
+            ("tiny-reranker", reranker_model, export.trained_section(self.scale.sizes, keep_ratio)),
+            ("tiny-embedder", embedder_model, None),
+        ):
+            card = export.card(name, self._facts(stage if section else "seeing"))
+            sizes[name] = export.export(model, tokenizer, folder / name, card, section)
+        return sizes
+
+    def load(self, module: Any, stage: str) -> Any:
+        """The module with a stage's weights, on the device, frozen."""
+        state = torch.load(
+            self.root / stage / "checkpoint.pt", map_location="cpu", weights_only=True
+        )
+        module.load_state_dict(state["model"])
+        return module.to(pick_device()).eval().requires_grad_(False)
+
+    def _tower(self) -> nn.Module:
+        reader = reading.bare_reader(self.tokenizer, self.scale.sizes, self.scale.seed)
+        return self.load(reader, "reading").visual
+
+    def _fresh_embedder(self) -> PageEmbedder:
+        return embed_train.fresh_embedder(self.tokenizer, self.scale.sizes, self.scale.seed)
+
+    def _hand_on(self, done: str, following: str) -> None:
+        """Begin a stage from the weights of the one before."""
+        target = self.root / following / "checkpoint.pt"
+        if target.exists():
+            return
+        state = torch.load(self.root / done / "checkpoint.pt", weights_only=True)
+        fresh = {"model": state["model"], "optimizers": [], "step": 0, "train_s": 0.0, "n_cells": 0}
+        target.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(fresh, target.with_suffix(".part"))
+        shutil.move(target.with_suffix(".part"), target)
+
+    def _match_plan(self, name: str, steps: int, whole: bool = False) -> match_train.MatchPlan:
+        scale = self.scale
+        sizes = ((768, 1024),) if whole else ((256, 256), (512, 512), (768, 1024))
+        return match_train.MatchPlan(
+            self.root / name,
+            self.corpus_dir,
+            self.tokenizer,
+            steps=steps,
+            n_pages=scale.match_pages,
+            workers=scale.workers,
+            unit=scale.unit,
+            matrix_lr=1e-3 if whole else 4e-3,
+            other_lr=5e-4 if whole else 2e-3,
+            seed=scale.seed,
+            sizes=sizes,
+            model=scale.sizes,
+            check_pages=scale.check_pages,
+        )
+
+    def _embed_plan(self, name: str, steps: int, whole: bool = False) -> embed_train.EmbedPlan:
+        scale = self.scale
+        return embed_train.EmbedPlan(
+            self.root / name,
+            self.corpus_dir,
+            self.tokenizer,
+            steps=steps,
+            n_pages=scale.embed_pages,
+            workers=scale.workers,
+            unit=scale.unit,
+            matrix_lr=1e-3 if whole else 4e-3,
+            seed=scale.seed,
+            sizes=((768, 1024),) if whole else ((512, 512), (768, 1024)),
+            check_pages=scale.check_pages,
+        )
+
+    def _facts(self, stage: str) -> dict[str, Any]:
+        """The last evaluations of the reading stage and of `stage`, with steps and seconds."""
+        facts: dict[str, Any] = {"seed": self.scale.seed}
+        for name in ("reading", stage):
+            log = (self.root / name / "log.jsonl").read_text(encoding="utf-8").splitlines()
+            lines = [json.loads(line) for line in log]
+            checks = [line for line in lines if "loss" not in line and "pieces" not in line]
+            facts[name] = checks[-1] if checks else lines[-1]
+        return facts
+
+
+def _lines_for_pieces(corpus_dir: Path, seed: int) -> list[str]:
+    """What the tokenizer learns from: words at a flattened frequency, figures, some prose.
+
+    Plain prose of documentation would spend the pieces on its jargon.
+    """
+    corpus = text.load(corpus_dir, "train")
+    rng = random.Random(seed)
+    sampler = text.TextSampler(corpus, rng)
+    counts = json.loads((corpus_dir / "words.json").read_text(encoding="utf-8"))
+    lines = [" " + " ".join([word] * max(1, int(n**0.4))) for word, n in counts.items()]
+    lines += [" " + " ".join(sampler.number() for _ in range(10)) for _ in range(1500)]
+    return lines + rng.sample(corpus.paragraphs, min(3000, len(corpus.paragraphs)))

@@ -1,0 +1,62 @@
+import json
+from pathlib import Path
+
+import torch
+from click.testing import CliRunner
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from mrr import MiniReranker
+from mrr.train.cli import train
+from mrr.train.muon import orthogonalize
+from mrr.train.stages import Workshop
+
+
+def test_every_stage_runs_and_the_pair_that_comes_out_ranks_pages(
+    shop: Workshop, tmp_path: Path
+) -> None:
+    for stage in (shop.read, shop.match, shop.join, shop.embed, shop.prune):
+        stage()
+    for name in ("reading", "matching", "joined", "embedding", "seeing", "pruned"):
+        lines = (shop.root / name / "log.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1])["step"] >= 1
+        assert (shop.root / f"{name}.pid").exists()
+    sizes = shop.export(tmp_path)
+    assert set(sizes) == {"tiny-reranker", "tiny-embedder"}
+    stock = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "tiny-reranker")
+    assert stock.config.mini_reranker["keep_ratio"] == 0.5
+    reranker = MiniReranker.from_pretrained(
+        tmp_path / "tiny-reranker", embedder=tmp_path / "tiny-embedder", store=tmp_path / "store"
+    )
+    picture = tmp_path / "page.png"
+    page = torch.full((300, 280), 255, dtype=torch.uint8).numpy()
+    from PIL import Image
+
+    Image.fromarray(page).save(picture)
+    report = reranker.add([picture])
+    assert not report.failed
+    assert len(reranker.rank("parser error")) == 1
+
+
+def test_a_stage_that_was_stopped_goes_on_where_it_was(shop: Workshop) -> None:
+    shop.read()
+    path = shop.root / "reading" / "checkpoint.pt"
+    before = torch.load(path, weights_only=True)
+    shop.read()  # nothing is left to do
+    after = torch.load(path, weights_only=True)
+    assert before["step"] == after["step"] == shop.scale.read_steps
+    same = [torch.equal(before["model"][k], after["model"][k]) for k in before["model"]]
+    assert all(same)
+
+
+def test_orthogonalised_updates_have_singular_values_near_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((3, 40, 20), (20, 50)):
+        update = orthogonalize(torch.randn(shape, generator=generator))
+        values = torch.linalg.svdvals(update)
+        assert 0.6 < values.min() and values.max() < 1.3
+
+
+def test_every_command_has_help() -> None:
+    for name, command in train.commands.items():
+        result = CliRunner().invoke(train, [name, "--help"])
+        assert result.exit_code == 0 and command.help, name
