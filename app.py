@@ -11,7 +11,7 @@ import gradio as gr
 from mrr import MiniReranker
 from mrr.build import default_store
 from ui.caching import start_examples
-from ui.examples import load_examples
+from ui.examples import Examples, load_examples
 from ui.layout import build_ui
 from ui.theme import css, theme
 from ui.workbench import Workbench
@@ -23,8 +23,11 @@ HOST = os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if ON_SPACES else "127
 HOSTED = ON_SPACES or HOST not in ("127.0.0.1", "localhost", "::1")
 
 
-def build() -> tuple[gr.Blocks, Workbench]:
-    """Engine and UI, from $MRR_MODEL, $MRR_EMBEDDER, $MRR_CACHE_DIR and $MRR_KEEP_UPLOADS."""
+def build(examples: Examples | None = None) -> tuple[gr.Blocks, Workbench]:
+    """Engine and UI, from $MRR_MODEL, $MRR_EMBEDDER, $MRR_CACHE_DIR and $MRR_KEEP_UPLOADS.
+
+    examples: the bundled ones unless given.
+    """
     reranker = MiniReranker.from_pretrained(
         os.environ.get("MRR_MODEL") or "tiny", embedder=os.environ.get("MRR_EMBEDDER") or None
     )
@@ -36,7 +39,7 @@ def build() -> tuple[gr.Blocks, Workbench]:
 
     bench = Workbench(
         reranker,
-        load_examples(),
+        examples or load_examples(),
         load_model=None if HOSTED else load_model,
         keep_uploads=not HOSTED and os.environ.get("MRR_KEEP_UPLOADS") == "1",
         hosted=HOSTED,

@@ -289,7 +289,7 @@ class Handlers:
     def layer(self, session: Session, event: gr.EventData) -> Values:
         """A layer was clicked in the bands: show its map on the page."""
         n_layers = self.bench.engine(session.settings).loaded.n_layers
-        session.selection.layer = bands.layer_from(event, n_layers)
+        session.selection.layer = bands.layer_from(event._data, n_layers)
         return {self.views.why: gr.update(selected="page")}
 
 

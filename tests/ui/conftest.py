@@ -1,0 +1,130 @@
+"""The real app over tiny random checkpoints and a corpus of six pages, and a browser to use it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+import app as the_app
+from tests.tiny import picture, save_checkpoint
+from ui.caching import cache_examples
+from ui.examples import Examples, load_examples
+from ui.workbench import Workbench
+
+SAMPLES = ("blue harbour", "tram timetable", "winter garden")
+N_PAGES = 6
+
+
+def png(seed: int) -> bytes:
+    """A page of 7 x 5 tokens, different for each seed."""
+    buffer = io.BytesIO()
+    picture(seed, (160, 224)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def make_corpus(folder: Path) -> Path:
+    """Six pages, three queries and their labels, in the format of assets/examples."""
+    (folder / "pages").mkdir(parents=True)
+    rows = []
+    for n in range(N_PAGES):
+        picture(n, (160, 224)).save(folder / f"pages/doc-{n}.png")
+        rows.append({"page_id": f"doc#{n}", "file": f"pages/doc-{n}.png", "title": f"Document {n}"})
+    queries = [{"query_id": f"q{n}", "query": text} for n, text in enumerate(SAMPLES)]
+    for name, lines in (("corpus", rows), ("queries", queries)):
+        text = "\n".join(json.dumps(line) for line in lines)
+        (folder / f"{name}.jsonl").write_text(text, "utf-8")
+    (folder / "qrels.tsv").write_text("q0\t0\tdoc#1\t1\nq0\t0\tdoc#2\t0\n", "utf-8")
+    chosen = {"query_ids": ["q0", "q1", "q2"], "known_failure": "q2"}
+    (folder / "samples.json").write_text(json.dumps(chosen), "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    return load_examples(make_corpus(tmp_path_factory.mktemp("corpus") / "examples"))
+
+
+@dataclass(frozen=True)
+class Running:
+    """The app as it is served."""
+
+    url: str
+    bench: Workbench
+    store: Path
+    uploads: Path
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory, corpus: Examples) -> Iterator[Running]:
+    """app.py's own build() and launch_flags(), on a free port of this machine."""
+    root = tmp_path_factory.mktemp("app")
+    settings = {
+        "MRR_MODEL": str(save_checkpoint(root / "tiny-reranker", seed=0)),
+        "MRR_EMBEDDER": str(save_checkpoint(root / "tiny-embedder", seed=1)),
+        "MRR_CACHE_DIR": str(root / "store"),
+        "GRADIO_TEMP_DIR": str(root / "gradio"),
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    demo, bench = the_app.build(corpus)
+    cache_examples(bench)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    demo.launch(**the_app.launch_flags(), server_port=port, prevent_thread_lock=True, quiet=True)
+    yield Running(f"http://127.0.0.1:{port}", bench, root / "store", root / "gradio")
+    demo.close()
+    bench.base.close()
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium") or playwright.chromium.executable_path
+        if not Path(chromium).exists() and not os.environ.get("CI"):
+            pytest.skip("no Chromium on this machine")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, running: Running) -> Iterator[Callable[..., Page]]:
+    """Opens the app as a new visitor; fails in the end where a console saw an error."""
+    said: list[str] = []
+    contexts: list[BrowserContext] = []
+
+    def opened(width: int = 1280, theme: str = "light") -> Page:
+        context = browser.new_context(viewport={"width": width, "height": 900})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
+        page.goto(f"{running.url}/?__theme={theme}")
+        page.wait_for_selector("#samples .mrr-chip")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not said, said
+
+
+@pytest.fixture
+def tab(visit: Callable[..., Page]) -> Page:
+    """One visitor with a wide screen."""
+    return visit()

@@ -1,0 +1,59 @@
+"""The named endpoints, used as a program uses them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
+
+
+@pytest.fixture
+def client(running: Running) -> Client:
+    return Client(running.url, verbose=False)
+
+
+def test_only_the_three_endpoints_are_published(client: Client) -> None:
+    listed = client.view_api(return_format="dict", print_info=False)
+    assert set(listed["named_endpoints"]) == {"/rank", "/add", "/explain"}
+    assert not listed["unnamed_endpoints"]
+
+
+def test_add_rank_and_explain_from_a_program(
+    client: Client, running: Running, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.png").write_bytes(png(51))
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    files = [handle_file(tmp_path / name) for name in ("mine.png", "bad.png")]
+    added = client.predict(files, api_name="/add")
+    assert [page["outcome"] for page in added["pages"]] == ["encoded"]
+    assert [file["file"] for file in added["failed"]] == ["bad.png"]
+
+    ranked = client.predict(SAMPLES[0], 20, api_name="/rank")
+    assert [hit["rank"] for hit in ranked["hits"]] == list(range(1, N_PAGES + 2))
+    page_id = added["pages"][0]["page_id"]
+    assert page_id in {hit["page_id"] for hit in ranked["hits"]}
+
+    why = client.predict(SAMPLES[0], page_id, api_name="/explain")
+    (logit,) = (hit["logit"] for hit in ranked["hits"] if hit["page_id"] == page_id)
+    assert why["logit"] == pytest.approx(logit, abs=1e-4)
+    assert sum(map(sum, why["kept"])) == added["pages"][0]["kept_tokens"]
+    assert len(why["lens"]) == why["exit_layer"]
+
+    stranger = Client(running.url, verbose=False)
+    with pytest.raises(AppError, match="not here"):
+        stranger.predict(SAMPLES[0], page_id, api_name="/explain")
+
+
+@pytest.mark.parametrize(
+    ("query", "top_k", "system", "sentence"),
+    [("  ", 3, "mini", "Type a query"), ("x", 0, "mini", "top_k"), ("x", 3, "best", "No system")],
+)
+def test_a_refusal_is_a_sentence(
+    client: Client, query: str, top_k: int, system: str, sentence: str
+) -> None:
+    with pytest.raises(AppError, match=sentence):
+        client.predict(query, top_k, system, api_name="/rank")

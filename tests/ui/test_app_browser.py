@@ -1,0 +1,261 @@
+"""The real app in headless Chromium: what a visitor sees and can do."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.tiny import picture
+from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
+
+pytestmark = pytest.mark.browser
+expect.set_options(timeout=15_000)  # a shared machine with two cores
+
+HOSTILE = "<img src=x onerror='window.hacked=1'>"
+TABS = ("Rank", "Pages", "Latency", "History")
+
+
+def rank(tab: Page, query: str = SAMPLES[0]) -> None:
+    tab.fill("#query textarea, #query input", query)
+    tab.keyboard.press("Enter")
+    expect(tab.locator("#summary")).to_contain_text(f"“{query}”")
+
+
+def traced(tab: Page) -> None:
+    expect(tab.locator(".pi-stage canvas").first).to_be_visible()
+
+
+def open_tab(tab: Page, name: str) -> None:
+    tab.get_by_role("tab", name=name, exact=True).click()
+
+
+def add_files(tab: Page, *files: tuple[str, bytes]) -> None:
+    open_tab(tab, "Pages")
+    payload = [{"name": n, "mimeType": "application/octet-stream", "buffer": b} for n, b in files]
+    tab.set_input_files("#files input[type=file]", payload)
+
+
+def pdf(*seeds: int) -> bytes:
+    buffer = io.BytesIO()
+    first, *rest = (picture(seed, (160, 224)) for seed in seeds)
+    first.save(buffer, "PDF", save_all=True, append_images=rest)
+    return buffer.getvalue()
+
+
+def saved(tab: Page, button: str) -> str:
+    with tab.expect_download() as waiting:
+        tab.click(button)
+    return Path(waiting.value.path()).read_text("utf-8")
+
+
+def test_a_click_on_a_sample_gives_a_full_ranking_with_reasons(tab: Page) -> None:
+    expect(tab.locator("#header h1")).to_have_text("miniReranker")
+    expect(tab.locator("#gallery figure")).to_have_count(N_PAGES)
+    tab.get_by_role("button", name=SAMPLES[0]).click()
+    expect(tab.locator("#hits li")).to_have_count(N_PAGES)
+    ranks = tab.locator("#hits .mrr-rank").all_inner_texts()
+    assert ranks == [str(n) for n in range(1, N_PAGES + 1)]
+    logits = [float(text.split()[-1]) for text in tab.locator("#hits .value").all_inner_texts()]
+    assert logits == sorted(logits, reverse=True)
+    traced(tab)
+    expect(tab.locator("#gallery")).to_be_hidden()
+
+
+def test_the_selection_follows_keys_and_drives_every_view(tab: Page) -> None:
+    rank(tab)
+    traced(tab)
+    tab.keyboard.press("j")
+    expect(tab.locator("#hits li").nth(1)).to_have_class("mrr-hit is-selected")
+    label = tab.locator("#hits li .title").nth(1).inner_text()
+    expect(tab.locator(".pi-stage canvas").first).to_have_attribute(
+        "aria-label", re.compile(re.escape(label))
+    )
+    tab.keyboard.press("k")
+    expect(tab.locator("#hits li").first).to_have_class("mrr-hit is-selected")
+
+
+def test_layers_draw_one_line_a_candidate_and_bands_one_row_a_layer(
+    tab: Page, running: Running
+) -> None:
+    rank(tab)
+    traced(tab)
+    open_tab(tab, "Layers")
+    expect(tab.locator(".js-plotly-plot .scatterlayer .trace path.js-line")).to_have_count(N_PAGES)
+    tab.click("#trace-layers")
+    expect(tab.get_by_text("dense").first).to_be_visible()
+    open_tab(tab, "Bands")
+    expect(tab.get_by_text("0 by construction").first).to_be_visible()
+
+
+def test_image_pdf_and_a_broken_file_each_tell_how_they_went(tab: Page, running: Running) -> None:
+    add_files(tab, ("a.png", png(11)), ("bad.pdf", b"%PDF-1.4 junk"), ("two.pdf", pdf(12, 13)))
+    states = tab.locator("#progress .mrr-state")
+    expect(states).to_have_text(["cached", "failed", "cached", "cached"])
+    expect(tab.locator("#progress")).to_contain_text("3 pages in, 1 failed")
+    expect(tab.locator("#progress tbody tr").first.locator("td").nth(2)).to_have_text("7 × 5")
+    expect(tab.locator("#pages")).to_contain_text("Added by you, 3 pages")
+    left = [path for path in running.uploads.rglob("*") if path.suffix in (".png", ".pdf")]
+    assert not left, "uploads stay in the folder that Gradio serves"
+
+    add_files(tab, ("again.png", png(11)))
+    expect(tab.locator("#progress .mrr-state")).to_have_text(["already cached"])
+
+    open_tab(tab, "Rank")
+    rank(tab)
+    expect(tab.locator("#hits li")).to_have_count(N_PAGES + 3)
+
+    open_tab(tab, "Pages")
+    tab.get_by_role("button", name="Remove a.png").click()
+    expect(tab.locator("#pages")).to_contain_text("Added by you, 2 pages")
+
+
+def test_two_visitors_do_not_see_each_others_pages(
+    visit: Callable[..., Page],
+) -> None:
+    tab, other = visit(), visit()
+    add_files(tab, ("canary-7391.png", png(21)))
+    expect(tab.locator("#pages")).to_contain_text("canary-7391.png")
+    rank(other)
+    open_tab(other, "Pages")
+    expect(other.locator("#pages")).to_contain_text(f"Examples, {N_PAGES} pages")
+    assert "canary" not in other.content()
+    add_files(other, ("mine.png", png(21)))
+    expect(other.locator("#progress .mrr-state")).to_have_text(["cached"])
+
+
+def test_a_closed_tab_takes_its_pages_along(visit: Callable[..., Page], running: Running) -> None:
+    page = visit()
+    before = running.bench.base.store.stats().n_pages
+    add_files(page, ("leaving.png", png(31)))
+    expect(page.locator("#pages")).to_contain_text("leaving.png")
+    assert running.bench.base.store.stats().n_pages == before + 1
+    page.context.close()
+    deadline = time.monotonic() + 60
+    while running.bench.base.store.stats().n_pages > before:
+        assert time.monotonic() < deadline, "the pages of a closed tab are still there"
+        time.sleep(0.2)
+
+
+def test_dense_runs_on_demand_with_its_cost_said_first(tab: Page) -> None:
+    rank(tab)
+    expect(tab.locator("#estimate")).to_contain_text(f"for {N_PAGES} pages, by what was measured")
+    tab.click("#compare")
+    expect(tab.locator("#estimate")).to_contain_text("original took")
+    changes = tab.locator("#hits .mrr-up, #hits .mrr-down, #hits .mrr-same")
+    expect(changes).to_have_count(N_PAGES)
+    moved = tab.locator("#hits .mrr-up, #hits .mrr-down").count()
+    assert moved, "two random models that rank alike prove nothing here"
+    tab.get_by_label("Only where they differ").check()
+    expect(tab.locator("#hits li")).to_have_count(moved)
+    tab.get_by_label("Only where they differ").uncheck()
+    tab.get_by_label("Side by side").click()
+    expect(tab.locator("#hits .mrr-rank.dense")).to_have_count(N_PAGES)
+    expect(tab.locator("#hits .mrr-rank:not(.dense)")).to_have_count(N_PAGES)
+    tab.get_by_label("Table").click()
+    expect(tab.locator("#hits tbody tr")).to_have_count(N_PAGES)
+
+
+def test_settings_say_what_they_encode_again_before_they_do(tab: Page) -> None:
+    rank(tab)
+    tab.locator(".sidebar .toggle-button").click()
+    tab.get_by_label("Dense", exact=True).click()
+    expect(tab.locator("#plan")).to_contain_text(f"Apply will encode {N_PAGES} of {N_PAGES} pages")
+    tab.click("#apply")
+    expect(tab.locator("#header")).to_contain_text("all visual tokens")
+    expect(tab.locator("#plan")).to_contain_text("Applied")
+    expect(tab.locator("#hits .mrr-facts").first).to_contain_text("kept 35 of 35 tokens")
+
+
+def test_a_page_encodes_again_with_fewer_tokens_and_says_what_that_did(tab: Page) -> None:
+    rank(tab)
+    traced(tab)
+    tab.get_by_text("Keep more or fewer tokens of this page").click()
+    tab.click("#reencode")
+    expect(tab.get_by_text("visual tokens (").first).to_be_visible()
+
+
+def test_an_error_is_a_sentence_that_stays_and_blanks_nothing(tab: Page) -> None:
+    rank(tab)
+    tab.fill("#query textarea, #query input", "   ")
+    tab.click("#rank")
+    message = tab.locator(".toast-body, .toast-wrap")
+    expect(message.first).to_contain_text("Type a query first")
+    assert "Traceback" not in tab.content()
+    expect(tab.locator("#hits li")).to_have_count(N_PAGES)
+
+
+def test_hostile_text_is_shown_as_text(tab: Page) -> None:
+    add_files(tab, (f"{HOSTILE}.png", png(41)))
+    expect(tab.locator("#progress .mrr-state")).to_have_text(["cached"])
+    open_tab(tab, "Rank")
+    rank(tab, HOSTILE)
+    expect(tab.locator("#summary")).to_contain_text(HOSTILE)
+    traced(tab)
+    open_tab(tab, "History")
+    expect(tab.locator("#history")).to_contain_text(HOSTILE)
+    assert tab.evaluate("window.hacked") is None
+
+
+def test_ticks_and_bundled_labels_give_metrics(tab: Page) -> None:
+    rank(tab)
+    open_tab(tab, "History")
+    expect(tab.locator("#scores tbody tr").first).to_contain_text("mini")
+    expect(tab.locator("#scores")).to_contain_text("labels that come with the examples")
+    open_tab(tab, "Rank")
+    rank(tab, "a query of my own")
+    tab.locator("#hits .mrr-tick").first.click()
+    expect(tab.locator("#hits .mrr-tick").first).to_have_text("✓ relevant")
+    open_tab(tab, "History")
+    row = tab.locator("#scores tbody tr", has_text="a query of my own")
+    expect(row.locator("td").last).to_have_text("1.000")
+    tab.get_by_role("button", name=SAMPLES[0]).click()
+    open_tab(tab, "Rank")
+    expect(tab.locator("#summary")).to_contain_text(SAMPLES[0])
+
+
+def test_tables_traces_and_the_report_are_saved_without_a_file_on_the_server(
+    tab: Page, running: Running
+) -> None:
+    rank(tab)
+    traced(tab)
+    rows = list(csv.DictReader(io.StringIO(saved(tab, "#save-csv"))))
+    assert [row["rank"] for row in rows] == [str(n) for n in range(1, N_PAGES + 1)]
+    assert len(json.loads(saved(tab, "#save-json"))["candidates"]) == N_PAGES
+    report = saved(tab, "#save-report")
+    assert SAMPLES[0] in report and "<polyline" in report
+    assert "http:" not in report and "https:" not in report and "<script" not in report
+    open_tab(tab, "Latency")
+    assert json.loads(saved(tab, "#save-trace"))["traceEvents"]
+    assert not [path for path in running.uploads.rglob("*.*") if path.suffix in (".csv", ".html")]
+
+
+def test_latency_is_measured_here_at_the_press_of_a_button(tab: Page) -> None:
+    rank(tab)
+    open_tab(tab, "Latency")
+    tab.click("#measure")
+    panel = tab.get_by_role("tabpanel").filter(has=tab.locator("#measure"))
+    expect(panel.locator(".js-plotly-plot .barlayer .trace").first).to_be_visible(timeout=60_000)
+    expect(panel.locator(".mrr-table").first).to_contain_text("dense + reuse")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_is_wider_than_a_telephone_and_every_picture_has_words(
+    visit: Callable[..., Page], theme: str
+) -> None:
+    tab = visit(width=390, theme=theme)
+    rank(tab)
+    traced(tab)
+    for label in ("Side by side", "Table", "Merged"):
+        tab.get_by_label(label).click()
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390, label
+    assert tab.evaluate("[...document.images].every(image => image.hasAttribute('alt'))")
+    buttons = "[...document.querySelectorAll('.mrr button')]"
+    assert tab.evaluate(f"{buttons}.every(b => b.innerText.trim() || b.ariaLabel)")

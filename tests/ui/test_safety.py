@@ -1,0 +1,218 @@
+"""What strangers may not do: see others' pages, read files, forge events, get past the queue."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import httpx
+import pytest
+
+import app as the_app
+from mrr.errors import InputRejected
+from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
+from ui import told as telling
+from ui.caching import MAX_SESSION_BYTES, MAX_SESSION_PAGES, check_quota, read_uploads, upload
+from ui.components import field, index
+from ui.exports import as_csv
+from ui.handlers import Handlers
+from ui.session import Session, Tabs
+from ui.workbench import Workbench
+
+
+def event(**data: object) -> Any:
+    return SimpleNamespace(_data=data)
+
+
+@pytest.fixture
+def bench(running: Running) -> Workbench:
+    return running.bench
+
+
+@pytest.fixture
+def owner(bench: Workbench) -> Session:
+    """A session with one page of its own."""
+    session = Session()
+    *_, done = upload(bench, session, [("secret.png", png(77))], None)
+    assert done.lines[0].state == "cached"
+    yield session
+    bench.remove_own(session)
+
+
+def test_every_session_has_a_long_secret_of_its_own() -> None:
+    scopes = {Session().scope for _ in range(50)}
+    assert len(scopes) == 50
+    assert all(len(scope.removeprefix("session-")) == 64 for scope in scopes)
+
+
+def test_each_tab_gets_a_fresh_state_and_not_a_copy_of_one(running: Running) -> None:
+    state = gr.State(lambda: Session())
+    assert copy.deepcopy(state.value()).scope != copy.deepcopy(state.value()).scope
+
+
+def test_a_page_of_another_session_does_not_exist_whatever_is_asked(
+    bench: Workbench, owner: Session
+) -> None:
+    (page_id,) = owner.added
+    stranger = Session()
+    views: Any = SimpleNamespace()
+    handlers = Handlers(bench, Tabs(lambda scope: None), views)
+    assert page_id not in {page.page_id for page in bench.pages(stranger)}
+    run = bench.rank(stranger, SAMPLES[0])
+    assert page_id not in {hit.page.page_id for hit in run.mini}
+    with pytest.raises(InputRejected, match="not here"):
+        bench.page(stranger, page_id)
+    with pytest.raises(InputRejected, match="not here"):
+        bench.remove(stranger, page_id)
+    with pytest.raises(InputRejected, match="not here"):
+        handlers.pick(stranger, event(page=page_id))
+    with pytest.raises(InputRejected, match="not here"):
+        handlers.tick("Merged", False, stranger, event(page=page_id))
+    assert bench.page(owner, page_id).label == "secret.png"
+
+
+def test_the_same_picture_is_no_hit_for_another_session(bench: Workbench, owner: Session) -> None:
+    stranger = Session()
+    *_, done = upload(bench, stranger, [("guess.png", png(77))], None)
+    assert [line.state for line in done.lines] == ["cached"]
+    *_, again = upload(bench, stranger, [("guess.png", png(77))], None)
+    assert [line.state for line in again.lines] == ["hit"]
+    bench.remove_own(stranger)
+
+
+def test_example_pages_cannot_be_removed(bench: Workbench) -> None:
+    session = Session()
+    example = bench.pages(session)[0]
+    with pytest.raises(InputRejected, match="example pages stay"):
+        bench.remove(session, example.page_id)
+    assert bench.remove_own(session) == 0
+    assert len(bench.pages(session)) == N_PAGES
+
+
+def test_a_closed_tab_stops_its_work_and_loses_its_pages() -> None:
+    removed: list[str] = []
+    tabs, session = Tabs(removed.append), Session(busy=True, comparing=True)
+    tabs.opened("abc", session)
+    tabs.closed("another")
+    assert not removed and session.busy
+    tabs.closed("abc")
+    tabs.closed("abc")
+    assert removed == [session.scope]
+    assert not session.busy and not session.comparing
+
+
+@pytest.mark.parametrize("data", [{}, {"page": 3}, {"page": "x" * 201}, {"page": None}, []])
+def test_a_forged_event_is_refused(data: Any) -> None:
+    with pytest.raises(InputRejected, match="unexpected"):
+        field(SimpleNamespace(_data=data), "page")
+
+
+@pytest.mark.parametrize("n", ["-1", "3", "²", "1e0", "", "9" * 100])
+def test_a_forged_index_is_refused(n: str) -> None:
+    assert index(event(n="2"), 3) == 2
+    with pytest.raises(InputRejected, match="unexpected"):
+        index(event(n=n), 3)
+
+
+def test_uploads_are_read_as_bytes_and_their_copies_are_deleted(tmp_path: Path) -> None:
+    copy_of_upload = tmp_path / "page.png"
+    copy_of_upload.write_bytes(b"picture")
+    assert read_uploads([str(copy_of_upload)]) == [("page.png", b"picture")]
+    assert not copy_of_upload.exists()
+    assert read_uploads(None) == []
+
+
+def test_an_upload_over_a_limit_is_refused_whole_with_the_numbers(bench: Workbench) -> None:
+    limits = bench.base.limits
+    with pytest.raises(InputRejected, match=f"101 files at once; the limit is {limits.max_files}"):
+        check_quota(Session(), [("a.png", b"")] * 101, limits, hosted=False)
+    full = Session(uploaded_bytes=MAX_SESSION_BYTES)
+    check_quota(full, [("a.png", b"12")], limits, hosted=False)
+    with pytest.raises(InputRejected, match="105 MB"):
+        check_quota(full, [("a.png", b"12")], limits, hosted=True)
+    crowded = Session(added=dict.fromkeys(map(str, range(MAX_SESSION_PAGES))))  # type: ignore[arg-type]
+    with pytest.raises(InputRejected, match="200 pages"):
+        check_quota(crowded, [("a.png", b"12")], limits, hosted=True)
+
+
+def test_models_cannot_be_loaded_by_name_where_strangers_come() -> None:
+    from ui.session import Settings
+
+    guarded = Workbench(SimpleNamespace(), SimpleNamespace(), load_model=None)  # type: ignore[arg-type]
+    with pytest.raises(InputRejected, match="cannot be changed here"):
+        guarded.engine(Settings(model="/etc"))
+
+
+def test_a_spreadsheet_runs_nothing_of_an_export() -> None:
+    text = as_csv("x", [{"page": "=HYPERLINK(1)", "logit": -1.5}, {"page": "+1", "logit": 2}]).text
+    assert text.splitlines() == ["page,logit", "'=HYPERLINK(1),-1.5", "'+1,2"]
+
+
+def test_a_sentence_is_told_and_a_surprise_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(telling.gr, "Warning", lambda text, **how: shown.append((text, how)))
+
+    def refuse() -> None:
+        raise InputRejected("Too <b>large</b>.")
+
+    def surprise() -> Any:
+        yield 1
+        raise RuntimeError("/home/secret/path 0x7fff")
+
+    assert telling.told(refuse)() == gr.skip()
+    assert list(telling.told(surprise)()) == [1, gr.skip()]
+    assert [text for text, _ in shown] == ["Too &lt;b&gt;large&lt;/b&gt;.", telling.UNEXPECTED]
+    assert all(how["duration"] is None for _, how in shown), "it must stay until dismissed"
+
+
+def test_every_launch_flag_is_set_on_purpose() -> None:
+    flags = the_app.launch_flags()
+    assert flags["max_file_size"] == "20mb"
+    assert flags["server_name"] == "127.0.0.1"
+    assert flags["allowed_paths"] == []
+    assert str(the_app.default_store()) in flags["blocked_paths"]
+    assert str(the_app.ROOT) in flags["blocked_paths"]
+    off = ("share", "show_error", "enable_monitoring", "run_history", "ssr_mode", "mcp_server")
+    assert not any(flags[name] for name in off)
+    assert flags["strict_cors"] is True
+    assert tuple(map(int, gr.__version__.split(".")[:2])) >= (6, 31)
+
+
+def test_no_file_of_this_machine_is_served(running: Running) -> None:
+    wanted = [
+        the_app.ROOT / "app.py",
+        the_app.ROOT / ".gitignore",
+        the_app.ROOT / "assets/examples/pages/annual-report-1.png",
+        running.store / "store.db",
+        next((running.store / "files").rglob("*.*")),
+        Path("/etc/passwd"),
+        running.uploads / "../store/store.db",
+        Path("file:///etc/passwd"),
+        Path("..%2f..%2fetc%2fpasswd"),
+    ]
+    for path in wanted:
+        answer = httpx.get(f"{running.url}/gradio_api/file={path}")
+        assert answer.status_code in (400, 403, 404), (path, answer.status_code)
+
+
+def test_the_queue_cannot_be_passed_by(running: Running) -> None:
+    body = {"data": [SAMPLES[0], 3, "mini"], "session_hash": "x"}
+    for name in ("rank", "trace"):
+        answer = httpx.post(f"{running.url}/gradio_api/run/{name}", json=body)
+        assert answer.status_code == 404, answer.text
+
+
+def test_the_page_itself_comes_without_anything_of_others(running: Running) -> None:
+    config = httpx.get(f"{running.url}/config").text
+    assert "session-" not in config and str(running.store) not in config
+
+
+def test_ui_imports_no_torch_and_the_engine_no_gradio() -> None:
+    for package, foreign in (("ui.layout", "torch"), ("mrr.reranker", "gradio")):
+        code = f"import sys, {package}; sys.exit({foreign!r} in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0, package
