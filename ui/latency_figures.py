@@ -206,7 +206,7 @@ def _crossing(point: float, seconds: float) -> go.Scatter:
 
 def _log_log(drawn: go.Figure, x: str, y: str) -> go.Figure:
     finish(drawn, 340)
-    drawn.update_xaxes(type="log", title_text=x, dtick=1)
-    drawn.update_yaxes(type="log", title_text=y, dtick=1, exponentformat="power")
+    drawn.update_xaxes(type="log", title_text=x, dtick=1, tickformat=",~r")
+    drawn.update_yaxes(type="log", title_text=y, dtick=1, tickformat=",~r")
     drawn.update_layout(legend={"y": -0.24})
     return drawn

@@ -35,7 +35,7 @@ const number = (value) => {
   if (!Number.isFinite(value)) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  const text = size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(3))) : value.toExponential(1);
+  const text = size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(3))) : value.toExponential(2);
   return text.replaceAll("-", "−").replace("e+", "e");
 };
 const signedNumber = (value) => (value > 0 ? "+" : "") + number(value);

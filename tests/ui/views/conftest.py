@@ -1,0 +1,176 @@
+"""A small Gradio app with the four views over generated data, and a browser to look at it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+import ui
+from tests.ui.views import generated
+from ui.pictures import data_uri
+from ui.views import bands, inspector, latency, layers
+
+HOSTILE = "<img src=x onerror='window.hacked=1'>"
+_CHROMIUM = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+# From a copy: reading from the canvas itself would make the browser warn about it.
+_READ = """([at, points]) => {
+    const canvas = document.querySelectorAll('.pi-stage canvas')[at];
+    const copy = new OffscreenCanvas(canvas.width, canvas.height);
+    const context = copy.getContext('2d', { willReadFrequently: true });
+    context.drawImage(canvas, 0, 0);
+    return points.map(([x, y]) => [...context.getImageData(
+        Math.floor(x * copy.width), Math.floor(y * copy.height), 1, 1).data].slice(0, 3));
+}"""
+
+
+def _app() -> gr.Blocks:
+    whole = generated.explanation()
+    picture = data_uri(generated.page_picture(), 1600)
+    small = generated.attention(generated.keep_map(6, 5).kept)
+    misfit = replace(whole, attention=small)
+    words = (HOSTILE,) * len(generated.TOKENS)
+    hostile = replace(
+        whole,
+        page=replace(whole.page, label=HOSTILE, page_id="cd" * 32),
+        attention=replace(whole.attention, tokens=words),
+    )
+    report = generated.latency_report()
+    lenses = {f"page{i}": generated.lens(i) for i in range(6)}
+    labels = {page_id: f"{page_id} {HOSTILE}" for page_id in lenses}
+
+    with gr.Blocks() as demo:
+        with gr.Row():
+            again, other, bad = gr.Button("again"), gr.Button("hostile"), gr.Button("misfit")
+        seen = gr.Textbox(elem_id="seen")
+        with gr.Tabs():
+            with gr.Tab("Page", id="page"):
+                page, strip = inspector.build(), bands.build()
+            with gr.Tab("Layers", id="layers"):
+                curves = layers.build()
+            with gr.Tab("Latency", id="latency"):
+                times = latency.build()
+
+        def show(explanation, **select):
+            return [*inspector.render(explanation, picture, **select), *bands.render(explanation)]
+
+        shown = [*page.outputs, *strip.outputs]
+        demo.load(lambda: show(whole, mode="attention"), None, shown)
+        again.click(lambda: show(whole), None, shown)
+        other.click(lambda: show(hostile), None, shown)
+        bad.click(lambda: show(misfit), None, shown)
+
+        def cell(event: gr.EventData) -> str:
+            return "cell {} {}".format(*inspector.cell_from(event._data, whole.keep.kept.shape))
+
+        def layer(event: gr.EventData) -> str:
+            return f"layer {bands.layer_from(event._data, generated.EXIT)}"
+
+        page.view.cell_click(cell, None, seen)
+        strip.view.layer_click(layer, None, seen)
+
+        def curves_of(mode):
+            return layers.render(lenses, labels, "page3", mode=mode)
+
+        curves.run.click(curves_of, curves.mode, curves.outputs)
+        curves.mode.change(curves_of, curves.mode, curves.outputs)
+        times.measure.click(lambda: latency.render(report), None, times.outputs)
+    return demo
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    """Where the app listens."""
+    css = "\n".join(
+        p.read_text() for p in sorted((Path(ui.__file__).parent / "assets").glob("*.css"))
+    )
+    demo = _app()
+    _, url, _ = demo.launch(
+        css=css, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", run_history=False
+    )
+    yield url
+    demo.close()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """One browser for all tests; Playwright's own where there is no other."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=_CHROMIUM
+        )
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page with what it said on the console and every request since it was opened."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.said: list[str] = []
+        self.requests: list[str] = []
+        page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
+        page.on("request", lambda request: self.requests.append(request.url))
+
+    def pixels(self, points: list[tuple[float, float]], canvas: int = 0) -> list[tuple[int, ...]]:
+        """Red, green, blue at points given as shares of the canvas's width and height."""
+        self.page.wait_for_timeout(120)  # a frame for the drawing
+        return self.page.evaluate(_READ, [canvas, points])
+
+    def center(self, row: int, column: int) -> tuple[float, float]:
+        """Of a cell, as shares of the canvas."""
+        return (column + 0.5) / generated.COLUMNS, (row + 0.5) / generated.ROWS
+
+    def point(self, row: int, column: int, *, click: bool = False) -> None:
+        """Move the mouse onto a cell of the first canvas."""
+        box = self.page.locator(".pi-stage canvas").first.bounding_box()
+        x, y = self.center(row, column)
+        at = box["x"] + x * box["width"], box["y"] + y * box["height"]
+        (self.page.mouse.click if click else self.page.mouse.move)(*at)
+
+    def choose(self, label: str, value: object) -> None:
+        """Press a button of a row of buttons."""
+        self.page.click(f".pi [aria-label='{label}'] button[data-value='{value}']")
+
+
+@pytest.fixture(scope="session")
+def contexts(chromium: Browser) -> dict[int, BrowserContext]:
+    """By width; shared by the tests, so that the app's assets are fetched once."""
+    made = {w: chromium.new_context(viewport={"width": w, "height": 1000}) for w in (1280, 390)}
+    for context in made.values():
+        context.set_default_timeout(15_000)
+    return made
+
+
+@pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["wide-light", "phone-dark"])
+def both(request, address: str, contexts: dict[int, BrowserContext]) -> Iterator[Watched]:
+    """The app on a wide light screen and on a dark phone; its console must stay silent."""
+    width, theme = request.param
+    yield from _opened(address, contexts[width], theme)
+
+
+@pytest.fixture
+def app(address: str, contexts: dict[int, BrowserContext]) -> Iterator[Watched]:
+    """The app on a wide light screen; its console must stay silent."""
+    yield from _opened(address, contexts[1280], "light")
+
+
+def _opened(address: str, context: BrowserContext, theme: str) -> Iterator[Watched]:
+    watched = Watched(context.new_page())
+    watched.page.goto(f"{address}?__theme={theme}")
+    watched.page.wait_for_selector(".pi-stage canvas")
+    watched.page.wait_for_selector(".bands-row")
+    yield watched
+    assert watched.said == []
+    watched.page.close()

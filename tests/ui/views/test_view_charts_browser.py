@@ -1,0 +1,142 @@
+"""Bands, layers and latency in a real browser: real content, right counts, readable, silent."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.ui.views import generated
+from tests.ui.views.conftest import HOSTILE, Watched
+
+pytestmark = pytest.mark.browser
+
+START, END = generated.BAND
+
+
+def open_tab(app: Watched, name: str) -> None:
+    app.page.click(f"[role=tab][data-tab-id={name}]")
+
+
+def test_bands_show_every_layer_and_say_what_is_zero_by_construction(both: Watched):
+    rows = both.page.locator(".bands-row")
+    assert rows.count() == generated.EXIT
+    zeros = both.page.locator(".bands-out .bands-zero").all_text_contents()
+    assert len(zeros) == START and all("0 by construction" in text for text in zeros)
+    assert both.page.locator(".bands-in .bands-part").count() == 3 * (END - START)
+
+
+def test_a_bands_bar_is_as_long_as_its_share_of_attention(app: Watched):
+    mass = generated.explanation().attention.mass[4, :, slice(*generated.QUERY_SPAN)]
+    shares = mass.mean(axis=(0, 1))
+    row = app.page.locator("[data-layer='4']")
+    whole = row.locator(".bands-bar").bounding_box()["width"]
+    widths = [part.bounding_box()["width"] / whole for part in row.locator(".bands-part").all()]
+    assert widths == pytest.approx(shares, abs=0.01)
+    row.hover()
+    heads = mass[..., 1].mean(axis=1)
+    detail = app.page.locator(".bands-detail").inner_text()
+    assert f"heads {100 * heads.min():.0f} % to {100 * heads.max():.0f} %" in detail
+
+
+def test_clicking_a_layer_tells_the_server_and_turns_the_inspector_to_it(app: Watched):
+    app.choose("Map", "occlusion")
+    app.page.click("[data-layer='5']")
+    app.page.wait_for_function("document.querySelector('#seen textarea').value === 'layer 5'")
+    assert (
+        app.page.locator(".pi [aria-label='Map'] [aria-checked=true]").inner_text() == "Attention"
+    )
+    assert app.page.locator(".pi [aria-label='Band layer'] [aria-checked=true]").inner_text() == "5"
+    app.page.keyboard.press("ArrowDown")
+    app.page.keyboard.press("Enter")
+    app.page.wait_for_function("document.querySelector('#seen textarea').value === 'layer 6'")
+
+
+def test_a_layer_outside_the_band_is_no_choice(app: Watched):
+    app.page.click("[data-layer='0']", force=True)
+    app.page.wait_for_timeout(300)
+    assert app.page.input_value("#seen textarea") == ""
+    assert (
+        app.page.locator(".pi [aria-label='Band layer'] [aria-checked=true]").inner_text() == "mean"
+    )
+
+
+def test_a_token_chosen_in_one_view_is_chosen_in_the_other(app: Watched):
+    app.choose("Query token", 3)
+    chosen = app.page.locator(".bands [aria-label='Query token'] [aria-checked=true]")
+    assert chosen.inner_text() == generated.TOKENS[3].strip()
+
+
+def test_layers_draw_one_solid_line_a_candidate_and_dash_only_after_the_exit(both: Watched):
+    open_tab(both, "layers")
+    both.page.click("#trace-layers")
+    both.page.wait_for_selector(".js-plotly-plot .scatterlayer path.js-line")
+    styles = both.page.evaluate(
+        """() => [...document.querySelectorAll('.js-plotly-plot .scatterlayer path.js-line')].map(
+            (path) => ({dash: path.style.strokeDasharray, box: path.getBBox().x}))"""
+    )
+    solid = [style for style in styles if style["dash"] in ("", "none")]
+    dashed = [style for style in styles if style not in solid]
+    assert len(solid) == len(dashed) == 6
+    # Both ends are in plot pixels: no dashed line begins left of where the solid ones end.
+    exit_x = both.page.evaluate(
+        """(layer) => document.querySelector('.js-plotly-plot')._fullLayout.xaxis.l2p(layer)""",
+        generated.EXIT - 1,
+    )
+    assert all(style["box"] > exit_x for style in dashed)
+    assert both.page.locator("p:has-text('was final from layer')").is_visible()
+
+
+def test_a_hostile_label_is_plain_text_in_the_chart_and_in_its_table(app: Watched):
+    open_tab(app, "layers")
+    app.page.click("#trace-layers")
+    app.page.click("button:has-text('Layers as a table')")
+    cell = app.page.wait_for_selector("td:has-text('page3')")
+    assert HOSTILE in cell.inner_text()
+    assert app.page.evaluate("window.hacked") is None
+
+
+def test_the_rank_view_puts_rank_one_on_top(app: Watched):
+    open_tab(app, "layers")
+    app.page.click("#trace-layers")
+    app.page.wait_for_selector(".js-plotly-plot .ytick")
+    app.page.click("label:has-text('rank')")
+    app.page.wait_for_function(
+        "document.querySelector('.js-plotly-plot .ytitle')?.textContent.includes('rank')"
+    )
+    low, high = app.page.evaluate(
+        "document.querySelector('.js-plotly-plot')._fullLayout.yaxis.range"
+    )
+    assert low > high
+
+
+def test_latency_draws_every_system_and_stage_and_all_three_charts(both: Watched):
+    open_tab(both, "latency")
+    both.page.click("#measure")
+    both.page.wait_for_function("document.querySelectorAll('.js-plotly-plot .xtick').length > 3")
+    both.page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length === 3")
+    first = both.page.locator(".js-plotly-plot").first
+    assert first.locator(".subplot.xy .barlayer .point path").count() == sum(
+        len(stages) for stages in generated.STAGES.values()
+    )
+    magnified = first.locator(".subplot.x2y2 .barlayer .point path").count()
+    assert magnified == len(generated.STAGES["mini"]) + len(generated.STAGES["dense-reuse"])
+    text = both.page.locator(".mrr-headline").inner_text()
+    assert re.search(r"80 ms a query with mini; original takes 115 ×", text)
+    assert both.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_chart_text_has_the_themes_own_colour(both: Watched):
+    open_tab(both, "layers")
+    both.page.click("#trace-layers")
+    both.page.wait_for_selector(".js-plotly-plot .xtick text")
+    tick, ink = both.page.evaluate(
+        """() => {
+            const figure = document.querySelector('.mrr-figure');
+            const probe = figure.appendChild(document.createElement('i'));
+            probe.style.color = 'var(--mrr-ink)';
+            const tick = document.querySelector('.js-plotly-plot .xtick text');
+            return [getComputedStyle(tick).fill, getComputedStyle(probe).color];
+        }"""
+    )
+    assert tick == ink

@@ -1,0 +1,239 @@
+"""The page inspector in a real browser: what it draws, what it says, and what it sends."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from tests.ui.views import generated
+from tests.ui.views.conftest import HOSTILE, Watched
+
+pytestmark = pytest.mark.browser
+
+WHOLE = generated.explanation()
+KEPT = WHOLE.keep.kept
+PLAIN = KEPT & ~WHOLE.attention.sinks
+ALL = [(row, column) for row in range(generated.ROWS) for column in range(generated.COLUMNS)]
+
+
+def raw(layer: int, token: int) -> np.ndarray:
+    return WHOLE.attention.page_maps[layer][token]
+
+
+def luminance(pixel) -> float:
+    return float(np.dot(pixel, (0.2126, 0.7152, 0.0722)))
+
+
+def show_raw_map(app: Watched, layer: int, token: int) -> None:
+    """Attention alone on the canvas: no page, nothing taken off."""
+    app.choose("Layout", "map")
+    app.choose("Band layer", layer)
+    app.choose("Query token", token)
+    app.page.uncheck("[data-key=contrast]")
+
+
+def test_the_map_has_the_true_grid_and_brighter_cells_are_larger_values(both: Watched):
+    show_raw_map(both, 4, 3)
+    cells = [cell for cell in ALL if PLAIN[cell]]
+    offsets = [(-0.3, -0.3), (0.3, 0.3), (0.3, -0.3)]
+    points = [
+        ((column + 0.5 + dx) / generated.COLUMNS, (row + 0.5 + dy) / generated.ROWS)
+        for row, column in cells
+        for dx, dy in [(0, 0), *offsets]
+    ]
+    pixels = np.array(both.pixels(points)).reshape(len(cells), 4, 3)
+    assert (np.ptp(pixels, axis=1) == 0).all(), "a cell must be one block of one colour"
+    values = np.array([raw(4, 3)[cell] for cell in cells])
+    brightness = np.array([luminance(pixel) for pixel in pixels[:, 0]])
+    order = np.argsort(values)
+    assert (np.diff(brightness[order]) >= -1.5).all()
+    assert len(np.unique(brightness)) > 10
+
+
+def test_the_largest_value_of_all_layers_and_tokens_has_the_brightest_colour(app: Watched):
+    top = max(
+        ((layer, token, cell) for layer in range(*generated.BAND)
+         for token in range(*generated.QUERY_SPAN) for cell in ALL if PLAIN[cell]),
+        key=lambda place: raw(place[0], place[1])[place[2]],
+    )  # fmt: skip
+    show_raw_map(app, top[0], top[1])
+    assert app.pixels([app.center(*top[2])]) == [[253, 231, 37]]
+
+
+def test_layer_token_mode_and_sliders_redraw_without_any_request(app: Watched):
+    centers = [app.center(*cell) for cell in ALL if PLAIN[cell]]
+    show_raw_map(app, 4, 3)
+    app.page.wait_for_load_state("networkidle")
+    app.requests.clear()
+    seen = [app.pixels(centers)]
+
+    def step(act) -> None:
+        act()
+        seen.append(app.pixels(centers))
+        assert seen[-1] != seen[-2]
+
+    step(lambda: app.choose("Band layer", 5))
+    step(lambda: app.choose("Query token", 2))
+    step(lambda: app.choose("Query token", "max"))
+    step(lambda: app.page.check("[data-key=contrast]"))
+    app.page.click(".pi-side summary")
+    step(lambda: app.page.fill("[data-key=gamma]", "4"))
+    step(lambda: app.page.fill("[data-key=share]", "0.1"))
+    step(lambda: app.choose("Layout", "overlay"))
+    app.page.fill("[data-key=share]", "1")
+    step(lambda: app.page.fill("[data-key=opacity]", "0.2"))
+    step(lambda: app.choose("Map", "occlusion"))
+    step(lambda: app.choose("Map", "pruned"))
+    step(lambda: app.page.check("[data-key=colour]"))
+    assert app.requests == []
+
+
+def test_kept_cells_keep_the_pages_colours_and_pruned_ones_lose_them(app: Watched):
+    app.choose("Map", "pruned")
+    pruned = [cell for cell in ALL if not KEPT[cell]]
+    red, *rest = app.pixels([app.center(0, 0), *(app.center(*cell) for cell in pruned)])
+    assert KEPT[0, 0] and red[0] > 200 and red[1] < 60
+    assert all(max(pixel) - min(pixel) < 30 for pixel in rest)
+
+
+def test_controls_stand_beside_the_choice_at_the_same_budget(both: Watched):
+    both.choose("Map", "pruned")
+    captions = both.page.locator(".pi-stage figcaption").all_text_contents()
+    assert len(captions) == 3
+    assert f"{KEPT.sum()} of {KEPT.size} kept" in captions[0]
+    assert ["uniform" in captions[1], "random" in captions[2]] == [True, True]
+    both.page.uncheck("[data-key=controls]")
+    assert both.page.locator(".pi-stage canvas").count() == 1
+
+
+def test_hovering_tells_row_column_raw_value_percentile_and_state(app: Watched):
+    cell = (5, 2) if PLAIN[5, 2] else next(cell for cell in ALL if PLAIN[cell] and cell[0] > 4)
+    show_raw_map(app, 4, 3)
+    app.point(*cell)
+    said = app.page.locator(".pi-tip").inner_text()
+    value = raw(4, 3)[cell]
+    share = (raw(4, 3)[PLAIN] <= value).mean()
+    assert f"row {cell[0] + 1}, column {cell[1] + 1}" in said
+    assert float(re.search(r"attention ([\d.e−]+)", said)[1].replace("−", "-")) == pytest.approx(
+        value, rel=0.01
+    )
+    assert float(re.search(r"percentile ([\d.]+)", said)[1]) == pytest.approx(100 * share, abs=1)
+    assert said.splitlines()[-1] == "kept"
+
+
+def test_a_pruned_cell_and_a_sink_say_so_and_give_no_value(app: Watched):
+    pruned = next(cell for cell in ALL if not KEPT[cell])
+    app.point(*pruned)
+    assert "pruned: not read" in app.page.locator(".pi-tip").inner_text()
+    app.point(*generated.SINK)
+    assert "kept, a sink" in app.page.locator(".pi-tip").inner_text()
+    assert "percentile" not in app.page.locator(".pi-tip").inner_text()
+
+
+def test_neutral_queries_are_taken_off_by_default_and_raw_is_one_click_away(app: Watched):
+    trace = WHOLE.attention
+    words = slice(*generated.QUERY_SPAN)
+    contrast = np.mean([raw(i, words).mean(0) - trace.neutral_maps[i][words].mean(0)
+                        for i in trace.page_maps], axis=0)  # fmt: skip
+    cell = np.unravel_index(np.argmax(np.where(PLAIN, contrast, -1)), contrast.shape)
+    app.point(*map(int, cell))
+    said = re.search(r"neutral ([+−][\d.e−]+)", app.page.locator(".pi-tip").inner_text())[1]
+    assert float(said.replace("−", "-")) == pytest.approx(contrast[cell], rel=0.02)
+    app.page.uncheck("[data-key=contrast]")
+    assert "neutral" not in app.page.locator(".pi-range").inner_text()
+
+
+def test_clicking_and_the_keyboard_reach_the_server(app: Watched):
+    app.point(3, 4, click=True)
+    app.page.wait_for_function("document.querySelector('#seen textarea').value === 'cell 3 4'")
+    for key in ("ArrowDown", "ArrowRight", "Enter"):
+        app.page.keyboard.press(key)
+    app.page.wait_for_function("document.querySelector('#seen textarea').value === 'cell 4 5'")
+    assert "row 5, column 6" in app.page.locator(".pi-live").inner_text()
+
+
+def test_zooming_in_shows_fewer_cells_and_hits_the_right_one(app: Watched):
+    app.page.click("[aria-label='Zoom in']")
+    app.page.click("[aria-label='Zoom in']")
+    box = app.page.locator(".pi-stage canvas").first.bounding_box()
+    # 1.5 x 1.5 around the centre: the upper left corner is now at (1 - 1 / 2.25) / 2 of the page.
+    corner = (1 - 1 / 2.25) / 2
+    app.page.mouse.move(box["x"] + 3, box["y"] + 3)
+    row, column = int(corner * generated.ROWS) + 1, int(corner * generated.COLUMNS) + 1
+    assert f"row {row}, column {column}" in app.page.locator(".pi-tip").inner_text()
+    app.page.click("[aria-label='Fit']")
+    app.point(0, 0)
+    assert "row 1, column 1" in app.page.locator(".pi-tip").inner_text()
+
+
+def test_the_scale_is_shared_until_it_is_stretched_with_a_badge(app: Watched):
+    app.page.click(".pi-side summary")
+    ends = [span.inner_text() for span in app.page.locator(".pi-scale span").all()]
+    app.choose("Band layer", 5)
+    assert [span.inner_text() for span in app.page.locator(".pi-scale span").all()] == ends
+    assert app.page.locator(".pi-badge").count() == 0
+    app.page.check("[data-key=stretch]")
+    assert [span.inner_text() for span in app.page.locator(".pi-scale span").all()] != ends
+    assert "do not compare" in app.page.locator(".pi-badge").inner_text()
+    app.page.check("[data-key=smooth]")
+    assert app.page.locator(".pi-badge").count() == 2
+
+
+def test_the_same_page_again_leaves_the_user_where_they_are(app: Watched):
+    app.choose("Map", "occlusion")
+    app.choose("Layout", "beside")
+    before = app.page.locator(".pi-facts").inner_text()
+    app.page.evaluate("document.querySelector('.pi-stage').id = 'old'")
+    app.page.click("button:text('again')")
+    app.page.wait_for_selector("#old", state="detached")
+    assert app.page.locator(".pi-stage canvas").count() == 2
+    assert app.page.locator(".pi-facts").inner_text() == before
+
+
+def test_occlusion_states_its_control(app: Watched):
+    app.choose("Map", "occlusion")
+    facts = app.page.locator(".pi-facts").inner_text()
+    assert "−1.60 logit" in facts and "n = 20" in facts
+    assert [span.inner_text() for span in app.page.locator(".pi-scale span").all()] == [
+        "−1.5",
+        "+1.5",
+    ]
+
+
+def test_the_table_twin_lists_the_largest_cells(app: Watched):
+    show_raw_map(app, 4, 3)
+    app.page.click("summary:text('Cells as a table')")
+    app.page.wait_for_selector(".pi table")
+    first = app.page.locator(".pi table tbody tr").first.locator("td").all_inner_texts()
+    row, column = np.unravel_index(np.argmax(np.where(PLAIN, raw(4, 3), -1)), KEPT.shape)
+    assert first[1:3] == [str(row + 1), str(column + 1)]
+    assert app.page.locator(".pi table tbody tr").count() == 20
+
+
+def test_saved_csv_holds_every_cell(app: Watched):
+    with app.page.expect_download() as download:
+        app.page.click("button:text('Save CSV')")
+    lines = download.value.path().read_text().splitlines()
+    assert len(lines) == 1 + KEPT.size
+    with app.page.expect_download() as picture:
+        app.page.click("button:text('Save PNG')")
+    assert picture.value.path().read_bytes().startswith(b"\x89PNG")
+
+
+def test_labels_and_tokens_are_text_and_never_markup(app: Watched):
+    app.page.click("button:text('hostile')")
+    app.page.wait_for_function(
+        "document.querySelector('.pi canvas')?.getAttribute('aria-label').includes('onerror')"
+    )
+    assert HOSTILE in app.page.locator(".pi-chips button").nth(2).inner_text()
+    assert app.page.locator(".pi img, .bands img").count() == 0
+    assert app.page.evaluate("window.hacked") is None
+
+
+def test_a_misfit_is_refused_with_both_counts(app: Watched):
+    app.page.click("button:text('misfit')")
+    alert = app.page.wait_for_selector(".pi [role=alert]").inner_text()
+    assert "12 × 8 = 96 cells" in alert and "6 × 5 = 30 cells" in alert
+    assert app.page.locator(".pi canvas").count() == 0

@@ -1,0 +1,112 @@
+"""The latency view: one axis, honest totals, break-even, and no headline out of noise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.ui.views import generated
+from ui import costs
+from ui.latency_figures import candidates_figure, queries_figure, stages_figure
+from ui.views import latency
+
+REPORT = generated.latency_report()
+COSTS = {cost.system: cost for cost in costs.costs(REPORT)}
+
+
+def bars(figure, axis: str) -> list:
+    return [trace for trace in figure.data if trace.type == "bar" and (trace.xaxis or "x") == axis]
+
+
+def test_stages_of_a_system_add_up_to_its_bar():
+    figure = stages_figure(REPORT)
+    for system, name in (("original", "original"), ("mini", "mini")):
+        length = sum(
+            x for bar in bars(figure, "x") for x, y in zip(bar.x, bar.y, strict=True) if y == name
+        )
+        assert length == pytest.approx(sum(generated.STAGES[system].values()))
+
+
+def test_short_bars_are_drawn_again_magnified_and_only_then():
+    assert {y for bar in bars(stages_figure(REPORT), "x2") for y in bar.y} == {
+        "mini",
+        "dense + reuse",
+    }
+    alike = replace(REPORT, systems=REPORT.systems[1:])
+    assert bars(stages_figure(alike), "x2") == []
+
+
+def test_each_stage_is_named_once_in_the_legend():
+    named = [bar.name for bar in stages_figure(REPORT).data if bar.showlegend]
+    assert (
+        len(named)
+        == len(set(named))
+        == len({s for stages in generated.STAGES.values() for s in stages})
+    )
+
+
+def test_a_cost_splits_into_once_a_query_and_once_a_page():
+    assert COSTS["mini"].once_ms == pytest.approx(10.0)
+    assert COSTS["mini"].per_page_ms == pytest.approx(7.0)
+    assert COSTS["mini"].query_ms(10) == pytest.approx(REPORT["mini"].total.median)
+    assert COSTS["original"].query_ms(20) == pytest.approx(2 * REPORT["original"].total.median)
+
+
+def test_the_measured_number_of_candidates_is_marked_on_each_line():
+    points = [t for t in candidates_figure(REPORT).data if t.mode == "markers"]
+    assert [point.x[0] for point in points] == [10, 10, 10]
+    assert points[-1].y[0] == pytest.approx(0.080)
+
+
+def test_break_even_is_where_both_have_cost_the_same():
+    cheap = costs.Cost("mini", once_ms=1, per_page_ms=1, caching_ms=1000)
+    dear = costs.Cost("original", once_ms=0, per_page_ms=101, caching_ms=0)
+    point = costs.break_even(cheap, dear, 10)
+    assert cheap.total_ms(10, point) == pytest.approx(dear.total_ms(10, point))
+    assert costs.break_even(dear, cheap, 10) is None
+    assert costs.break_even(replace(cheap, caching_ms=0), dear, 10) == 0.0
+
+
+def test_the_break_even_point_is_drawn_where_caching_is_dear():
+    dear = replace(REPORT.caching[1], total=replace(REPORT.caching[1].total, median=40_000.0))
+    slow = replace(REPORT, caching=(REPORT.caching[0], dear))
+    known = {cost.system: cost for cost in costs.costs(slow)}
+    point = costs.break_even(known["mini"], known["original"], 10)
+    marks = [t for t in queries_figure(slow).data if t.name and t.name.startswith("break-even")]
+    assert [mark.x[0] for mark in marks] == [pytest.approx(point)]
+    assert f"from query {int(point) + 1} on" in costs.break_even_sentence(slow)
+    assert not [t for t in queries_figure(REPORT).data if t.name and t.name.startswith("break")]
+
+
+def test_the_headline_names_the_conditions_and_the_ratios():
+    text = latency.headline(REPORT)
+    assert "80 ms" in text and "original takes <b>115 ×" in text
+    assert "median of 5, warm" in text and "Example CPU, 2 of 2 cores" in text
+    assert "measured on 2 pages and scaled" in text
+
+
+def test_noise_gets_no_headline():
+    text = latency.headline(generated.latency_report(wobble=0.5))
+    assert "varied too much for a headline" in text and "115" not in text
+
+
+def test_figures_from_elsewhere_are_labelled_and_their_text_escaped():
+    text = latency.headline(replace(REPORT, query="<i>"), elsewhere="H200, <2026>")
+    assert "H200, &lt;2026&gt;" in text and "<i>" not in text
+    assert "mrr-elsewhere" not in latency.headline(REPORT)
+
+
+def test_the_table_gives_bytes_cold_call_and_scaling_of_every_system():
+    table = latency.numbers(REPORT)
+    for text in ("4.2 MB", "610 kB", "2, scaled to 10", "first call, cold", "79 ms to 81 ms"):
+        assert text in table
+    n_stages = sum(len(stages) for stages in generated.STAGES.values())
+    assert table.count("<tr>") == 2 + 9 + n_stages
+
+
+def test_render_and_blank_fill_every_output():
+    shown, hidden = latency.render(REPORT), latency.blank("Wait.")
+    assert len(shown) == len(hidden) == 5
+    assert all(each["visible"] for each in shown[1:4])
+    assert not any(each["visible"] for each in hidden[1:4])
