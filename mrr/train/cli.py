@@ -12,6 +12,7 @@ from typing import Any
 import click
 import torch
 
+from mrr.config import Pruner, RerankConfig
 from mrr.train.stages import Scale, Workshop
 
 _STAGES = ("corpus", "read", "match", "join", "embed", "prune")
@@ -92,6 +93,41 @@ def everything(shop: Workshop) -> None:
 def export(shop: Workshop, folder: Path, stage: str) -> None:
     """Write tiny-reranker and tiny-embedder as stock checkpoints; prints their sizes as JSON."""
     click.echo(json.dumps(shop.export(folder, stage)))
+
+
+@train.command()
+@click.argument("model")
+@click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--embedder", help="Checkpoint whose attention prunes the pages.")
+@click.option("--keep-ratio", default=0.5, show_default=True, help="1.0 trains without pruning.")
+@click.option("--dense-teacher", is_flag=True, help="Learn the dense model's scores, not labels.")
+@click.option("--steps", default=2000, show_default=True, help="One page with its queries a step.")
+@click.option("--queries", "n_queries", default=8, show_default=True, help="Asked of each page.")
+@click.option("--rank", default=32, show_default=True, help="Of the LoRA matrices.")
+@click.option("--lr", default=1e-4, show_default=True)
+@click.pass_obj
+def finetune(
+    shop: Workshop,
+    model: str,
+    data: Path,
+    embedder: str | None,
+    keep_ratio: float,
+    **options: Any,
+) -> None:
+    """Fine-tune a Qwen-VL reranker with the band, the exit and pruning on (LoRA).
+
+    DATA is a folder as `mrr eval` reads it. Prints where the adapter is; the engine loads it as
+    a checkpoint.
+    """
+    from mrr.train.finetune import FinetunePlan
+    from mrr.train.finetune import finetune as run
+
+    pruner: Pruner = "embedder" if embedder and keep_ratio < 1 else "none"
+    config = RerankConfig(keep_ratio=keep_ratio if embedder else 1.0, pruner=pruner)
+    folder = shop.root / "finetune"
+    seed = shop.scale.seed
+    plan = FinetunePlan(model, data, folder, embedder, config=config, seed=seed, **options)
+    click.echo(json.dumps({"adapter": str(run(plan))}))
 
 
 def run_stage(shop: Workshop, name: str) -> None:
