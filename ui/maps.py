@@ -15,7 +15,8 @@ from ui.packing import pack_mask, pack_values
 
 Json = dict[str, object]
 
-# How each ranking of Occlusion.top_deltas is called, in the order the verdict prefers them.
+# How each ranking of Occlusion.top_deltas is called, in the order the verdict prefers them; the
+# last is chosen on the measure itself and so proves nothing.
 RANKINGS = {
     "contrast": "attention minus neutral queries",
     "attention": "attention",
@@ -109,7 +110,11 @@ def occlusion_payload(occlusion: Occlusion) -> Json:
         "block": occlusion.block,
         "base_logit": occlusion.base_logit,
         "n_top": occlusion.n_top,
-        "top": {RANKINGS.get(k, k): float(delta) for k, delta in occlusion.top_deltas.items()},
+        "top": {
+            said: float(occlusion.top_deltas[name])
+            for name, said in RANKINGS.items()
+            if name in occlusion.top_deltas
+        },
         "random": [float(delta) for delta in occlusion.random_deltas],
         "verdict": occlusion_verdict(occlusion),
     }
@@ -118,7 +123,7 @@ def occlusion_payload(occlusion: Occlusion) -> Json:
 def occlusion_verdict(occlusion: Occlusion) -> str:
     """Whether hiding the cells that attention ranks first did more than hiding random ones."""
     random, n = occlusion.random_deltas, len(occlusion.random_deltas)
-    name = next((k for k in RANKINGS if k in occlusion.top_deltas), None)
+    name = next((k for k in RANKINGS if k in occlusion.top_deltas and k != "occlusion"), None)
     if name is None or n == 0:
         return "No control was run: read the map as a measurement of this one page, no more."
     delta = occlusion.top_deltas[name]

@@ -200,6 +200,25 @@ def test_occlusion_states_its_control(app: Watched):
         "−1.5",
         "+1.5",
     ]
+    rows = app.page.locator(".pi-control tr")
+    assert rows.count() == 5 and rows.last.inner_text().startswith("random cells, n = 20")
+    assert rows.first.locator(".pi-draw").count() == 20
+    top, draws = (
+        [mark.bounding_box()["x"] for mark in rows.first.locator(kind).all()]
+        for kind in (".pi-top", ".pi-draw")
+    )
+    assert top[0] < min(draws), "the larger drop lies left of every random draw"
+
+
+def test_row_and_column_means_are_drawn_along_the_edges(app: Watched):
+    app.choose("Map", "pruned")
+    app.page.check("[data-key=margins]")
+    width = app.page.locator(".pi-stage canvas").first.bounding_box()["width"]
+    # The strip is 26 pixels wide; a row that was kept whole fills 22 of them from its left + 2.
+    x = 1 - (26 - 2 - 0.45 * 22) / width
+    rows = range(generated.ROWS - 1)  # the last one lies behind the columns' strip
+    seen = app.pixels([(x, (row + 0.5) / generated.ROWS) for row in rows])
+    assert [luminance(pixel) < 120 for pixel in seen] == [KEPT[row].mean() > 0.45 for row in rows]
 
 
 def test_the_table_twin_lists_the_largest_cells(app: Watched):

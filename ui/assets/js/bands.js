@@ -17,7 +17,6 @@ const headsOf = (layer) => {
   return SEGMENTS.map((_, segment) => Array.from({ length: data.heads }, (_, head) =>
     rows.reduce((sum, token) => sum + at(head, token, segment), 0) / rows.length));
 };
-const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const inBand = (layer) => layer >= data.band[0] && layer < data.band[1];
 const place = (layer) => (inBand(layer) ? "band" : layer < data.band[0] ? "before the band" : "after the band");
 

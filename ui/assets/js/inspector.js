@@ -4,7 +4,7 @@
 const root = element.querySelector(".pi");
 const preferences = {
   mode: null, layout: "overlay", opacity: 0.75, gamma: null, share: 1, stretch: false, smooth: false,
-  cividis: false, contrast: true, hideSinks: true, controls: true, colour: false, appearance: false,
+  cividis: false, contrast: true, hideSinks: true, controls: true, colour: false, margins: false, appearance: false,
 };
 let page = null, map = null, colours = null, parts = null, queued = false;
 let state = { ...preferences, layer: BAND_MEAN, token: WHOLE_MEAN, cursor: null, locked: null };
@@ -48,7 +48,8 @@ const buildFrame = () => {
       ([text, label, act]) => make("button", { type: "button", "aria-label": label, title: label, onclick: act }, text)));
   const files = make("div", { class: "pi-files" },
     make("button", { type: "button", onclick: savePicture }, "Save PNG"),
-    make("button", { type: "button", onclick: () => save(fileName("csv"), new Blob([csvOf(page, state, map)], { type: "text/csv" })) }, "Save CSV"));
+    make("button", { type: "button", onclick: () => save(fileName("csv"), new Blob([csvOf(page, state, map)], { type: "text/csv" })) }, "Save CSV"),
+    make("span", { class: "pi-help" }, "Arrows move the cell, Enter locks it, + − 0 zoom; Ctrl + wheel or pinch zooms, drag pans."));
   parts.table.addEventListener("toggle", updateTable);
   root.replaceChildren(
     make("div", { class: "pi-head" }, parts.modes, zoom),
@@ -117,7 +118,8 @@ const isColoured = () => map.coloured && (state.mode !== "pruned" || state.colou
 
 const updateFacts = () => {
   parts.canvases.forEach((canvas) => { canvas.style.touchAction = view.zoom > 1 ? "none" : "pan-y"; });
-  parts.facts.replaceChildren(...factsFor(page, state, map).map((fact) => make("p", {}, fact)));
+  parts.facts.replaceChildren(...factsFor(page, state, map).map((fact) => make("p", {}, fact)),
+    state.mode === "occlusion" ? controlStrip(page.occlusion) : "");
   updateLegend();
   updateTable();
   if (state.locked != null) showTip(state.locked);
@@ -195,81 +197,6 @@ const lock = (cell, canvas) => {
   state.locked = state.locked === cell ? null : cell;
   point(cell, canvas, true);
   trigger("cell_click", { row: Math.floor(cell / page.cols), col: cell % page.cols });
-};
-
-// --- zoom, pan, pointer, keyboard ------------------------------------------------------------
-
-const clampView = () => {
-  const most = 1 - 1 / view.zoom;
-  view.x = Math.min(most, Math.max(0, view.x));
-  view.y = Math.min(most, Math.max(0, view.y));
-};
-
-const zoomAt = (factor, { x, y } = { x: 0.5, y: 0.5 }) => {
-  const u = view.x + x / view.zoom, v = view.y + y / view.zoom;
-  const zoom = Math.min(12, Math.max(1, view.zoom * factor));
-  view = { zoom, x: u - x / zoom, y: v - y / zoom };
-  clampView();
-  updateFacts();
-  redraw();
-};
-
-const fit = () => { view = { zoom: 1, x: 0, y: 0 }; updateFacts(); redraw(); };
-
-const pointers = new Map();
-let travelled = 0;
-
-const press = (event, canvas) => {
-  pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
-  if (pointers.size === 1) travelled = 0;
-  canvas.setPointerCapture(event.pointerId);
-};
-
-const move = (event, canvas) => {
-  const before = pointers.get(event.pointerId);
-  const at = fraction(event, canvas);
-  if (!before) return point(cellAt(at), canvas);
-  const dx = event.clientX - before.x, dy = event.clientY - before.y;
-  const other = [...pointers].find(([id]) => id !== event.pointerId)?.[1];
-  if (other) {
-    const spread = (p) => Math.hypot(p.x - other.x, p.y - other.y);
-    zoomAt(spread({ x: event.clientX, y: event.clientY }) / (spread(before) || 1), at);
-  } else {
-    view.x -= dx / at.box.width / view.zoom;
-    view.y -= dy / at.box.height / view.zoom;
-    clampView();
-    redraw();
-  }
-  travelled += Math.abs(dx) + Math.abs(dy);
-  pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
-};
-
-const release = (event, canvas) => {
-  const single = pointers.size === 1;
-  pointers.delete(event.pointerId);
-  const cell = cellAt(fraction(event, canvas));
-  if (single && travelled < 5 && cell != null) lock(cell, canvas);
-};
-
-const key = (event) => {
-  const steps = { ArrowUp: -page.cols, ArrowDown: page.cols, ArrowLeft: -1, ArrowRight: 1 };
-  const cell = state.cursor ?? state.locked ?? 0;
-  const actions = {
-    Enter: () => lock(cell, event.target), " ": () => lock(cell, event.target),
-    Escape: () => { state.locked = null; point(null); },
-    "+": () => zoomAt(1.5), "=": () => zoomAt(1.5), "-": () => zoomAt(1 / 1.5), 0: fit,
-  };
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key in steps) {
-    const column = (cell % page.cols) + (Math.abs(steps[event.key]) === 1 ? steps[event.key] : 0);
-    const next = state.cursor == null && state.locked == null ? 0 : cell + steps[event.key];
-    if (next >= 0 && next < page.n && column >= 0 && column < page.cols) {
-      state.locked = null;
-      point(next, event.target, true);
-    }
-  } else if (actions[event.key]) actions[event.key]();
-  else return;
-  event.preventDefault();
 };
 
 // --- files, values from the server, selection from the other views ---------------------------

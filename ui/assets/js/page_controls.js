@@ -84,5 +84,6 @@ const controlsFor = (page, state, set) => {
         a.neutral ? "What content-free queries get on this page is taken off: " + a.neutral_queries.join(" · ") : "No neutral queries were traced", !a.neutral),
       checkbox("Leave out sinks", "hideSinks", state, set, "Cells that take outlying attention whatever the query", !a.n_sinks));
   }
+  parts.push(checkbox("Row and column means", "margins", state, set, "Along the edges: shows whether a map merely favours a place"));
   return [...parts, appearance(page, state, set)];
 };

@@ -86,6 +86,7 @@ const drawPanel = (canvas, page, panel, state, view) => {
   if (panel.paint === "page") place(page.picture);
   else drawCells(context, page, panel, state, rect, place, width, height);
   drawMarks(context, page, state, rect);
+  if (state.margins && panel.paint !== "page") drawMargins(context, page, panel, rect, width, height);
 };
 
 const drawCells = (context, page, panel, state, rect, place, width, height) => {

@@ -1,0 +1,20 @@
+// The control of the occlusion map: what hiding the cells that a ranking puts first did to the
+// logit, beside as many random ones, all on one line each.
+
+const controlStrip = (occlusion) => {
+  const rows = [...Object.entries(occlusion.top).map(([name, delta]) => ({ name, delta })),
+    ...(occlusion.random.length ? [{ name: "random cells, n = " + occlusion.random.length, delta: mean(occlusion.random), random: true }] : [])];
+  const all = [0, ...occlusion.random, ...rows.map((row) => row.delta)];
+  const low = Math.min(...all), span = Math.max(...all) - low || 1;
+  const at = (value) => "left:" + (100 * (value - low)) / span + "%";
+  const body = rows.map(({ name, delta, random }) => make("tr", {},
+    make("th", { scope: "row" }, name),
+    make("td", {}, make("span", { class: "pi-strip" },
+      make("i", { class: "pi-zero", style: at(0) }),
+      ...occlusion.random.map((value) => make("i", { class: "pi-draw", style: at(value) })),
+      random ? null : make("i", { class: "pi-top", style: at(delta) }))),
+    make("td", { class: "num" }, signedNumber(delta))));
+  return make("table", { class: "mrr-table pi-control" },
+    make("caption", {}, "Δ logit when the " + occlusion.n_top + " cells ranked first are hidden (◆), by ranking, over random draws (○)"),
+    make("tbody", {}, ...body));
+};
