@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from mrr.train import fonts
-from mrr.train.layout import PageLayout
+from mrr.train.layout import PageLayout, Word
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +49,21 @@ def draw(page: PageLayout, rng: random.Random, scan_share: float = 0.0) -> Print
         )
         pen.rectangle((*edges[:2], max(edges[0], edges[2]), max(edges[1], edges[3])), fill=box.ink)
     for word in page.words:
-        font = fonts.load(word.face.path, fonts.drawn_size(word.size_px, scale))
-        pen.text(
-            (word.x * scale, word.baseline * scale),
-            word.text,
-            fill=word.ink,
-            font=font,
-            anchor="ls",
-        )
+        _set_word(pen, word, scale)
     image = canvas.resize((page.width, page.height), Image.Resampling.BICUBIC)
     if rng.random() < scan_share:
         image = _scan(image, rng)
     return _printed(page, np.asarray(image))
+
+
+def _set_word(pen: ImageDraw.ImageDraw, word: Word, scale: float) -> None:
+    size = fonts.drawn_size(word.size_px, scale)
+    x, baseline = word.x * scale, round(word.baseline * scale)
+    for char in word.text:
+        mask, right, down = fonts.glyph(word.face.path, size, char)
+        if mask.size[0] and mask.size[1]:
+            pen.draw.draw_bitmap((round(x) + right, baseline + down), mask, word.ink)
+        x += fonts.advance(word.face.path, size, char)
 
 
 def blank(page: PageLayout) -> PrintedPage:
