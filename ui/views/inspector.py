@@ -94,8 +94,8 @@ def render(
 ) -> tuple[Json, str]:
     """Values of InspectorView.outputs.
 
-    layer, token, mode: None leaves the user where they are. token is an index into
-    AttentionTrace.tokens. Raises ValueError unless image_uri is an inline PNG, JPEG or WebP.
+    layer, token, mode: None leaves the user where they are, and so does a layer or token that was
+    asked for before. token is an index into AttentionTrace.tokens. Raises ValueError unless image_uri is an inline PNG, JPEG or WebP.
     """
     if not _IMAGE_URI.fullmatch(image_uri):
         raise ValueError("The page image must be an inline PNG, JPEG or WebP data URI.")
@@ -119,7 +119,8 @@ def render(
         "keep": keep_payload(keep),
         "attention": attention_payload(explanation.attention, keep.kept),
         "occlusion": None if occlusion is None else occlusion_payload(occlusion),
-        "select": {"layer": layer, "token": token, "mode": mode},
+        "select": {"layer": layer, "token": token},
+        "mode": mode,
     }
     return value, message
 

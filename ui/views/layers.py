@@ -50,7 +50,7 @@ def build() -> LayersView:
         mode = gr.Radio(
             ["logit", "probability", "rank"], value="logit", show_label=False, container=False
         )
-        run = gr.Button("Trace all candidates", size="sm", scale=0, elem_id="trace-layers")
+        run = gr.Button("Add the full pass", size="sm", scale=0, elem_id="trace-layers")
     sentence = gr.HTML(empty("Trace the candidates to see their layers."), apply_default_css=False)
     plot = gr.Plot(show_label=False, visible=False, elem_classes="mrr-figure")
     with gr.Accordion("Layers as a table", open=False):

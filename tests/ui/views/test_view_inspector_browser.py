@@ -163,7 +163,7 @@ def test_zooming_in_shows_fewer_cells_and_hits_the_right_one(app: Watched):
     app.page.mouse.move(box["x"] + 3, box["y"] + 3)
     row, column = int(corner * generated.ROWS) + 1, int(corner * generated.COLUMNS) + 1
     assert f"row {row}, column {column}" in app.page.locator(".pi-tip").inner_text()
-    app.page.click("[aria-label='Fit']")
+    app.page.click("[aria-label='Fit the page']")
     app.point(0, 0)
     assert "row 1, column 1" in app.page.locator(".pi-tip").inner_text()
 

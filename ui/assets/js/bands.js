@@ -3,6 +3,7 @@
 
 const root = element.querySelector(".bands");
 const SEGMENTS = ["instruction", "page", "query"];
+const wished = newWishes();
 let data = null, state = { token: null, layer: null };
 
 const median = (sorted) => {
@@ -117,8 +118,7 @@ const show = (value) => {
     return;
   }
   data = { ...value, mass: float16(value.mass) };
-  const shared = { ...selection.get(), ...Object.fromEntries(Object.entries(value.select).filter(([, choice]) => choice != null)) };
-  follow(shared);
+  follow({ ...selection.get(), ...wished(value.select) });
 };
 
 const follow = ({ layer, token }) => {

@@ -59,6 +59,17 @@ const selection = {
   },
 };
 
+// What the server newly asks to select. It repeats its last wish with every value; only a new one
+// may move what the user has chosen since.
+const newWishes = () => {
+  let last = {};
+  return (select) => {
+    const wishes = Object.entries(select).filter(([key, choice]) => choice != null && choice !== last[key]);
+    last = { ...last, ...select };
+    return Object.fromEntries(wishes);
+  };
+};
+
 // A row of buttons of which one is pressed; arrow keys move between them.
 const segmented = (label, options, current, choose, className = "mrr-seg") => {
   const group = make("div", { class: className, role: "radiogroup", "aria-label": label });

@@ -6,6 +6,8 @@ const preferences = {
   mode: null, layout: "overlay", opacity: 0.75, gamma: null, share: 1, stretch: false, smooth: false,
   cividis: false, contrast: true, hideSinks: true, controls: true, colour: false, margins: false, appearance: false,
 };
+const wished = newWishes();
+let shown = {}; // what the last value was about, also while a sentence stands in its place
 let page = null, map = null, colours = null, parts = null, queued = false;
 let state = { ...preferences, layer: BAND_MEAN, token: WHOLE_MEAN, cursor: null, locked: null };
 let view = { zoom: 1, x: 0, y: 0 };
@@ -44,7 +46,8 @@ const buildFrame = () => {
     table: make("details", { class: "pi-details" }, make("summary", {}, "Cells as a table")),
   };
   const zoom = make("div", { class: "pi-zoom", role: "group", "aria-label": "Zoom" },
-    ...[["+", "Zoom in", () => zoomAt(1.5)], ["−", "Zoom out", () => zoomAt(1 / 1.5)], ["⤢", "Fit", fit]].map(
+    ...[["+", "Zoom in", () => zoomAt(1.5)], ["−", "Zoom out", () => zoomAt(1 / 1.5)], ["1:1", "Fit the page", fit],
+      ...(document.fullscreenEnabled ? [["⛶", "Full screen", fullScreen]] : [])].map(
       ([text, label, act]) => make("button", { type: "button", "aria-label": label, title: label, onclick: act }, text)));
   const files = make("div", { class: "pi-files" },
     make("button", { type: "button", onclick: savePicture }, "Save PNG"),
@@ -58,6 +61,8 @@ const buildFrame = () => {
       parts.side),
     parts.table, files, parts.tip, parts.live);
 };
+
+const fullScreen = () => (document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen());
 
 const buildModes = () => {
   const absent = { attention: !page.attention, occlusion: !page.occlusion };
@@ -224,13 +229,15 @@ const startMode = () => {
 
 const show = (value) => {
   if (!value || value.kind !== "page") return showSentence(value?.sentence || "Select a page.", value?.kind === "error");
-  const samePage = page?.page_id === value.page_id, sameQuery = page?.query === value.query;
-  const shared = page && !sameQuery ? { ...selection.get(), token: null } : selection.get();
+  const samePage = shown.page_id === value.page_id, sameQuery = shown.query === value.query;
+  // A token is one of this query's; a layer means the same to every query.
+  const shared = shown.query && !sameQuery ? { ...selection.get(), token: null } : selection.get();
   try {
     page = decodePage(value);
   } catch (error) {
     return showSentence(error.message, true);
   }
+  shown = { page_id: value.page_id, query: value.query };
   if (!samePage) {
     view = { zoom: 1, x: 0, y: 0 };
     Object.assign(state, { cursor: null, locked: null });
@@ -238,8 +245,7 @@ const show = (value) => {
   if (!samePage || !sameQuery) {
     Object.assign(state, applySelection({ layer: shared.layer ?? null, token: shared.token }));
   }
-  const asked = Object.fromEntries(Object.entries(value.select).filter(([, choice]) => choice != null));
-  Object.assign(state, applySelection(asked), asked.mode ? { mode: asked.mode } : {});
+  Object.assign(state, applySelection(wished(value.select)), value.mode ? { mode: value.mode } : {});
   state.mode = startMode();
   buildFrame();
   buildModes();
