@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import gradio as gr
 
 from mrr import MiniReranker
 from mrr.build import default_store
+from mrr.errors import MRRError
 from ui.caching import start_examples
 from ui.examples import Examples, load_examples
 from ui.layout import build_ui
@@ -71,7 +73,10 @@ def launch_flags() -> dict[str, Any]:
 
 def main() -> None:
     """Serve until interrupted. The examples are cached while the page can already be used."""
-    demo, bench = build()
+    try:
+        demo, bench = build()
+    except MRRError as error:
+        sys.exit(f"The app cannot start. {error}")
     start_examples(bench)
     demo.launch(**launch_flags())
 

@@ -145,13 +145,12 @@ class Handlers:
 
     # -------------------------------------------------------------- dense
 
-    def cost(self, system: System, session: Session) -> str:
-        """Another baseline was chosen: what would it cost?"""
-        run = session.run
-        if run is not None and not session.comparing and system != run.dense_system:
-            run.dense, run.dense_ms, run.dense_system = {}, 0.0, system
-        seconds = None if run is None else self.bench.dense_estimate(run, system)
-        return ranking.estimate(run, seconds)
+    def choose_dense(self, system: System, view: View, only: bool, session: Session) -> Values:
+        """Another baseline was chosen: show what is known of it, or what it would cost."""
+        if session.run is None or session.comparing:
+            return {}
+        session.run.dense_system = system
+        return self._dense(session, view, only, running=False)
 
     def compare(self, system: System, view: View, only: bool, session: Session) -> Iterator[Values]:
         """Score the same pages with a dense system; rows arrive as they are done."""

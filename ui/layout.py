@@ -161,7 +161,12 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
     for change in (rank.view.change, rank.only_changes.change):
         _on(change, handlers.redraw, [*shown_as, state], rank.hits)
     _on(rank.hits.tick, handlers.tick, [*shown_as, state], [rank.hits, views.labels.scores])
-    _on(rank.system.change, handlers.cost, [rank.system, state], rank.estimate)
+    _on(
+        rank.system.change,
+        handlers.choose_dense,
+        [rank.system, *shown_as, state],
+        [rank.hits, rank.estimate],
+    )
     _on(
         rank.compare.click,
         handlers.compare,

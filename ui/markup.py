@@ -65,6 +65,6 @@ def duration(ms: float) -> str:
     return f"{ms / 1e3:.1f} s" if ms < 120_000 else f"{ms / 6e4:.0f} min"
 
 
-def count(n: int, noun: str) -> str:
-    """`1 page`, `3 pages`."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+def count(n: int, noun: str, plural: str = "") -> str:
+    """`1 page`, `3 pages`; `2 queries` where the plural is its own."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"

@@ -45,7 +45,8 @@ class Selection:
 class Run:
     """One query of this session: mini's ranking, and the dense one as far as it has come.
 
-    dense: page id -> hit of a dense system, its rank still 1. dense_ms: what it took so far.
+    dense_system: the dense system that is shown. scored: system -> page id -> hit, whose rank is
+    still 1, because each page is scored alone. spent_ms: what that took so far.
     """
 
     query: str
@@ -54,8 +55,18 @@ class Run:
     mini: RankedList
     started: str
     dense_system: System = "original"
-    dense: dict[str, Hit] = field(default_factory=dict)
-    dense_ms: float = 0.0
+    scored: dict[System, dict[str, Hit]] = field(default_factory=dict)
+    spent_ms: dict[System, float] = field(default_factory=dict)
+
+    @property
+    def dense(self) -> dict[str, Hit]:
+        """page id -> hit, of the dense system that is shown, as far as it has come."""
+        return self.scored.get(self.dense_system, {})
+
+    @property
+    def dense_ms(self) -> float:
+        """What that took."""
+        return self.spent_ms.get(self.dense_system, 0.0)
 
     @property
     def dense_done(self) -> bool:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LoadModel = Callable[[str, str], "MiniReranker"]
 _PAGE_SIDE = 1400
+MAX_RUNS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,7 @@ class Workbench:
         )
         session.run = run
         session.runs.append(run)
+        del session.runs[:-MAX_RUNS]
         session.relevant.setdefault(run.query, self.examples.labels(run.query))
         session.selection.page_id = ranked.hits[0].page.page_id if ranked.hits else None
         session.selection.token = None
@@ -182,7 +184,7 @@ class Workbench:
         The engine is free between pages, so a mini query never waits for more than one of them.
         """
         engine = self.engine(run.settings)
-        run.dense, run.dense_ms, run.dense_system = {}, 0.0, system
+        run.dense_system, run.scored[system], run.spent_ms[system] = system, {}, 0.0
         for hit in run.mini.hits:
             begin = time.perf_counter()
             ranked = engine.rank(
@@ -190,9 +192,9 @@ class Workbench:
             )
             elapsed_ms = (time.perf_counter() - begin) * 1e3
             self.pace.saw(system, elapsed_ms)
-            run.dense_ms += elapsed_ms
+            run.spent_ms[system] += elapsed_ms
             for scored in ranked:
-                run.dense[scored.page.page_id] = scored
+                run.scored[system][scored.page.page_id] = scored
                 yield scored
 
     # ----------------------------------------------------------- settings

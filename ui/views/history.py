@@ -49,7 +49,7 @@ def rows(session: Session) -> list[dict[str, object]]:
 def runs(session: Session) -> str:
     """The table, newest first."""
     if not session.runs:
-        return empty("No queries in this session yet.")
+        return empty("No queries in this session yet. The last 200 are kept here.")
     head = (
         "<th>time</th><th>query</th><th>first page</th><th class='num'>mini</th><th>settings</th>"
     )

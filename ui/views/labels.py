@@ -9,7 +9,7 @@ import gradio as gr
 
 from ui.components import text
 from ui.describe import SYSTEM_NAMES
-from ui.markup import empty, esc, note, table
+from ui.markup import count, empty, esc, note, table
 from ui.session import Run, Session
 from ui.workbench import Workbench, dense_list
 
@@ -80,7 +80,7 @@ def scores(bench: Workbench, session: Session) -> str:
         for system, n, means in _means(found)
     ]
     where = (
-        f"{bundled} of {len(labelled_runs(session))} queries use the labels that come with the "
+        f"{count(bundled, 'query', 'queries')} with labels that come with the "
         "examples; ticks change them for this session. "
         if bundled
         else ""

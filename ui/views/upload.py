@@ -142,7 +142,7 @@ def store(bench: Workbench, session: Session) -> str:
     else:
         line = (
             f"The store holds {count(stats.n_pages, 'page')}: {nbytes(stats.kv_bytes)} of K/V in "
-            f"{count(stats.n_entries, 'entry').replace('entrys', 'entries')} and "
+            f"{count(stats.n_entries, 'entry', 'entries')} and "
             f"{nbytes(stats.picture_bytes)} of pictures; {budget}. "
             f"Since the start: {stats.memory_hits + stats.disk_hits:,} reads from the cache, "
             f"{stats.misses:,} misses."
