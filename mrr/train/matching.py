@@ -126,7 +126,8 @@ class Matcher(nn.Module):
         d = self.depths
         last = d.n_layers if dense else d.exit_layer
         band = (0, last) if dense else d.band
-        watch = tuple(range(d.match_layer, d.exit_layer))
+        # Attention is as large as pages x queries: kept only where it is supervised.
+        watch = (d.match_layer, d.exit_layer - 1) if self.training else ()
         suffixes = Suffixes(batch.ids, batch.length)
         seen = interact(
             self.lm, self.prefixes(visual, batch.grid, kept), suffixes, band, last, watch

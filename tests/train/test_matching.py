@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from mrr.train.data import PageSource
+from mrr.train.embed_train import fresh_embedder, printed_share
+from mrr.train.embedding import keep_half
+from mrr.train.eyes import simulated
+from mrr.train.match_data import MatchBatch, MatchBatches
+from mrr.train.match_train import area, late_interaction, ranking_quality
+from mrr.train.matching import SimulatedReader
+from mrr.train.stages import Workshop
+from mrr.train.tokens import spelling_embeddings
+from tests.train.conftest import SIZES
+
+
+@pytest.fixture
+def batch(source: PageSource) -> MatchBatch:
+    return next(iter(MatchBatches(((0, source),), 4, 3, 2, "s", pixels=False)))
+
+
+def test_ranking_quality_counts_only_queries_that_one_page_answers() -> None:
+    answer = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    score = torch.tensor([[1.0, 0.0, 0.0], [2.0, 9.0, 0.0], [0.0, 9.0, 0.0]])
+    ndcg, hit = ranking_quality(score, answer)
+    assert (ndcg, hit) == (pytest.approx(1 / torch.log2(torch.tensor(3.0)).item(), abs=1e-4), 0.0)
+
+
+def test_ties_never_count_as_found() -> None:
+    answer = torch.eye(3)[:, :1]
+    assert ranking_quality(torch.zeros(3, 1), answer)[1] == 0.0
+
+
+def test_late_interaction_finds_the_page_whose_words_are_simulated_without_error(
+    shop: Workshop, batch: MatchBatch
+) -> None:
+    table = spelling_embeddings(shop.tokenizer, 256)
+    visual, _ = simulated(table, 5, SimulatedReader(noise=0.0, lost=0.0))(batch)
+    score = late_interaction(table, visual, batch)
+    assert ranking_quality(score, batch.answer)[0] > 0.8
+    assert area(score, batch) > area(torch.zeros_like(score), batch)
+
+
+def test_noise_makes_simulated_tokens_less_like_their_pieces(
+    shop: Workshop, batch: MatchBatch
+) -> None:
+    table = spelling_embeddings(shop.tokenizer, 64)
+    torch.manual_seed(0)
+    clear, _ = simulated(table, 5, SimulatedReader(0.0, 0.0))(batch)
+    dim, _ = simulated(table, 5, SimulatedReader(2.0, 0.9))(batch)
+    page, cell, piece = batch.pieces.T
+
+    def likeness(visual: torch.Tensor) -> float:
+        return float((visual[page, cell] * table[piece]).sum(-1).mean())
+
+    assert likeness(clear) > likeness(dim) + 0.2
+    lengths = clear.norm(dim=-1)
+    assert lengths.min() > 0.75 and lengths.max() < 1.3
+
+
+def test_pruning_keeps_half_of_the_cells_and_the_share_of_print_is_counted(
+    shop: Workshop, batch: MatchBatch
+) -> None:
+    embedder = fresh_embedder(shop.tokenizer, SIZES)
+    visual = torch.randn(4, batch.grid[0] * batch.grid[1], SIZES.dim)
+    kept = keep_half(embedder, visual, batch.grid)
+    assert (kept.sum(1) == visual.shape[1] // 2).all()
+    assert printed_share(torch.ones_like(kept), batch) == 1.0
+    assert 0.2 < printed_share(kept, batch) < 0.8
