@@ -95,7 +95,8 @@ def render(
     """Values of InspectorView.outputs.
 
     layer, token, mode: None leaves the user where they are, and so does a layer or token that was
-    asked for before. token is an index into AttentionTrace.tokens. Raises ValueError unless image_uri is an inline PNG, JPEG or WebP.
+    asked for before. token is an index into AttentionTrace.tokens. Raises ValueError unless
+    image_uri is an inline PNG, JPEG or WebP.
     """
     if not _IMAGE_URI.fullmatch(image_uri):
         raise ValueError("The page image must be an inline PNG, JPEG or WebP data URI.")
