@@ -13,6 +13,7 @@ import click
 import torch
 
 from mrr.config import Pruner, RerankConfig
+from mrr.train import shards
 from mrr.train.stages import Scale, Workshop
 
 _STAGES = ("corpus", "read", "match", "join", "embed", "prune")
@@ -93,6 +94,15 @@ def everything(shop: Workshop) -> None:
 def export(shop: Workshop, folder: Path, stage: str) -> None:
     """Write tiny-reranker and tiny-embedder as stock checkpoints; prints their sizes as JSON."""
     click.echo(json.dumps(shop.export(folder, stage)))
+
+
+@train.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.pass_obj
+def pack(shop: Workshop, folder: Path) -> None:
+    """Write every stage's weights as small files; a run resumes from them on another machine."""
+    files = shards.pack(shop.root, folder)
+    click.echo(json.dumps({"files": len(files), "bytes": sum(f.stat().st_size for f in files)}))
 
 
 @train.command()

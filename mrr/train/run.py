@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mrr.train.shards import unpack
+
 
 def pick_device() -> torch.device:
     """CUDA where there is one."""
@@ -38,11 +40,10 @@ class Run:
         self._saved_at = time.monotonic()
 
     def resume(self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()) -> bool:
-        """Load the checkpoint if there is one. Optimizer state is optional: shards omit it."""
-        path = self.folder / "checkpoint.pt"
-        if not path.exists():
+        """Load the checkpoint, or else the shards, if there are any; shards have no optimizers."""
+        state = read_state(self.folder)
+        if state is None:
             return False
-        state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict({name: tensor.float() for name, tensor in state["model"].items()})
         for optimizer, saved in zip(optimizers, state.get("optimizers", ()), strict=False):
             optimizer.load_state_dict(saved)
@@ -78,6 +79,14 @@ class Run:
         }
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """A stage's saved state, weights on the CPU; None where nothing was saved."""
+    path = folder / "checkpoint.pt"
+    if path.exists():
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    return unpack(folder)
 
 
 def seed_everything(seed: int) -> None:

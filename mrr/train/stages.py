@@ -24,12 +24,13 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from mrr.config import DEFAULT_INSTRUCTION
+from mrr.errors import InputRejected
 from mrr.model.prompt import EMBEDDER_PROMPT, QWEN_RERANKER
 from mrr.train import embed_train, export, eyes, match_train, reading, text, tokens
 from mrr.train.embedding import PageEmbedder, keep_half
 from mrr.train.matching import Matcher, SimulatedReader
 from mrr.train.pair import Sizes, build
-from mrr.train.run import pick_device
+from mrr.train.run import pick_device, read_state
 
 logger = logging.getLogger(__name__)
 
@@ -157,10 +158,8 @@ class Workshop:
 
     def load(self, module: Any, stage: str) -> Any:
         """The module with a stage's weights, on the device, frozen."""
-        state = torch.load(
-            self.root / stage / "checkpoint.pt", map_location="cpu", weights_only=True
-        )
-        module.load_state_dict(state["model"])
+        weights = self._state(stage)["model"]
+        module.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         return module.to(pick_device()).eval().requires_grad_(False)
 
     def _tower(self) -> nn.Module:
@@ -170,12 +169,18 @@ class Workshop:
     def _fresh_embedder(self) -> PageEmbedder:
         return embed_train.fresh_embedder(self.tokenizer, self.scale.sizes, self.scale.seed)
 
+    def _state(self, stage: str) -> dict[str, Any]:
+        state = read_state(self.root / stage)
+        if state is None:
+            raise InputRejected(f"Stage {stage} has no checkpoint yet; run it first.")
+        return state
+
     def _hand_on(self, done: str, following: str) -> None:
         """Begin a stage from the weights of the one before."""
         target = self.root / following / "checkpoint.pt"
-        if target.exists():
+        if read_state(target.parent) is not None:
             return
-        state = torch.load(self.root / done / "checkpoint.pt", weights_only=True)
+        state = self._state(done)
         fresh = {"model": state["model"], "optimizers": [], "step": 0, "train_s": 0.0, "n_cells": 0}
         target.parent.mkdir(parents=True, exist_ok=True)
         torch.save(fresh, target.with_suffix(".part"))

@@ -1,4 +1,6 @@
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -6,6 +8,7 @@ from click.testing import CliRunner
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from mrr import MiniReranker
+from mrr.train import shards
 from mrr.train.cli import train
 from mrr.train.muon import orthogonalize
 from mrr.train.stages import Workshop
@@ -46,6 +49,22 @@ def test_a_stage_that_was_stopped_goes_on_where_it_was(shop: Workshop) -> None:
     assert before["step"] == after["step"] == shop.scale.read_steps
     same = [torch.equal(before["model"][k], after["model"][k]) for k in before["model"]]
     assert all(same)
+
+
+def test_a_run_goes_on_from_its_shards_on_another_machine(shop: Workshop, tmp_path: Path) -> None:
+    shop.read()
+    files = shards.pack(shop.root, tmp_path)
+    assert files and all(path.stat().st_size < 10_000_000 for path in files)
+    moved = Workshop(tmp_path, replace(shop.scale, read_steps=shop.scale.read_steps + 1))
+    shutil.copytree(shop.corpus_dir, moved.corpus_dir)
+    moved.read()
+    state = torch.load(tmp_path / "reading" / "checkpoint.pt", weights_only=True)
+    before = torch.load(shop.root / "reading" / "checkpoint.pt", weights_only=True)
+    assert state["step"] == before["step"] + 1
+    moved_by = max(
+        float((state["model"][k] - before["model"][k]).abs().max()) for k in before["model"]
+    )
+    assert 0 < moved_by < 0.1
 
 
 def test_orthogonalised_updates_have_singular_values_near_one() -> None:
