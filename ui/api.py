@@ -128,7 +128,11 @@ def build_api(bench: Workbench, tabs: Tabs, state: gr.State) -> None:
         page_range = gr.Textbox("", label="page_range")
         page_id = gr.Textbox(label="page_id")
         answer = gr.JSON(label="answer")
-        inputs: tuple[list[Any], ...] = ([query, top_k, system], [files, page_range], [query, page_id])
+        inputs: tuple[list[Any], ...] = (
+            [query, top_k, system],
+            [files, page_range],
+            [query, page_id],
+        )
         for name, endpoint, given in zip(ENDPOINTS, (rank, add, explain), inputs, strict=True):
             gr.Button(name).click(
                 endpoint, [*given, state], answer, api_name=name, concurrency_id="engine"

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mrr.errors import InputRejected
 from ui.components import File
 from ui.describe import SYSTEM_NAMES
 from ui.session import Run, Session
@@ -103,3 +104,43 @@ def page_rows(bench: Workbench, session: Session) -> list[Row]:
             }
         )
     return rows
+
+
+def layer_rows(session: Session) -> list[Row]:
+    """One row a candidate and layer; dense is empty where no full pass was traced."""
+    run = session.run
+    if run is None or session.lenses is None or session.lenses[0] is not run:
+        raise InputRejected("No layers are traced yet. Trace a page first.")
+    names = {hit.page.page_id: hit.page.label for hit in run.mini.hits}
+    return [
+        {
+            "page": names[page_id],
+            "page_id": page_id,
+            "layer": layer,
+            "mini_logit": float(lens.mini[layer]) if layer < len(lens.mini) else None,
+            "dense_logit": None if lens.dense is None else float(lens.dense[layer]),
+        }
+        for page_id, lens in session.lenses[1].items()
+        for layer in range(len(lens.mini if lens.dense is None else lens.dense))
+    ]
+
+
+def latency_rows(session: Session) -> list[Row]:
+    """One row a system and stage of the last measurement, and one for each total."""
+    report = session.latency
+    if report is None:
+        raise InputRejected("Nothing is measured yet. Press Measure first.")
+    return [
+        {
+            "system": SYSTEM_NAMES[each.system],
+            "stage": stage,
+            "median_ms": spread.median,
+            "q1_ms": spread.q1,
+            "q3_ms": spread.q3,
+            "candidates": report.n_candidates,
+            "pages_timed": each.n_measured,
+            "repeats": report.repeats,
+        }
+        for each in report.systems
+        for stage, spread in [(s.stage, s.ms) for s in each.stages] + [("total", each.total)]
+    ]

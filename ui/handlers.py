@@ -6,57 +6,24 @@ Each returns {component: value} for what changes; what is left out stays as it i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from mrr.config import Pruner
+from mrr.errors import MRRError
 from mrr.types import System
 from ui import explaining
 from ui.components import field, index
+from ui.parts import RankTab
 from ui.session import Session, Tabs
+from ui.told import tell
 from ui.views import bands, history, inspector, labels, layers, ranking, start
 from ui.workbench import Workbench
 
 Values = dict[Any, Any]
 View = ranking.View
 UNTRACED = "This needs one traced pass over the page. Press “Trace this page”."
-
-
-@dataclass(frozen=True, slots=True)
-class RankTab:
-    """Every component of the first tab, and those elsewhere that follow a ranking."""
-
-    header: gr.HTML
-    query: gr.Textbox
-    button: gr.Button
-    samples: gr.HTML
-    gallery: gr.HTML
-    results: gr.Row
-    ranking: ranking.RankingView
-    why: gr.Tabs
-    inspector: inspector.InspectorView
-    layers: layers.LayersView
-    bands: bands.BandsView
-    labels: labels.LabelsView
-    history: history.HistoryView
-    download: gr.HTML
-
-    @property
-    def detail(self) -> list[gr.components.Component]:
-        """The three views of the selected page."""
-        return [*self.inspector.outputs, *self.layers.outputs, *self.bands.outputs]
-
-    @property
-    def ranked(self) -> list[Any]:
-        """What a new ranking changes."""
-        view = self.ranking
-        return [
-            self.query, self.samples, self.gallery, self.results, view.summary, view.hits,
-            view.estimate, view.compare, view.stop, self.labels.scores, self.history.runs,
-            *self.detail,
-        ]  # fmt: skip
 
 
 class Handlers:
@@ -195,11 +162,14 @@ class Handlers:
 
     def trace_selected(self, session: Session) -> Values:
         """Trace the selected page, if the session wants that to happen by itself."""
-        if session.run is None or session.selection.page_id is None:
+        run, page_id = session.run, session.selection.page_id
+        if run is None or page_id is None or not session.settings.auto_trace:
             return {}
-        if not session.settings.auto_trace:
-            return {}
-        return self.trace(session)
+        try:
+            return self.trace(session)
+        except MRRError as error:
+            tell(str(error))
+            return self._blank("This page could not be traced.")
 
     def trace(self, session: Session) -> Values:
         """One traced pass, and the lens of every candidate."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -11,22 +10,22 @@ import gradio as gr
 from mrr.errors import InputRejected
 from ui import caching, explaining
 from ui.components import File, field
-from ui.exports import as_csv, as_json, page_rows, ranking_rows, run_record
+from ui.exports import (
+    as_csv,
+    as_json,
+    latency_rows,
+    layer_rows,
+    page_rows,
+    ranking_rows,
+    run_record,
+)
 from ui.handlers import Handlers, Values
 from ui.markup import note
+from ui.parts import OtherTabs
 from ui.session import Session, Tabs
 from ui.views import history, labels, latency, settings, upload
 from ui.views.report import report
 from ui.workbench import Workbench
-
-
-@dataclass(frozen=True, slots=True)
-class OtherTabs:
-    """Components of the other tabs and the side bar."""
-
-    upload: upload.UploadView
-    latency: latency.LatencyView
-    settings: settings.SettingsView
 
 
 class Housekeeping:
@@ -152,6 +151,10 @@ class Housekeeping:
             "save-json": lambda s: as_json("ranking", run_record(explaining.current(s)[0])),
             "save-report": self._report,
             "save-pages": lambda s: as_csv("pages", page_rows(self.bench, s)),
+            "save-pages-json": lambda s: as_json("pages", page_rows(self.bench, s)),
+            "save-layers": lambda s: as_csv("layers", layer_rows(s)),
+            "save-latency": lambda s: as_csv("latency", latency_rows(s)),
+            "save-scores": lambda s: as_csv("scores", labels.rows(s)),
             "save-labels": lambda s: File(
                 "qrels.tsv", "text/tab-separated-values", labels.qrels(s)
             ),

@@ -9,8 +9,9 @@ import gradio as gr
 
 from ui.api import ENDPOINTS, build_api
 from ui.components import download, heading
-from ui.handlers import Handlers, RankTab
-from ui.housekeeping import Housekeeping, OtherTabs
+from ui.handlers import Handlers
+from ui.housekeeping import Housekeeping
+from ui.parts import OtherTabs, RankTab
 from ui.session import Session, Tabs
 from ui.told import told
 from ui.views import (
@@ -51,6 +52,7 @@ def build_ui(bench: Workbench) -> gr.Blocks:
             with gr.Tab("Latency", id="latency"):
                 timing = latency.build()
                 with gr.Row(elem_classes="mrr-tools"):
+                    gr.Button("Save CSV", size="sm", elem_id="save-latency", scale=0)
                     gr.Button("Save trace (Perfetto)", size="sm", elem_id="save-trace", scale=0)
             with gr.Tab("History", id="history"):
                 heading("Quality, by your labels")
@@ -113,6 +115,8 @@ def _rank_tab() -> dict[str, Any]:
                 page = inspector.build()
             with gr.Tab("Layers", id="layers"):
                 curves = layers.build()
+                with gr.Row(elem_classes="mrr-tools"):
+                    gr.Button("Save CSV", size="sm", elem_id="save-layers", scale=0)
             with gr.Tab("Bands", id="bands"):
                 strip = bands.build()
     gallery = start.build_gallery()

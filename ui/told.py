@@ -52,5 +52,9 @@ def _telling() -> Iterator[list[str]]:
         log.exception("A handler failed")
         failed.append(UNEXPECTED)
     for sentence in failed:
-        # Gradio renders the message as HTML.
-        gr.Warning(esc(sentence), duration=None, title="That did not work")
+        tell(sentence)
+
+
+def tell(sentence: str) -> None:
+    """Show a sentence until it is dismissed. Gradio renders it as HTML, hence the escaping."""
+    gr.Warning(esc(sentence), duration=None, title="That did not work")

@@ -16,17 +16,15 @@ class HistoryView:
     """runs: event `reopen` with {n}."""
 
     runs: gr.HTML
-    save_csv: gr.Button
-    save_json: gr.Button
 
 
 def build() -> HistoryView:
     """A table and its exports."""
     runs = actions(["reopen"], "history")
     with gr.Row(elem_classes="mrr-tools"):
-        save_csv = gr.Button("Save CSV", size="sm", elem_id="save-history-csv", scale=0)
-        save_json = gr.Button("Save JSON", size="sm", elem_id="save-history-json", scale=0)
-    return HistoryView(runs, save_csv, save_json)
+        gr.Button("Save CSV", size="sm", elem_id="save-history-csv", scale=0)
+        gr.Button("Save JSON", size="sm", elem_id="save-history-json", scale=0)
+    return HistoryView(runs)
 
 
 def rows(session: Session) -> list[dict[str, object]]:

@@ -21,15 +21,15 @@ class LabelsView:
     """scores: metrics of this session's queries."""
 
     scores: gr.HTML
-    save_csv: gr.Button
 
 
 def build() -> LabelsView:
     """A table and its export."""
     scores = text("scores")
     with gr.Row(elem_classes="mrr-tools"):
-        save = gr.Button("Save labels (TREC qrels)", size="sm", elem_id="save-labels", scale=0)
-    return LabelsView(scores, save)
+        gr.Button("Save CSV", size="sm", elem_id="save-scores", scale=0)
+        gr.Button("Save labels (TREC qrels)", size="sm", elem_id="save-labels", scale=0)
+    return LabelsView(scores)
 
 
 def labelled_runs(session: Session) -> list[Run]:

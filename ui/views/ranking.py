@@ -31,9 +31,6 @@ class RankingView:
     compare: gr.Button
     stop: gr.Button
     estimate: gr.HTML
-    save_csv: gr.Button
-    save_json: gr.Button
-    save_report: gr.Button
 
 
 def build() -> RankingView:
@@ -59,13 +56,10 @@ def build() -> RankingView:
     estimate = text("estimate")
     hits = actions(["pick", "tick"], "hits")
     with gr.Row(elem_classes="mrr-tools"):
-        save_csv = gr.Button("Save CSV", size="sm", elem_id="save-csv", scale=0)
-        save_json = gr.Button("Save JSON", size="sm", elem_id="save-json", scale=0)
-        save_report = gr.Button("Save HTML report", size="sm", elem_id="save-report", scale=0)
-    return RankingView(
-        summary, hits, view, only_changes, system, compare, stop, estimate,
-        save_csv, save_json, save_report,
-    )  # fmt: skip
+        gr.Button("Save CSV", size="sm", elem_id="save-csv", scale=0)
+        gr.Button("Save JSON", size="sm", elem_id="save-json", scale=0)
+        gr.Button("Save HTML report", size="sm", elem_id="save-report", scale=0)
+    return RankingView(summary, hits, view, only_changes, system, compare, stop, estimate)
 
 
 def summary(run: Run | None) -> str:
@@ -76,12 +70,13 @@ def summary(run: Run | None) -> str:
     encoded = f", {count(usage.missed_pages, 'page')} encoded first" if usage.missed_pages else ""
     read = f", {nbytes(usage.bytes_read)} read" if usage.bytes_read else ""
     stages = ", ".join(f"{name} {duration(ms)}" for name, ms in usage.ms.items())
+    each = f"{duration(usage.total_ms / len(mini))} a page: " if len(mini) else ""
     notes = "".join(f'<p class="mrr-note">{esc(text)}</p>' for text in mini.notes)
     return (
         f'<div class="mrr" aria-live="polite"><p><b class="mrr-num">{count(len(mini), "page")}</b> '
         f'ranked for <b>“{esc(run.query)}”</b> in <b class="mrr-num" id="took">'
         f"{duration(usage.total_ms)}</b></p>"
-        f'<p class="mrr-note">{stages}{encoded}{read}. Single run.</p>{notes}</div>'
+        f'<p class="mrr-note">{each}{stages}{encoded}{read}. Single run.</p>{notes}</div>'
     )
 
 
@@ -156,7 +151,8 @@ def _card(
     if dense is not None:
         meters += _meter("dense", dense)
         facts.append(_change(hit.rank, ranks.get(page.page_id)))
-    facts += [f"kept {hit.n_kept_tokens:,} of {hit.n_visual_tokens:,} tokens"]
+    share = hit.n_kept_tokens / hit.n_visual_tokens
+    facts += [f"kept {share:.0%}, {hit.n_kept_tokens:,} of {hit.n_visual_tokens:,} tokens"]
     if hit.retrieval_score is not None:
         facts.append(f"first stage {hit.retrieval_score:.3f}")
     spans = "".join(f"<span>{fact}</span>" for fact in facts)

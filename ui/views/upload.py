@@ -36,7 +36,6 @@ class UploadView:
     store: gr.HTML
     pages: gr.HTML
     remove_all: gr.Button
-    save_csv: gr.Button
 
 
 def build(limits: Limits, hosted: bool) -> UploadView:
@@ -78,9 +77,10 @@ def build(limits: Limits, hosted: bool) -> UploadView:
     store = text("store")
     pages = actions(["remove"], "pages")
     with gr.Row(elem_classes="mrr-tools"):
-        save_csv = gr.Button("Save CSV", size="sm", elem_id="save-pages", scale=0)
+        gr.Button("Save CSV", size="sm", elem_id="save-pages", scale=0)
+        gr.Button("Save JSON", size="sm", elem_id="save-pages-json", scale=0)
         remove_all = gr.Button("Remove what I added", size="sm", elem_id="remove-all", scale=0)
-    return UploadView(files, page_range, cancel, progress, store, pages, remove_all, save_csv)
+    return UploadView(files, page_range, cancel, progress, store, pages, remove_all)
 
 
 def progress(work: Upload) -> str:
@@ -129,6 +129,13 @@ def facts(added: AddedPage) -> tuple[str, str, str, str]:
         nbytes(added.nbytes),
         duration(added.elapsed_ms),
     )
+
+
+def _told(added: AddedPage) -> tuple[str, ...]:
+    """The same with words, for a picture's caption."""
+    grid, tokens, size, took = facts(added)
+    how = "encoded" if added.outcome == "encoded" else "found"
+    return f"{grid} grid", f"kept {tokens}", f"{size} of K/V", f"{how} in {took}"
 
 
 def store(bench: Workbench, session: Session) -> str:
@@ -192,7 +199,7 @@ def _card(bench: Workbench, page: Page, added: AddedPage | None, removable: bool
         if removable
         else ""
     )
-    told = "" if added is None else "<br>".join(facts(added)[:3])
+    told = "" if added is None else "<br>".join(_told(added))
     return (
         f'<figure class="mrr-page" style="margin:0"><img src="{bench.thumbnail(page)}" '
         f'alt="{esc(page.label)}" loading="lazy"><figcaption><div class="name">{esc(page.label)}'

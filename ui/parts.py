@@ -1,0 +1,64 @@
+"""The components of the app, by the part of the page where they stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ui.views import (
+    bands,
+    history,
+    inspector,
+    labels,
+    latency,
+    layers,
+    ranking,
+    settings,
+    upload,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RankTab:
+    """Every component of the first tab, and those elsewhere that follow a ranking."""
+
+    header: gr.HTML
+    query: gr.Textbox
+    button: gr.Button
+    samples: gr.HTML
+    gallery: gr.HTML
+    results: gr.Row
+    ranking: ranking.RankingView
+    why: gr.Tabs
+    inspector: inspector.InspectorView
+    layers: layers.LayersView
+    bands: bands.BandsView
+    labels: labels.LabelsView
+    history: history.HistoryView
+    download: gr.HTML
+
+    @property
+    def detail(self) -> list[gr.components.Component]:
+        """The three views of the selected page."""
+        return [*self.inspector.outputs, *self.layers.outputs, *self.bands.outputs]
+
+    @property
+    def ranked(self) -> list[Any]:
+        """What a new ranking changes."""
+        view = self.ranking
+        return [
+            self.query, self.samples, self.gallery, self.results, view.summary, view.hits,
+            view.estimate, view.compare, view.stop, self.labels.scores, self.history.runs,
+            *self.detail,
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class OtherTabs:
+    """Components of the other tabs and the side bar."""
+
+    upload: upload.UploadView
+    latency: latency.LatencyView
+    settings: settings.SettingsView
