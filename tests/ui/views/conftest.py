@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import gradio as gr
@@ -61,11 +62,20 @@ def _app() -> gr.Blocks:
                 times = latency.build()
 
         def show(explanation, **select):
-            return [*inspector.render(explanation, picture, **select), *bands.render(explanation)]
+            layer = select.get("layer")
+            drawn = inspector.render(explanation, picture, **select)
+            return [*drawn, *bands.render(explanation, layer=layer)]
 
         shown = [*page.outputs, *strip.outputs]
+        turns = count()
+
+        def once_more():
+            # Not quite the same: an equal value would not reach the view at all.
+            measured = replace(whole.occlusion, base_logit=float(next(turns)))
+            return show(replace(whole, occlusion=measured), layer=4)
+
         demo.load(lambda: show(whole, mode="attention"), None, shown)
-        again.click(lambda: show(whole), None, shown)
+        again.click(once_more, None, shown)
         other.click(lambda: show(hostile), None, shown)
         bad.click(lambda: show(misfit), None, shown)
 

@@ -181,13 +181,27 @@ def test_the_scale_is_shared_until_it_is_stretched_with_a_badge(app: Watched):
     assert app.page.locator(".pi-badge").count() == 2
 
 
+def show_again(app: Watched) -> None:
+    """The server sends the same page once more, and asks for layer 4."""
+    app.page.evaluate("document.querySelector('.pi-stage').id = 'old'")
+    app.page.click("button:text('again')")
+    app.page.wait_for_selector("#old", state="detached")
+
+
+def test_a_wish_of_the_server_moves_the_view_once_and_not_against_the_user(app: Watched):
+    pressed = app.page.locator(".pi [aria-label='Band layer'] [aria-checked=true]")
+    show_again(app)
+    assert pressed.inner_text() == "4"
+    app.choose("Band layer", 5)
+    show_again(app)
+    assert pressed.inner_text() == "5"
+
+
 def test_the_same_page_again_leaves_the_user_where_they_are(app: Watched):
     app.choose("Map", "occlusion")
     app.choose("Layout", "beside")
     before = app.page.locator(".pi-facts").inner_text()
-    app.page.evaluate("document.querySelector('.pi-stage').id = 'old'")
-    app.page.click("button:text('again')")
-    app.page.wait_for_selector("#old", state="detached")
+    show_again(app)
     assert app.page.locator(".pi-stage canvas").count() == 2
     assert app.page.locator(".pi-facts").inner_text() == before
 

@@ -8,7 +8,7 @@ const preferences = {
 };
 const wished = newWishes();
 let shown = {}; // what the last value was about, also while a sentence stands in its place
-let page = null, map = null, colours = null, parts = null, queued = false;
+let page = null, map = null, colours = null, parts = null, queued = null;
 let state = { ...preferences, layer: BAND_MEAN, token: WHOLE_MEAN, cursor: null, locked: null };
 let view = { zoom: 1, x: 0, y: 0 };
 
@@ -80,6 +80,7 @@ const buildStage = () => {
   parts.canvases = panels.map((panel) => canvasFor(panel));
   parts.stage.replaceChildren(...parts.canvases.map((canvas, i) => make("figure",
     { class: panels[i].small ? "pi-panel pi-small" : "pi-panel" }, canvas, make("figcaption", {}, panels[i].caption))));
+  watchSize.disconnect();
   parts.canvases.forEach((canvas) => watchSize.observe(canvas));
 };
 
@@ -105,19 +106,24 @@ const canvasFor = (panel) => {
 
 // --- drawing -------------------------------------------------------------------------------
 
-const redraw = () => {
-  if (queued) return;
-  queued = true;
-  requestAnimationFrame(() => {
-    queued = false;
-    if (!page) return;
-    const painted = map.coloured ? paintMap(page, map, state, colours) : null;
-    panelsFor(page, state, map, painted).forEach((panel, i) => {
-      if (parts.canvases[i]) drawPanel(parts.canvases[i], page, panel, state, view);
-    });
+// Once a frame at most; where only the cursor moved, the picture under it is not drawn again.
+const redraw = (what = "all") => {
+  const waiting = queued;
+  queued = queued === "all" ? "all" : what;
+  if (!waiting) requestAnimationFrame(draw);
+};
+
+const draw = () => {
+  const what = queued;
+  queued = null;
+  if (!page) return;
+  if (what === "cursor") return parts.canvases.forEach((canvas) => drawCursor(canvas, page, state, view));
+  const painted = map.coloured ? paintMap(page, map, state, colours) : null;
+  panelsFor(page, state, map, painted).forEach((panel, i) => {
+    if (parts.canvases[i]) drawPanel(parts.canvases[i], page, panel, state, view);
   });
 };
-const watchSize = new ResizeObserver(redraw);
+const watchSize = new ResizeObserver(() => redraw());
 
 const isColoured = () => map.coloured && (state.mode !== "pruned" || state.colour);
 
@@ -195,7 +201,7 @@ const point = (cell, canvas, loud) => {
   const shown = state.locked ?? cell;
   if (shown == null) parts.tip.hidden = true;
   else showTip(shown, canvas, loud);
-  redraw();
+  redraw("cursor");
 };
 
 const lock = (cell, canvas) => {

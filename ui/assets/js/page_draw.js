@@ -67,26 +67,41 @@ const outline = (context, path, colour, dash = []) => {
   context.restore();
 };
 
-// panel: {mask, map, paint}; paint is "overlay", "page" or "map".
+const rectOf = (view, width, height) => ({
+  x: -view.x * view.zoom * width, y: -view.y * view.zoom * height, w: width * view.zoom, h: height * view.zoom,
+});
+
+// panel: {mask, map, paint}; paint is "overlay", "page" or "map". What lies under the cursor is
+// kept apart, so that moving the cursor only copies it.
 const drawPanel = (canvas, page, panel, state, view) => {
   const ratio = window.devicePixelRatio || 1;
   const width = canvas.clientWidth, height = canvas.clientHeight;
   if (!width || !height || !page.picture) return;
-  if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
-  }
-  const context = canvas.getContext("2d");
+  const below = make("canvas", { width: Math.round(width * ratio), height: Math.round(height * ratio) });
+  const context = below.getContext("2d");
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   context.fillStyle = "#fff";
   context.fillRect(0, 0, width, height);
-  const rect = { x: -view.x * view.zoom * width, y: -view.y * view.zoom * height, w: width * view.zoom, h: height * view.zoom };
+  const rect = rectOf(view, width, height);
   const place = (source) => context.drawImage(source, rect.x, rect.y, rect.w, rect.h);
   context.imageSmoothingQuality = "high";
   if (panel.paint === "page") place(page.picture);
   else drawCells(context, page, panel, state, rect, place, width, height);
-  drawMarks(context, page, state, rect);
   if (state.margins && panel.paint !== "page") drawMargins(context, page, panel, rect, width, height);
+  canvas.below = below;
+  drawCursor(canvas, page, state, view);
+};
+
+const drawCursor = (canvas, page, state, view) => {
+  if (!canvas.below) return;
+  const { width, height } = canvas.below;
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const context = canvas.getContext("2d");
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.drawImage(canvas.below, 0, 0);
+  const ratio = width / canvas.clientWidth;
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  drawMarks(context, page, state, rectOf(view, canvas.clientWidth, canvas.clientHeight));
 };
 
 const drawCells = (context, page, panel, state, rect, place, width, height) => {
@@ -115,9 +130,12 @@ const drawCells = (context, page, panel, state, rect, place, width, height) => {
 };
 
 const drawMarks = (context, page, state, rect) => {
+  const width = rect.w / page.cols, height = rect.h / page.rows;
   const mark = (cell, dash) => {
     if (cell == null) return;
-    outline(context, cellsPath(page, rect, (i) => i === cell), INK.cursor, dash);
+    const path = new Path2D();
+    path.rect(rect.x + (cell % page.cols) * width, rect.y + Math.floor(cell / page.cols) * height, width, height);
+    outline(context, path, INK.cursor, dash);
   };
   mark(state.locked, []);
   if (state.cursor !== state.locked) mark(state.cursor, [3, 2]);
