@@ -137,7 +137,11 @@ def _wire_opening(
     warmed = [views.header, views.samples, views.gallery, stored.store, stored.pages, clock]
 
     def warm(session: Session) -> dict[Any, Any]:
-        finished = handlers.bench.examples.finished
+        examples = handlers.bench.examples
+        finished, n_cached = examples.finished, len(examples.page_ids)
+        if n_cached == session.n_examples_seen and not finished:
+            return {}
+        session.n_examples_seen = n_cached
         return {
             **handlers.warm(session),
             **house.stored(session),

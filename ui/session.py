@@ -80,7 +80,7 @@ class Session:
 
     relevant: query -> page ids that the user, or the bundled labels, call relevant. added: what
     caching each page said. busy, comparing: the caching, or the dense ranking, that runs now stops
-    when these are cleared.
+    when these are cleared. n_examples_seen: example pages that the tab last drew.
     """
 
     scope: str = field(default_factory=lambda: f"session-{secrets.token_hex(32)}")
@@ -91,6 +91,7 @@ class Session:
     relevant: dict[str, set[str]] = field(default_factory=dict)
     added: dict[str, AddedPage] = field(default_factory=dict)
     uploaded_bytes: int = 0
+    n_examples_seen: int = -1
     busy: bool = False
     comparing: bool = False
     lenses: tuple[Run, dict[str, Lens]] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,15 @@ def test_add_rank_and_explain_from_a_program(
     stranger = Client(running.url, verbose=False)
     with pytest.raises(AppError, match="not here"):
         stranger.predict(SAMPLES[0], page_id, api_name="/explain")
+
+
+def test_many_programs_at_once_are_all_answered(running: Running) -> None:
+    def ask(n: int) -> list[int]:
+        one = Client(running.url, verbose=False)
+        return [len(one.predict(f"query {n}", 4, api_name="/rank")["hits"]) for _ in range(3)]
+
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(ask, range(12))) == [[4, 4, 4]] * 12
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from ui.components import field, index
 from ui.exports import as_csv
 from ui.handlers import Handlers
 from ui.session import Session, Tabs
+from ui.views import upload as upload_view
 from ui.workbench import Workbench
 
 
@@ -181,6 +183,35 @@ def test_every_launch_flag_is_set_on_purpose() -> None:
     assert not any(flags[name] for name in off)
     assert flags["strict_cors"] is True
     assert tuple(map(int, gr.__version__.split(".")[:2])) >= (6, 31)
+
+
+def test_where_strangers_come_the_app_knows_it() -> None:
+    code = "import app; print(app.HOSTED, app.HOST)"
+    for name, value, said in (
+        ("SPACE_ID", "someone/space", "True 0.0.0.0"),
+        ("GRADIO_SERVER_NAME", "0.0.0.0", "True 0.0.0.0"),
+        ("GRADIO_SERVER_NAME", "127.0.0.1", "False 127.0.0.1"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, name: value},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == said
+
+
+def test_a_hosted_app_tells_no_totals_over_all_sessions(bench: Workbench, owner: Session) -> None:
+    def shown(hosted: bool) -> str:
+        bench.hosted = hosted
+        return upload_view.store(bench, Session())
+
+    try:
+        assert f"{N_PAGES + 1} pages" in shown(False)
+        assert "pages" not in shown(True).replace("Your pages", "")
+    finally:
+        bench.hosted = False
 
 
 def test_no_file_of_this_machine_is_served(running: Running) -> None:
