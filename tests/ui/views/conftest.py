@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 
 import ui
 from tests.ui.views import generated
@@ -18,11 +17,6 @@ from ui.pictures import data_uri
 from ui.views import bands, inspector, latency, layers
 
 HOSTILE = "<img src=x onerror='window.hacked=1'>"
-_CHROMIUM = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-
 # From a copy: reading from the canvas itself would make the browser warn about it.
 _READ = """([at, points]) => {
     const canvas = document.querySelectorAll('.pi-stage canvas')[at];
@@ -111,17 +105,6 @@ def address() -> Iterator[str]:
     demo.close()
 
 
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    """One browser for all tests; Playwright's own where there is no other."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=_CHROMIUM
-        )
-        yield browser
-        browser.close()
-
-
 class Watched:
     """A page with what it said on the console and every request since it was opened."""
 
@@ -155,9 +138,9 @@ class Watched:
 
 
 @pytest.fixture(scope="session")
-def contexts(chromium: Browser) -> dict[int, BrowserContext]:
+def contexts(browser: Browser) -> dict[int, BrowserContext]:
     """By width; shared by the tests, so that the app's assets are fetched once."""
-    made = {w: chromium.new_context(viewport={"width": w, "height": 1000}) for w in (1280, 390)}
+    made = {w: browser.new_context(viewport={"width": w, "height": 1000}) for w in (1280, 390)}
     for context in made.values():
         context.set_default_timeout(15_000)
     return made

@@ -154,6 +154,19 @@ def test_clicking_and_the_keyboard_reach_the_server(app: Watched):
     assert "row 5, column 6" in app.page.locator(".pi-live").inner_text()
 
 
+def test_the_keyboard_keeps_its_place_among_the_controls(app: Watched):
+    app.page.focus("[aria-label='Band layer'] [aria-checked=true]")
+    app.page.keyboard.press("ArrowRight")
+    app.page.keyboard.press("ArrowRight")
+    focused = "document.activeElement.dataset.value"
+    assert app.page.evaluate(focused) == "4"
+    assert app.page.locator("[aria-label='Band layer'] [aria-checked=true]").inner_text() == "4"
+    app.page.focus("[data-key=contrast]")
+    app.page.keyboard.press("Space")
+    assert app.page.evaluate("document.activeElement.dataset.key") == "contrast"
+    assert not app.page.is_checked("[data-key=contrast]")
+
+
 def test_zooming_in_shows_fewer_cells_and_hits_the_right_one(app: Watched):
     app.page.click("[aria-label='Zoom in']")
     app.page.click("[aria-label='Zoom in']")

@@ -99,7 +99,7 @@ const tokens = () => segmented("Query token", [
   selection.set({ token }, element);
 }, "pi-chips");
 
-const build = () => {
+const build = () => keepFocus(root, () => {
   const open = root.querySelector("details")?.open;
   const rows = make("div", { class: "bands-rows", role: "group", "aria-label": "Layers, first to last", onkeydown: moveFocus },
     ...Array.from({ length: data.layers }, (_, layer) => layerRow(layer)));
@@ -109,7 +109,7 @@ const build = () => {
       make("span", { class: "bands-key" }, make("i", { class: "bands-dot" }), "end of the page’s part for one head")),
     tokens(), rows, detail, table());
   root.querySelector("details").open = Boolean(open);
-};
+});
 
 const show = (value) => {
   if (!value || value.kind !== "bands") {

@@ -70,6 +70,18 @@ const newWishes = () => {
   };
 };
 
+// Rebuild controls without losing the keyboard's place among them.
+const keepFocus = (container, rebuild) => {
+  const active = container.contains(document.activeElement) ? document.activeElement : null;
+  const group = active?.closest("[role=radiogroup]")?.getAttribute("aria-label");
+  const { key, value } = active?.dataset || {};
+  rebuild();
+  const kept = [...container.querySelectorAll("[data-key], [role=radiogroup] [data-value]")].find((control) =>
+    key ? control.dataset.key === key
+      : group && control.dataset.value === value && control.closest("[role=radiogroup]").getAttribute("aria-label") === group);
+  kept?.focus();
+};
+
 // A row of buttons of which one is pressed; arrow keys move between them.
 const segmented = (label, options, current, choose, className = "mrr-seg") => {
   const group = make("div", { class: className, role: "radiogroup", "aria-label": label });
@@ -88,12 +100,8 @@ const segmented = (label, options, current, choose, className = "mrr-seg") => {
     event.preventDefault();
     const buttons = [...group.querySelectorAll("button:not(:disabled)")];
     const next = buttons[(buttons.indexOf(document.activeElement) + step + buttons.length) % buttons.length];
-    const value = next.dataset.value;
+    next.focus();
     next.click();
-    // Choosing may have rebuilt the group: the focus goes to the button that now holds the value.
-    const label = CSS.escape(group.getAttribute("aria-label"));
-    const fresh = group.isConnected ? group : document.querySelector("[role=radiogroup][aria-label='" + label + "']");
-    [...(fresh?.querySelectorAll("button") || [])].find((button) => button.dataset.value === value)?.focus();
   });
   return group;
 };

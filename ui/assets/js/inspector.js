@@ -66,12 +66,13 @@ const fullScreen = () => (document.fullscreenElement ? document.exitFullscreen()
 
 const buildModes = () => {
   const absent = { attention: !page.attention, occlusion: !page.occlusion };
-  parts.modes.replaceChildren(segmented("Map", MODES.map((mode) => ({
+  keepFocus(parts.modes, () => parts.modes.replaceChildren(segmented("Map", MODES.map((mode) => ({
     ...mode, disabled: absent[mode.value], title: absent[mode.value] ? "Not measured yet" : null,
-  })), state.mode, (mode) => { set({ mode }); buildModes(); }));
+  })), state.mode, (mode) => { set({ mode }); buildModes(); })));
 };
 
-const buildSide = () => parts.side.replaceChildren(...controlsFor(page, state, set).filter(Boolean));
+const buildSide = () => keepFocus(parts.side, () =>
+  parts.side.replaceChildren(...controlsFor(page, state, set).filter(Boolean)));
 
 const buildStage = () => {
   const panels = panelsFor(page, state, map, null);
