@@ -1,7 +1,8 @@
 // Drawing: the page in grey, the map in blocks of the true token grid, hatching over pruned cells.
 
 const HATCH_GAP = 7;
-const INK = { dim: "rgba(255,255,255,0.62)", hatch: "rgba(60,66,76,0.42)", faintHatch: "rgba(60,66,76,0.2)", cursor: "#e6007e" };
+// On viridis, white would look like the strongest cells: there, what was not read turns grey.
+const INK = { dim: "rgba(255,255,255,0.62)", dimOnColour: "rgba(196,201,209,0.78)", hatch: "rgba(60,66,76,0.42)", faintHatch: "rgba(60,66,76,0.2)", cursor: "#e6007e" };
 
 const greyCopy = (image) => {
   const canvas = make("canvas", { width: image.naturalWidth, height: image.naturalHeight });
@@ -121,7 +122,7 @@ const drawCells = (context, page, panel, state, rect, place, width, height) => {
     place(page.picture);
     context.restore();
   }
-  context.fillStyle = INK.dim;
+  context.fillStyle = panel.painted && !panel.map.scale.signed ? INK.dimOnColour : INK.dim;
   if (!panel.painted || state.mode !== "pruned") context.fill(pruned);
   hatch(context, pruned, state.mode === "pruned" ? INK.hatch : INK.faintHatch, width, height);
   if (state.mode === "attention" && page.attention.n_sinks) {

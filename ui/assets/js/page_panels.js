@@ -22,10 +22,11 @@ const panelsFor = (page, state, map, painted) => {
       caption: (PRUNERS[control.name] || control.name) + ", same budget",
     }))];
   }
+  const title = map.title + (map.subject ? ": " + map.subject : "");
   if (state.layout === "beside") {
-    return [{ ...used, paint: "page", painted: null, caption: "The page" }, { ...used, caption: map.title }];
+    return [{ ...used, paint: "page", painted: null, caption: "The page" }, { ...used, caption: title }];
   }
-  return [{ ...used, paint: state.layout === "map" ? "map" : "overlay", caption: map.title }];
+  return [{ ...used, paint: state.layout === "map" ? "map" : "overlay", caption: title }];
 };
 
 const describe = (page, state, map) => {
