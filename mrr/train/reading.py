@@ -57,6 +57,7 @@ class ReadingLoss:
     total: Tensor
     pieces: Tensor
     characters: Tensor
+    aim: Tensor
     recall: Tensor
 
     def shown(self) -> dict[str, float]:
@@ -64,6 +65,7 @@ class ReadingLoss:
         return {
             "pieces": float(self.pieces),
             "characters": float(self.characters),
+            "aim": float(self.aim),
             "recall": float(self.recall),
         }
 
@@ -104,6 +106,20 @@ def piece_loss(
     return text_loss + 0.1 * blank_loss, recall
 
 
+def aim_loss(reader: Reader, cells: Tensor, batch: WindowBatch) -> Tensor:
+    """1 - cosine to the sum of the cell's pieces, or to the placeholder where it is empty.
+
+    The softmax is blind to what all cells share; matching by dot product is not.
+    """
+    cell, piece = batch.pieces.T.contiguous()
+    wanted = torch.zeros_like(cells, dtype=torch.float32)
+    wanted.index_add_(0, cell, reader.table[piece])
+    empty = torch.bincount(cell, minlength=len(cells)) == 0
+    wanted[empty] = reader.table[reader.blank_id]
+    miss = 1 - F.cosine_similarity(cells.float(), wanted, dim=-1)
+    return miss[~empty].mean() + (0.1 * miss[empty].mean() if empty.any() else 0.0)
+
+
 def character_loss(logits: Tensor, classes: Tensor) -> Tensor:
     """Cross entropy of the fine grid; blanks count a third."""
     weight = torch.ones(N_CLASSES, device=logits.device)
@@ -118,8 +134,9 @@ def reading_loss(reader: Reader, batch: WindowBatch, character_weight: float = 1
     characters = character_loss(character_logits, batch.characters)
     # Keep cells at the length of word embeddings, whatever the scale of the softmax.
     length = (cells.norm(dim=-1) - 1.0).pow(2).mean()
-    total = pieces + character_weight * characters + 0.05 * length
-    return ReadingLoss(total, pieces.detach(), characters.detach(), recall)
+    aim = aim_loss(reader, cells, batch)
+    total = pieces + character_weight * characters + 2.0 * aim + 0.05 * length
+    return ReadingLoss(total, pieces.detach(), characters.detach(), aim.detach(), recall)
 
 
 @torch.no_grad()

@@ -105,7 +105,7 @@ class Workshop:
 
     def join(self) -> Matcher:
         """Stage b on the trained tower's visual tokens, at full page size."""
-        plan = self._match_plan("joined", self.scale.join_steps, whole=True)
+        plan = self._match_plan("joined", self.scale.join_steps, seeing=True)
         self._hand_on("matching", "joined")
         matcher = match_train.fresh_matcher(plan)
         return match_train.train(plan, matcher, eyes.real(self._tower()), pixels=True)
@@ -119,13 +119,13 @@ class Workshop:
         look = eyes.simulated(table, blank, SimulatedReader())
         embed_train.train(plan, embedder, look, pixels=False)
         self._hand_on("embedding", "seeing")
-        real = self._embed_plan("seeing", self.scale.embed_steps // 2, whole=True)
+        real = self._embed_plan("seeing", self.scale.embed_steps // 2, seeing=True)
         embedder = self._fresh_embedder()
         return embed_train.train(real, embedder, eyes.real(self._tower()), pixels=True)
 
     def prune(self) -> Matcher:
         """Stage d: the joined reranker sees the half of the page that the embedder keeps."""
-        plan = self._match_plan("pruned", self.scale.prune_steps, whole=True)
+        plan = self._match_plan("pruned", self.scale.prune_steps, seeing=True)
         self._hand_on("joined", "pruned")
         matcher = match_train.fresh_matcher(plan)
         embedder = self.load(self._fresh_embedder(), "seeing")
@@ -186,9 +186,9 @@ class Workshop:
         torch.save(fresh, target.with_suffix(".part"))
         shutil.move(target.with_suffix(".part"), target)
 
-    def _match_plan(self, name: str, steps: int, whole: bool = False) -> match_train.MatchPlan:
+    def _match_plan(self, name: str, steps: int, seeing: bool = False) -> match_train.MatchPlan:
         scale = self.scale
-        sizes = ((768, 1024),) if whole else ((256, 256), (512, 512), (768, 1024))
+        sizes = ((512, 512), (768, 1024)) if seeing else ((256, 256), (512, 512), (768, 1024))
         return match_train.MatchPlan(
             self.root / name,
             self.corpus_dir,
@@ -197,15 +197,15 @@ class Workshop:
             n_pages=scale.match_pages,
             workers=scale.workers,
             unit=scale.unit,
-            matrix_lr=1e-3 if whole else 4e-3,
-            other_lr=5e-4 if whole else 2e-3,
+            matrix_lr=2e-3 if seeing else 4e-3,
+            other_lr=1e-3 if seeing else 2e-3,
             seed=scale.seed,
             sizes=sizes,
             model=scale.sizes,
             check_pages=scale.check_pages,
         )
 
-    def _embed_plan(self, name: str, steps: int, whole: bool = False) -> embed_train.EmbedPlan:
+    def _embed_plan(self, name: str, steps: int, seeing: bool = False) -> embed_train.EmbedPlan:
         scale = self.scale
         return embed_train.EmbedPlan(
             self.root / name,
@@ -215,9 +215,9 @@ class Workshop:
             n_pages=scale.embed_pages,
             workers=scale.workers,
             unit=scale.unit,
-            matrix_lr=1e-3 if whole else 4e-3,
+            matrix_lr=2e-3 if seeing else 4e-3,
             seed=scale.seed,
-            sizes=((768, 1024),) if whole else ((512, 512), (768, 1024)),
+            sizes=((512, 512), (768, 1024)),
             check_pages=scale.check_pages,
         )
 
