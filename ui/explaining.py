@@ -22,9 +22,9 @@ _LATENCY_PAGES = 10
 
 def current(session: Session) -> tuple[Run, str]:
     """The run and the selected page id; InputRejected before there is one."""
-    if session.run is None or session.selection.page_id is None:
+    if session.run is None or session.selected is None:
         raise InputRejected("Rank something first, then select a page.")
-    return session.run, session.selection.page_id
+    return session.run, session.selected
 
 
 def known(session: Session, keep: Keep | None = None) -> Explanation | None:
@@ -79,10 +79,9 @@ def lenses(
     from mrr.explain.explanation import lenses as trace_lenses
 
     run, _ = current(session)
-    if session.lenses is not None and session.lenses[0] is run:
-        kept = session.lenses[1]
-        if not dense or all(lens.dense is not None for lens in kept.values()):
-            return kept
+    kept = known_lenses(session)
+    if kept and (not dense or all(lens.dense is not None for lens in kept.values())):
+        return kept
     found = trace_lenses(
         bench.engine(run.settings),
         run.query,
@@ -93,6 +92,13 @@ def lenses(
     )
     session.lenses = (run, found)
     return found
+
+
+def known_lenses(session: Session) -> dict[str, Lens]:
+    """The lenses of the current run, if they were traced; else empty."""
+    if session.lenses is None or session.lenses[0] is not session.run:
+        return {}
+    return session.lenses[1]
 
 
 def measure(bench: Workbench, session: Session, progress: Progress) -> LatencyReport:

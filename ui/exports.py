@@ -11,6 +11,7 @@ from typing import Any
 from mrr.errors import InputRejected
 from ui.components import File
 from ui.describe import SYSTEM_NAMES
+from ui.explaining import known_lenses
 from ui.session import Run, Session
 from ui.views.upload import known_pages
 from ui.workbench import Workbench, dense_ranks
@@ -108,8 +109,8 @@ def page_rows(bench: Workbench, session: Session) -> list[Row]:
 
 def layer_rows(session: Session) -> list[Row]:
     """One row a candidate and layer; dense is empty where no full pass was traced."""
-    run = session.run
-    if run is None or session.lenses is None or session.lenses[0] is not run:
+    run, lenses = session.run, known_lenses(session)
+    if run is None or not lenses:
         raise InputRejected("No layers are traced yet. Trace a page first.")
     names = {hit.page.page_id: hit.page.label for hit in run.mini.hits}
     return [
@@ -120,7 +121,7 @@ def layer_rows(session: Session) -> list[Row]:
             "mini_logit": float(lens.mini[layer]) if layer < len(lens.mini) else None,
             "dense_logit": None if lens.dense is None else float(lens.dense[layer]),
         }
-        for page_id, lens in session.lenses[1].items()
+        for page_id, lens in lenses.items()
         for layer in range(len(lens.mini if lens.dense is None else lens.dense))
     ]
 

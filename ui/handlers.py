@@ -74,7 +74,7 @@ class Handlers:
         """Show a past run as it was; nothing is ranked again."""
         session.run = run = session.runs[index(event, len(session.runs))]
         hits = run.mini.hits
-        session.selection.page_id = hits[0].page.page_id if hits else None
+        session.selected = hits[0].page.page_id if hits else None
         return {**self._shown(session, view, only), self.views.query: run.query}
 
     def _shown(self, session: Session, view: View, only: bool) -> Values:
@@ -157,13 +157,15 @@ class Handlers:
 
     def pick(self, session: Session, event: gr.EventData) -> Values:
         """A page was selected: every view follows, from what is known of it."""
-        session.selection.page_id = self.bench.page(session, field(event, "page")).page_id
+        session.selected = self.bench.page(session, field(event, "page")).page_id
         return self.detail(session)
 
     def trace_selected(self, session: Session) -> Values:
-        """Trace the selected page, if the session wants that to happen by itself."""
-        run, page_id = session.run, session.selection.page_id
+        """Trace the selected page, if it was not, and if the session wants that by itself."""
+        run, page_id = session.run, session.selected
         if run is None or page_id is None or not session.settings.auto_trace:
+            return {}
+        if explaining.known(session) is not None and explaining.known_lenses(session):
             return {}
         try:
             return self.trace(session)
@@ -177,37 +179,30 @@ class Handlers:
         explaining.lenses(self.bench, session)
         return self.detail(session)
 
-    def detail(self, session: Session, mode: str | None = None, note: str = "") -> Values:
+    def detail(self, session: Session, mode: str | None = None) -> Values:
         """The three views of the selected page as far as it was traced."""
-        if session.run is None or session.selection.page_id is None:
+        if session.run is None or session.selected is None:
             return self._blank("Select a page.")
         explanation = explaining.known(session)
         if explanation is None:
             return self._blank("Tracing…" if session.settings.auto_trace else UNTRACED)
-        page = self.bench.page(session, session.selection.page_id)
-        chosen = session.selection
-        picture = self.bench.picture(page)
+        page = self.bench.page(session, session.selected)
+        shown = inspector.render(explanation, self.bench.picture(page), mode=mode)
         return {
-            **_values(
-                self.views.inspector.outputs,
-                inspector.render(
-                    explanation, picture, layer=chosen.layer, token=chosen.token, mode=mode,
-                    note=note,
-                ),
-            ),
-            **_values(self.views.bands.outputs, bands.render(explanation, layer=chosen.layer)),
+            **_values(self.views.inspector.outputs, shown),
+            **_values(self.views.bands.outputs, bands.render(explanation)),
             **self.curves(session),
-        }  # fmt: skip
+        }
 
     def curves(self, session: Session, mode: layers.Mode = "logit") -> Values:
         """Relevance against layer, for every candidate that was traced."""
-        run = session.run
-        if run is None or session.lenses is None or session.lenses[0] is not run:
+        run, lenses = session.run, explaining.known_lenses(session)
+        if run is None or not lenses:
             return _values(self.views.layers.outputs, layers.blank(UNTRACED))
         names = {hit.page.page_id: hit.page.label for hit in run.mini.hits}
         return _values(
             self.views.layers.outputs,
-            layers.render(session.lenses[1], names, session.selection.page_id, mode=mode),
+            layers.render(lenses, names, session.selected, mode=mode),
         )
 
     def _blank(self, sentence: str) -> Values:
@@ -256,9 +251,8 @@ class Handlers:
         return _values(self.views.inspector.outputs, shown)
 
     def layer(self, session: Session, event: gr.EventData) -> Values:
-        """A layer was clicked in the bands: show its map on the page."""
-        n_layers = self.bench.engine(session.settings).loaded.n_layers
-        session.selection.layer = bands.layer_from(event._data, n_layers)
+        """A layer was clicked in the bands: its map, which the browser has, is on the page."""
+        bands.layer_from(event._data, self.bench.engine(session.settings).loaded.n_layers)
         return {self.views.why: gr.update(selected="page")}
 
 

@@ -31,16 +31,6 @@ class Settings:
     auto_trace: bool = True
 
 
-@dataclass(slots=True)
-class Selection:
-    """The one selection that every view follows. token None is the whole query."""
-
-    page_id: str | None = None
-    layer: int | None = None
-    token: int | None = None
-    system: System = "mini"
-
-
 @dataclass(slots=True, eq=False)
 class Run:
     """One query of this session: mini's ranking, and the dense one as far as it has come.
@@ -78,6 +68,8 @@ class Run:
 class Session:
     """One tab. The scope is a secret made here; no browser ever sees it.
 
+    selected: id of the page that every view follows; which layer and which token is between the
+    views in the browser (ui/assets/js/common.js).
     relevant: query -> page ids that the user, or the bundled labels, call relevant. added: what
     caching each page said. busy, comparing: the caching, or the dense ranking, that runs now stops
     when these are cleared. n_examples_seen: example pages that the tab last drew.
@@ -85,7 +77,7 @@ class Session:
 
     scope: str = field(default_factory=lambda: f"session-{secrets.token_hex(32)}")
     settings: Settings = field(default_factory=Settings)
-    selection: Selection = field(default_factory=Selection)
+    selected: str | None = None
     runs: list[Run] = field(default_factory=list)
     run: Run | None = None
     relevant: dict[str, set[str]] = field(default_factory=dict)

@@ -169,8 +169,7 @@ class Workbench:
         session.runs.append(run)
         del session.runs[:-MAX_RUNS]
         session.relevant.setdefault(run.query, self.examples.labels(run.query))
-        session.selection.page_id = ranked.hits[0].page.page_id if ranked.hits else None
-        session.selection.token = None
+        session.selected = ranked.hits[0].page.page_id if ranked.hits else None
         return run
 
     def dense_estimate(self, run: Run, system: System) -> float | None:

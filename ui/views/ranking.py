@@ -125,7 +125,7 @@ def hits(
     if not shown:
         return empty("Both systems rank every page the same.")
     relevant = session.relevant.get(run.query, set())
-    selected = session.selection.page_id
+    selected = session.selected
     if view == "Table":
         return _table(run, shown, ranks, selected)
     if view == "Side by side":

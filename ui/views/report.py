@@ -11,6 +11,7 @@ from PIL import Image
 from mrr.types import Explanation, Lens
 from ui.components import File
 from ui.describe import SYSTEM_NAMES
+from ui.explaining import known_lenses
 from ui.markup import count, duration, esc, table
 from ui.session import Run, Session
 from ui.workbench import Workbench, dense_ranks
@@ -41,9 +42,9 @@ def report(bench: Workbench, session: Session, run: Run, explanation: Explanatio
     ]
     if explanation is not None:
         parts += _why(bench, explanation)
-    lenses = session.lenses[1] if session.lenses and session.lenses[0] is run else {}
+    lenses = known_lenses(session)
     if lenses:
-        parts += _curves(lenses, session.selection.page_id)
+        parts += _curves(lenses, session.selected)
     body = "\n".join(parts)
     text = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
