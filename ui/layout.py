@@ -156,14 +156,15 @@ def _wire_opening(
 def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
     views, rank = handlers.views, handlers.views.ranking
     shown_as = [rank.view, rank.only_changes]
-    starts = [
-        _on(
-            event, handlers.rank, [views.query, *shown_as, state], views.ranked, busy=[rank.summary]
-        )
-        for event in (views.query.submit, views.button.click)
-    ]
-    starts.append(_on(views.samples.sample, handlers.rank_sample, [*shown_as, state], views.ranked))
-    starts.append(_on(views.history.runs.reopen, handlers.reopen, [*shown_as, state], views.ranked))
+    starts = []
+    for event, handler, asked in (
+        (views.query.submit, handlers.rank, [views.query]),
+        (views.button.click, handlers.rank, [views.query]),
+        (views.samples.sample, handlers.rank_sample, []),
+        (views.history.runs.reopen, handlers.reopen, []),
+    ):
+        inputs = [*asked, *shown_as, state]
+        starts.append(_on(event, handler, inputs, views.ranked, busy=[views.query]))
     for ranked in starts:
         _on(ranked.success, handlers.trace_selected, state, views.detail)
     for change in (rank.view.change, rank.only_changes.change):

@@ -93,6 +93,11 @@ def test_layers_draw_one_line_a_candidate_and_bands_one_row_a_layer(
     expect(tab.get_by_text("dense").first).to_be_visible()
     open_tab(tab, "Bands")
     expect(tab.get_by_text("0 by construction").first).to_be_visible()
+    config = running.bench.base.config
+    expect(tab.locator(".bands-row")).to_have_count(config.exit_layer)
+    expect(tab.locator(".bands-in")).to_have_count(config.band[1] - config.band[0])
+    tab.locator(".bands-in").first.click()
+    traced(tab)  # its map, on the page
 
 
 def test_image_pdf_and_a_broken_file_each_tell_how_they_went(tab: Page, running: Running) -> None:
