@@ -52,9 +52,13 @@ class BandKV:
         self.n_prefix = self._n_head + max(page.n_tokens for page in pages)
         _, heads, _, d = instruction.k.shape
         shape = (len(pages), heads, self.n_prefix + n_suffix, d)
-        # Zeros: a padded column has weight 0, but 0 x NaN from fresh memory would still be NaN.
-        self._k = torch.zeros(shape, dtype=like.dtype, device=like.device)
-        self._v = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self._k = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self._v = torch.empty(shape, dtype=like.dtype, device=like.device)
+        for i, page in enumerate(pages):
+            # A padded column has weight 0, but 0 x NaN from fresh memory would still be NaN.
+            padding = slice(self._n_head + page.n_tokens, self.n_prefix)
+            self._k[i, :, padding] = 0
+            self._v[i, :, padding] = 0
         self._loaded = -1
         self.mask = self._mask(n_suffix, like, hidden_cells)
 
