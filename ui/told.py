@@ -19,13 +19,17 @@ UNEXPECTED = "Something went wrong inside the app; nothing that was cached is lo
 
 
 def told(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """The handler, plain or a generator, with its errors told to the user who caused them."""
+    """The handler, plain or a generator, with its errors told to the user who caused them.
+
+    An empty dict of values changes nothing; Gradio itself takes it for a missing value.
+    """
     if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
         def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
             with _telling() as failed:
-                yield from handler(*args, **kwargs)
+                for values in handler(*args, **kwargs):
+                    yield gr.skip() if values == {} else values
             if failed:
                 yield gr.skip()
 
@@ -34,7 +38,8 @@ def told(handler: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(handler)
     def call(*args: Any, **kwargs: Any) -> Any:
         with _telling():
-            return handler(*args, **kwargs)
+            values = handler(*args, **kwargs)
+            return gr.skip() if values == {} else values
         return gr.skip()
 
     return call

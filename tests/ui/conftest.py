@@ -103,8 +103,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def visit(browser: Browser, running: Running) -> Iterator[Callable[..., Page]]:
-    """Opens the app as a new visitor; fails in the end where a console saw an error."""
+def visit(
+    browser: Browser, running: Running, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Page]]:
+    """Opens the app as a new visitor; fails where the browser or the server saw an error."""
     said: list[str] = []
     contexts: list[BrowserContext] = []
 
@@ -122,6 +124,7 @@ def visit(browser: Browser, running: Running) -> Iterator[Callable[..., Page]]:
     for context in contexts:
         context.close()
     assert not said, said
+    assert "Traceback" not in (errors := capfd.readouterr().err), errors
 
 
 @pytest.fixture

@@ -80,6 +80,12 @@ def test_the_selection_follows_keys_and_drives_every_view(tab: Page) -> None:
     )
     tab.keyboard.press("k")
     expect(tab.locator("#hits li").first).to_have_class("mrr-hit is-selected")
+    label = tab.locator("#hits li .title").first.inner_text()
+    expect(tab.locator(".pi-stage canvas").first).to_have_attribute(
+        "aria-label", re.compile(re.escape(label))
+    )
+    tab.wait_for_timeout(500)  # what was known already comes without another trace
+    assert tab.locator(".error, .toast-body").count() == 0
 
 
 def test_layers_draw_one_line_a_candidate_and_bands_one_row_a_layer(

@@ -172,6 +172,12 @@ def test_a_sentence_is_told_and_a_surprise_is_not(monkeypatch: pytest.MonkeyPatc
     assert all(how["duration"] is None for _, how in shown), "it must stay until dismissed"
 
 
+def test_a_handler_that_changes_nothing_blanks_nothing() -> None:
+    assert telling.told(dict)() == gr.skip()
+    assert list(telling.told(lambda: (yield {}))()) == [gr.skip()]
+    assert telling.told(lambda: None)() is None
+
+
 def test_every_launch_flag_is_set_on_purpose() -> None:
     flags = the_app.launch_flags()
     assert flags["max_file_size"] == "20mb"
