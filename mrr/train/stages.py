@@ -147,12 +147,13 @@ class Workshop:
         embedder_model = build(tokenizer, self.scale.sizes, embedder=True)
         export.join(reranker_model, tower, matcher.lm)
         export.join(embedder_model, tower, embedder.lm)
+        facts = self.measure(matcher, embedder, tower)
         sizes = {}
         for name, model, section in (
             ("tiny-reranker", reranker_model, export.trained_section(self.scale.sizes, keep_ratio)),
             ("tiny-embedder", embedder_model, None),
         ):
-            card = export.card(name, self._facts(stage if section else "seeing"))
+            card = export.card(name, facts)
             sizes[name] = export.export(model, tokenizer, folder / name, card, section)
         return sizes
 
@@ -221,15 +222,30 @@ class Workshop:
             check_pages=scale.check_pages,
         )
 
-    def _facts(self, stage: str) -> dict[str, Any]:
-        """The last evaluations of the reading stage and of `stage`, with steps and seconds."""
-        facts: dict[str, Any] = {"seed": self.scale.seed}
-        for name in ("reading", stage):
-            log = (self.root / name / "log.jsonl").read_text(encoding="utf-8").splitlines()
-            lines = [json.loads(line) for line in log]
-            checks = [line for line in lines if "loss" not in line and "pieces" not in line]
-            facts[name] = checks[-1] if checks else lines[-1]
-        return facts
+    def measure(self, matcher: Matcher, embedder: PageEmbedder, tower: nn.Module) -> dict[str, Any]:
+        """Quality on held-out full pages that all meet each other's queries, drawn afresh."""
+        batch = match_train.ranking_batch(
+            self.corpus_dir, self.tokenizer, True, self.scale.check_pages
+        ).to(pick_device())
+        whole = eyes.real(tower)
+        half = eyes.pruned(whole, lambda visual, grid: keep_half(embedder, visual, grid))
+        return {
+            "pages": self.scale.check_pages,
+            "queries": int((batch.answer.sum(0) == 1).sum()),
+            "reranker": match_train.evaluate(matcher, whole, batch, pick_device()),
+            "reranker, half of the tokens": {
+                name: value
+                for name, value in match_train.evaluate(matcher, half, batch, pick_device()).items()
+                if name.startswith("mini")
+            },
+            "embedder": embed_train.evaluate(embedder, whole, batch, pick_device()),
+            "steps": {
+                name: self._state(name)["step"]
+                for name in ("reading", "matching", "joined", "embedding", "seeing", "pruned")
+                if read_state(self.root / name) is not None
+            },
+            "seed": self.scale.seed,
+        }
 
 
 def _lines_for_pieces(corpus_dir: Path, seed: int) -> list[str]:
