@@ -197,13 +197,13 @@ def _wire_detail(state: gr.State, handlers: Handlers) -> None:
     picked = _on(views.ranking.hits.pick, handlers.pick, state, views.detail)
     _on(picked.success, handlers.trace_selected, state, views.detail)
     _on(page.trace.click, handlers.trace, state, views.detail, busy=[page.view])
-    _on(page.occlude.click, handlers.occlude, state, views.detail, busy=[page.note])
+    _on(page.occlude.click, handlers.occlude, state, views.detail, busy=[page.view])
     _on(
         page.reencode.click,
         handlers.reencode,
         [page.keep_ratio, page.pruner, state],
         page.outputs,
-        busy=[page.note],
+        busy=[page.view],
     )
     curves = views.layers
     _on(curves.mode.change, _curves(handlers), [curves.mode, state], curves.outputs)
@@ -212,7 +212,7 @@ def _wire_detail(state: gr.State, handlers: Handlers) -> None:
         handlers.trace_dense,
         [curves.mode, state],
         curves.outputs,
-        busy=[curves.sentence],
+        busy=[curves.plot],
     )
     _on(views.bands.view.layer_click, handlers.layer, state, [views.why])
 
