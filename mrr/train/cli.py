@@ -16,7 +16,7 @@ from mrr.config import Pruner, RerankConfig
 from mrr.train import shards
 from mrr.train.stages import Scale, Workshop
 
-_STAGES = ("corpus", "read", "match", "join", "embed", "prune")
+_STAGES = ("corpus", "read", "match", "join", "embed", "see", "prune")
 
 
 # Fields of Scale, as options.
@@ -25,7 +25,8 @@ _SIZES = {
     "read_pages": "512 px squares in a reading batch; 256 suits a large GPU.",
     "match_steps": "Steps on simulated visual tokens.",
     "join_steps": "Steps on the tower's visual tokens.",
-    "embed_steps": "Steps of the embedder; half as many again on the tower.",
+    "embed_steps": "Steps of the embedder on simulated visual tokens.",
+    "see_steps": "Steps of the embedder on the tower's visual tokens.",
     "prune_steps": "Steps with half of the visual tokens.",
     "match_pages": "Pages in a matching batch.",
     "embed_pages": "Pages in an embedding batch.",

@@ -44,6 +44,7 @@ class Scale:
     match_steps: int = 1500
     join_steps: int = 600
     embed_steps: int = 800
+    see_steps: int = 400
     prune_steps: int = 300
     match_pages: int = 3
     embed_pages: int = 12
@@ -111,17 +112,20 @@ class Workshop:
         return match_train.train(plan, matcher, eyes.real(self._tower()), pixels=True)
 
     def embed(self) -> PageEmbedder:
-        """Stage c: simulated visual tokens, then the tower's."""
+        """Stage c on simulated visual tokens."""
         plan = self._embed_plan("embedding", self.scale.embed_steps)
         embedder = self._fresh_embedder()
         blank = embedder.encoder.image_id
         table = embedder.lm.embed_tokens.weight.detach()
         look = eyes.simulated(table, blank, SimulatedReader())
-        embed_train.train(plan, embedder, look, pixels=False)
+        return embed_train.train(plan, embedder, look, pixels=False)
+
+    def see(self) -> PageEmbedder:
+        """Stage c on the trained tower's visual tokens."""
         self._hand_on("embedding", "seeing")
-        real = self._embed_plan("seeing", self.scale.embed_steps // 2, seeing=True)
-        embedder = self._fresh_embedder()
-        return embed_train.train(real, embedder, eyes.real(self._tower()), pixels=True)
+        plan = self._embed_plan("seeing", self.scale.see_steps, seeing=True)
+        look = eyes.real(self._tower())
+        return embed_train.train(plan, self._fresh_embedder(), look, pixels=True)
 
     def prune(self) -> Matcher:
         """Stage d: the joined reranker sees the half of the page that the embedder keeps."""

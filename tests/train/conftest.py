@@ -31,6 +31,7 @@ SCALE = Scale(
     match_steps=2,
     join_steps=2,
     embed_steps=2,
+    see_steps=2,
     prune_steps=2,
     match_pages=2,
     embed_pages=2,

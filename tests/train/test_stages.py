@@ -17,7 +17,7 @@ from mrr.train.stages import Workshop
 def test_every_stage_runs_and_the_pair_that_comes_out_ranks_pages(
     shop: Workshop, tmp_path: Path
 ) -> None:
-    for stage in (shop.read, shop.match, shop.join, shop.embed, shop.prune):
+    for stage in (shop.read, shop.match, shop.join, shop.embed, shop.see, shop.prune):
         stage()
     for name in ("reading", "matching", "joined", "embedding", "seeing", "pruned"):
         lines = (shop.root / name / "log.jsonl").read_text().splitlines()
