@@ -12,7 +12,7 @@ from platformdirs import user_cache_path
 
 from cache_db.store import PageStore
 from mrr.config import Limits, RerankConfig
-from mrr.errors import InputRejected
+from mrr.errors import InputRejected, UnsupportedModel
 from mrr.model.embedder import Embedder
 from mrr.model.load import LoadedModel, load_model
 from mrr.model.prompt import template_for
@@ -44,7 +44,8 @@ def build(
     """See MiniReranker.from_pretrained.
 
     The bundled model brings its own embedder. store None is the folder `default_store()`. What a
-    checkpoint says of its training (band, exit, keep ratio) fills in what config leaves open.
+    checkpoint says of its training (band and exit, without a config the keep ratio too) fills in
+    what is left open.
     self_check compares the engine with the stock forward pass on this very checkpoint.
     """
     if model == TINY:
@@ -58,6 +59,11 @@ def build(
         guide = Embedder(
             load_model(embedder, revision=embedder_revision, device=device, dtype=dtype)
         )
+        if guide.loaded.cell != loaded.cell:
+            raise UnsupportedModel(
+                f"The embedder's visual tokens are {guide.loaded.cell} pixels wide and the "
+                f"reranker's {loaded.cell}; they must see the same tokens. Choose another embedder."
+            )
     return cls(
         loaded,
         words,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mrr.errors import MRRError
+from mrr.errors import InputRejected, MRRError
 from mrr.types import SYSTEMS, AddedPage, FailedFile, RankedList
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ def engine_options(command: Any) -> Any:
             type=click.Path(file_okay=False, path_type=Path),
             help="Folder of the page store (default: $MRR_CACHE_DIR or the user cache folder).",
         ),
+        click.option("--template", help="Prompt template, where the name does not tell it."),
+        click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"])),
+        click.option("--embedder-revision", help="Commit of a hub embedder."),
+        click.option("--revision", help="Commit of a hub model: pin it."),
         click.option("--embedder", help="First-stage embedder: checkpoint folder or hub id."),
         click.option(
             "--model", default="tiny", show_default=True, help="Bundled, folder or hub id."
@@ -144,8 +148,15 @@ def store() -> None:
     """Look after the page store."""
 
 
+def store_options(command: Any) -> Any:
+    """--store, and --json, which these commands do anyway: all that they print is JSON."""
+    folder = click.option("--store", "folder", type=click.Path(file_okay=False, path_type=Path))
+    as_json = click.option("--json", is_flag=True, expose_value=False, help="The default.")
+    return folder(as_json(command))
+
+
 @store.command()
-@click.option("--store", "folder", type=click.Path(file_okay=False, path_type=Path))
+@store_options
 def stats(folder: Path | None) -> None:
     """What the store holds, as JSON."""
     with _open_store(folder) as opened:
@@ -153,7 +164,7 @@ def stats(folder: Path | None) -> None:
 
 
 @store.command()
-@click.option("--store", "folder", type=click.Path(file_okay=False, path_type=Path))
+@store_options
 def verify(folder: Path | None) -> None:
     """Read everything, drop what is damaged, report as JSON; exit code 1 if there was damage."""
     with _open_store(folder) as opened:
@@ -164,7 +175,7 @@ def verify(folder: Path | None) -> None:
 
 
 @store.command()
-@click.option("--store", "folder", type=click.Path(file_okay=False, path_type=Path))
+@store_options
 @click.confirmation_option(prompt="Remove every page from the store?")
 def clear(folder: Path | None) -> None:
     """Remove every page and everything cached."""
@@ -222,20 +233,26 @@ def _added(item: AddedPage) -> dict[str, Any]:
     }
 
 
-def _load(model: str, embedder: str | None, store: Path | None, device: str | None) -> MiniReranker:
+def _load(model: str, dtype: str | None, **options: Any) -> MiniReranker:
+    import torch
     from transformers.utils.logging import disable_progress_bar
 
     from mrr.reranker import MiniReranker
 
     disable_progress_bar()
-    return MiniReranker.from_pretrained(model, embedder=embedder, store=store, device=device)
+    return MiniReranker.from_pretrained(
+        model, dtype=None if dtype is None else getattr(torch, dtype), **options
+    )
 
 
 def _open_store(folder: Path | None) -> Any:
     from cache_db.store import PageStore
     from mrr.build import default_store
 
-    return PageStore(folder or default_store())
+    folder = folder or default_store()
+    if not (folder / "store.db").exists():
+        raise InputRejected(f"There is no store in {folder.name}; mrr add FILE ... makes one.")
+    return PageStore(folder)
 
 
 def _notes(notes: tuple[str, ...]) -> None:

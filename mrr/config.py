@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 PromptOrder = Literal["vision-first", "query-first", "document-first"]
 Pruner = Literal["embedder", "uniform", "random", "none"]
@@ -42,6 +42,10 @@ class RerankConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, known in (("order", PromptOrder), ("pruner", Pruner), ("kv_dtype", KVDtype)):
+            if getattr(self, name) not in get_args(known):
+                choices = ", ".join(get_args(known))
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}.")
         if not 0.0 < self.keep_ratio <= 1.0:
             raise ValueError(f"keep_ratio is {self.keep_ratio}; it must be in (0, 1].")
         if (self.min_pixels or 1) > (self.max_pixels or self.min_pixels or 1):
@@ -111,3 +115,4 @@ class Limits:
     decoder_memory_bytes: int = 1024**3
     max_query_chars: int = 2000
     max_query_tokens: int = 512
+    max_text_tokens: int = 4096

@@ -21,6 +21,18 @@ class ParityError(MRRError):
     """The start-up self-check found that the engine and the stock forward pass disagree."""
 
 
+class PageLost(InputRejected):
+    """A page that was listed cannot be read any more; rankings go on without it."""
+
+    def __init__(self, page_id: str, message: str) -> None:
+        super().__init__(message)
+        self.page_id = page_id
+
+
+class NotFinite(MRRError):
+    """The model gave a NaN or an infinity; nothing of it is stored or ranked."""
+
+
 class CorruptEntry(MRRError):
     """A stored entry failed its length, digest or header check. Callers treat it as a miss."""
 

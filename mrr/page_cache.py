@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from cache_db.store import PageStore
-from mrr.errors import InputRejected
+from mrr.errors import PageLost
 from mrr.model.embedder import Embedder
 from mrr.model.kv import KVPage, pack, unpack
 from mrr.model.scorer import Scorer
@@ -71,7 +71,8 @@ class PageCache:
                 kv = self.encode(page, item.image, stages)
             else:
                 kv = unpack(entry.tensors, entry.meta, torch.device("cpu"))
-            grid, n_kept, nbytes = kv.grid, len(kv.kept), kv.nbytes
+            grid, n_kept = kv.grid, len(kv.kept)
+            nbytes = kv.nbytes if self.kv.contains([self.key(page)]) else 0
         else:  # with the query first, nothing of a page can be computed beforehand
             grid, nbytes = self.scorer.preprocess(item.image).grid, 0
             n_kept = len(self.kept(page, item.image, grid, stages))
@@ -147,21 +148,28 @@ class PageCache:
         scopes = {page.scope for page in pages}
         ids, vectors = self.pages.vectors(self.embedding_fingerprint, scopes)
         row = {known: i for i, known in enumerate(ids)}
-        if any(page.page_id not in row for page in pages):
-            for page in pages:
-                if page.page_id not in row:
-                    stages = Stages(self.scorer.loaded.device)
-                    self.importance(page, self.picture(page), stages)
-            ids, vectors = self.pages.vectors(self.embedding_fingerprint, scopes)
-            row = {known: i for i, known in enumerate(ids)}
-        return vectors[[row[page.page_id] for page in pages]]
+        if all(page.page_id in row for page in pages):
+            return vectors[[row[page.page_id] for page in pages]]
+        return np.stack(
+            [
+                vectors[row[page.page_id]] if page.page_id in row else self._embed(page)
+                for page in pages
+            ]
+        )
+
+    def _embed(self, page: Page) -> np.ndarray:
+        """The vector of a page that has none yet, stored where the disk allows it."""
+        vector, importance = self.embed_picture(self.picture(page))
+        self.pages.put_embedding(page.page_id, self.embedding_fingerprint, vector, importance)
+        return vector
 
     def picture(self, page: Page) -> Image.Image:
-        """The canonical picture of a page; InputRejected where the store has lost it."""
+        """The canonical picture of a page; PageLost where the store has lost it."""
         image = self.pages.image(page.page_id)
         if image is None:
-            raise InputRejected(
-                f"The stored picture of {page.label} is missing or damaged. Add the page again."
+            raise PageLost(
+                page.page_id,
+                f"The stored picture of {page.label} is missing or damaged. Add the page again.",
             )
         return image
 

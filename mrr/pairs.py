@@ -18,6 +18,7 @@ from mrr.errors import InputRejected
 from mrr.model.scorer import Scorer
 from mrr.pages.ingest import from_pil
 from mrr.prune import kept_tokens
+from mrr.query import clean_query
 from mrr.timing import Stages
 from mrr.types import FailedFile, Page, PageImage, RerankResult
 
@@ -28,6 +29,7 @@ Picture = Image.Image | bytes | Path
 Document = Picture | str
 
 _SCOPE = "documents"
+_TEXTS_AT_ONCE = 64
 
 
 def rerank(
@@ -69,9 +71,15 @@ def rank_texts(
     if not texts:
         return []
     engine = with_instruction(engine, instruction)
-    cleaned = [engine.clean(text)[0] for text in texts]
+    cleaned = [_candidate(engine, text, i) for i, text in enumerate(texts)]
     picture = _read(engine, image, "the query picture").image
-    scorer = Scorer(engine.loaded, engine.template, engine.config, image_is="query")
+    with engine.lock:
+        return _results(_score_texts(engine, picture, cleaned), texts, top_n)
+
+
+def _score_texts(engine: MiniReranker, picture: Image.Image, texts: list[str]) -> list[float]:
+    """Logits of cleaned texts against one picture, some texts at a time."""
+    scorer = Scorer(engine.loaded, engine.encoder, engine.config, image_is="query")
     stages = Stages(engine.device)
     pixels = scorer.preprocess(picture)
     guided = engine.embedder is not None and scorer.config.pruner == "embedder"
@@ -84,10 +92,27 @@ def rank_texts(
     )
     if scorer.image_first:
         page = scorer.encode(pixels, kept, stages)
-        logits = scorer.score(cleaned, [page], stages).tolist()
-    else:
-        logits = [scorer.score_joint(text, pixels, kept, stages) for text in cleaned]
-    return _results(logits, texts, top_n)
+        logits: list[float] = []
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            logits += scorer.score(texts[start : start + _TEXTS_AT_ONCE], [page], stages).tolist()
+        return logits
+    return [scorer.score_joint(text, pixels, kept, stages) for text in texts]
+
+
+def _candidate(engine: MiniReranker, text: str, index: int) -> str:
+    """A candidate text as the model will read it; refused, never cut, where it is too long."""
+    limits = replace(engine.limits, max_query_chars=max(len(text), 1))
+    try:
+        cleaned, _ = clean_query(text, limits)
+    except InputRejected:
+        raise InputRejected(f"Text {index} is empty; every candidate needs words.") from None
+    n_tokens = len(engine.encoder.text_ids(cleaned))
+    if n_tokens > engine.limits.max_text_tokens:
+        raise InputRejected(
+            f"Text {index} has {n_tokens} tokens; the limit is {engine.limits.max_text_tokens}. "
+            "Split it and rank the parts."
+        )
+    return cleaned
 
 
 def predict(engine: MiniReranker, pairs: Sequence[tuple[Document, Document]]) -> np.ndarray:
@@ -158,6 +183,8 @@ def _texts(documents: Sequence[Document]) -> list[str]:
 def _results(
     logits: Sequence[float], documents: Sequence[Document] | None, top_n: int | None
 ) -> list[RerankResult]:
+    if top_n is not None and top_n < 1:
+        raise InputRejected(f"top_n is {top_n}; at least one result must be asked for.")
     order = np.argsort(-np.asarray(logits, dtype=np.float32), kind="stable")[:top_n]
     return [
         RerankResult(

@@ -19,12 +19,12 @@ from PIL import Image
 from cache_db.store import PageStore
 from mrr import pairs
 from mrr.config import Limits, RerankConfig
-from mrr.errors import BudgetExceeded, InputRejected
+from mrr.errors import InputRejected, MRRError, PageLost
 from mrr.explain import explanation
 from mrr.model.embedder import Embedder
 from mrr.model.kv import lossless
 from mrr.model.load import LoadedModel
-from mrr.model.prompt import PromptTemplate
+from mrr.model.prompt import PromptEncoder, PromptTemplate
 from mrr.model.scorer import Scorer
 from mrr.page_cache import PageCache
 from mrr.pages.ingest import from_pil, read_pages
@@ -48,6 +48,9 @@ from mrr.types import (
 )
 
 PUBLIC = "public"
+# Page K/V held at once, whatever the number of candidates: about 1 GB at 2B dimensions.
+_PAGES_IN_MEMORY = 128
+_ORIGINAL_BATCH = 8
 File = str | Path | tuple[str, bytes] | Image.Image
 Candidate = tuple[Page, float | None]
 
@@ -81,12 +84,12 @@ class MiniReranker:
         limits: Limits | None = None,
     ) -> None:
         self.loaded = loaded
-        self.template = template
         self.embedder = embedder
         self.store = store
         self.limits = limits or Limits()
         self.decoder = Decoder(self.limits)
-        self._lock = threading.RLock()
+        self.encoder = PromptEncoder(loaded.tokenizer, template)
+        self.lock = threading.RLock()  # one call at a time runs the models
         self._closed = threading.Event()  # shared by every twin
         # Full-depth K/V is an order of magnitude larger; it must not push pages off the disk.
         self._dense_store = PageStore(None, memory_bytes=4 * 2**30)
@@ -119,11 +122,11 @@ class MiniReranker:
                 "No embedder is loaded: every page is a candidate, and tokens are kept evenly "
                 "over the page instead of by the embedder's attention.",
             )
-        scorer = Scorer(self.loaded, self.template, config)
+        scorer = Scorer(self.loaded, self.encoder, config)
         dense = scorer.config.dense(self.loaded.n_layers, lossless(self.loaded.dtype))
         self.cache = PageCache(scorer, self.embedder, self.store)
         self.dense_cache = PageCache(
-            Scorer(self.loaded, self.template, dense), self.embedder, self.store, self._dense_store
+            Scorer(self.loaded, self.encoder, dense), self.embedder, self.store, self._dense_store
         )
 
     @property
@@ -169,12 +172,12 @@ class MiniReranker:
                 continue
             try:
                 yield self.add_page(item, scope)
-            except (InputRejected, BudgetExceeded) as error:
+            except MRRError as error:
                 yield FailedFile(item.label, str(error))
 
     def add_page(self, item: PageImage, scope: str = PUBLIC) -> AddedPage:
         """Cache one decoded page."""
-        with self._lock:
+        with self.lock:
             return self.cache.add(item, scope)
 
     def decode(
@@ -183,7 +186,11 @@ class MiniReranker:
         """Pages of files as they are decoded, with the files that are refused in their place."""
         for file in files:
             if isinstance(file, Image.Image):
-                yield from_pil(file, "image")
+                try:
+                    yield from_pil(file, "image")
+                except (InputRejected, OSError) as error:  # OSError: a lazy, truncated picture
+                    known = isinstance(error, InputRejected)
+                    yield FailedFile("image", str(error) if known else "It cannot be decoded.")
             elif isinstance(file, tuple):
                 yield from read_pages(self.decoder, [file], page_range)
             else:
@@ -208,21 +215,32 @@ class MiniReranker:
         """
         if system not in SYSTEMS:
             raise InputRejected(f"No system {system!r}; choose one of {', '.join(SYSTEMS)}.")
-        stages = Stages(self.device)
+        if top_k is not None and top_k < 1:
+            raise InputRejected(f"top_k is {top_k}; at least one candidate is needed.")
         text, notes = self.clean(query)
-        with self._lock:
-            candidates = self._retrieve(text, pages, scopes, top_k, stages)
-            found = [page for page, _ in candidates]
-            if not found:
-                scored = _Scored([], [], [], 0, 0)
-            elif system == "original":
-                scored = self._score_original(text, found, stages)
-            elif system == "mini" and not self.cache.scorer.image_first:
-                scored = self._score_joint(text, found, stages)
-            else:
-                cache = self.cache if system == "mini" else self.dense_cache
-                scored = self._score_cached(text, found, cache, stages)
+        lost: set[str] = set()
+        with self.lock:
+            while True:
+                stages = Stages(self.device)
+                try:
+                    candidates = self._retrieve(text, pages, scopes, lost, top_k, stages)
+                    scored = self._score(text, [page for page, _ in candidates], system, stages)
+                    break
+                except PageLost as error:  # one page less, instead of no ranking at all
+                    lost.add(error.page_id)
+                    notes += (f"{error} The ranking is without it.",)
         return _ranked(text, system, candidates, scored, stages, self.notes + notes)
+
+    def _score(self, text: str, pages: list[Page], system: System, stages: Stages) -> _Scored:
+        """Logits of the candidates by the path that the system and the prompt order call for."""
+        if not pages:
+            return _Scored([], [], [], 0, 0)
+        if system == "original":
+            return self._score_original(text, pages, stages)
+        if system == "mini" and not self.cache.scorer.image_first:
+            return self._score_joint(text, pages, stages)
+        cache = self.cache if system == "mini" else self.dense_cache
+        return self._score_cached(text, pages, cache, stages)
 
     def clean(self, query: str) -> tuple[str, tuple[str, ...]]:
         """The query as the model will read it, and what was changed, in sentences."""
@@ -237,12 +255,17 @@ class MiniReranker:
         text: str,
         only: Collection[str] | None,
         scopes: Collection[str],
+        lost: Collection[str],
         top_k: int | None,
         stages: Stages,
     ) -> list[Candidate]:
         """First stage: pages in descending cosine; without an embedder all of them, unscored."""
         with stages("retrieve"):
-            pages = [p for p in self.store.pages(scopes) if only is None or p.page_id in only]
+            pages = [
+                page
+                for page in self.store.pages(scopes)
+                if (only is None or page.page_id in only) and page.page_id not in lost
+            ]
             if self.embedder is None or not pages:
                 return [(page, None) for page in pages]
             cosines = self.cache.vectors(pages) @ self.embedder.embed_query(text)
@@ -255,15 +278,14 @@ class MiniReranker:
         """`mini` and `dense + reuse`: the query against stored K/V."""
         if not cache.scorer.image_first:
             raise InputRejected("dense + reuse needs the page first; set the order vision-first.")
-        kv, n_missed, n_bytes = cache.load(pages, stages)
-        logits = cache.scorer.score([text], kv, stages)
-        return _Scored(
-            logits=logits.tolist(),
-            n_visual=[page.grid[0] * page.grid[1] for page in kv],
-            n_kept=[len(page.kept) for page in kv],
-            n_missed=n_missed,
-            bytes_read=n_bytes,
-        )
+        logits, n_visual, n_kept, n_missed, n_bytes = [], [], [], 0, 0
+        for some in _chunks(pages, _PAGES_IN_MEMORY):
+            kv, missed, read = cache.load(some, stages)
+            logits += cache.scorer.score([text], kv, stages).tolist()
+            n_visual += [page.grid[0] * page.grid[1] for page in kv]
+            n_kept += [len(page.kept) for page in kv]
+            n_missed, n_bytes = n_missed + missed, n_bytes + read
+        return _Scored(logits, n_visual, n_kept, n_missed, n_bytes)
 
     def _score_joint(self, text: str, pages: list[Page], stages: Stages) -> _Scored:
         """`mini` in an order that puts the query first: nothing can be reused."""
@@ -281,16 +303,16 @@ class MiniReranker:
         return _Scored(logits, n_visual, n_kept, len(pages), 0)
 
     def _score_original(self, text: str, pages: list[Page], stages: Stages) -> _Scored:
-        """The stock model on every pair from scratch, one pair at a time to bound memory."""
+        """The stock model on every pair from scratch; on the CPU a batch gains nothing."""
         scorer = self.cache.scorer
         logits, n_visual = [], []
-        for page in pages:
+        for some in _chunks(pages, _ORIGINAL_BATCH if self.device.type == "cuda" else 1):
             with stages("decode"):
-                image = self.cache.picture(page)
+                images = [self.cache.picture(page) for page in some]
             with stages("preprocess"):
-                pixels = scorer.preprocess(image)
-            logits += scorer.score_original([text], [pixels], stages).tolist()
-            n_visual.append(pixels.n_tokens)
+                pixels = [scorer.preprocess(image) for image in images]
+            logits += scorer.score_original([text] * len(some), pixels, stages).tolist()
+            n_visual += [p.n_tokens for p in pixels]
         return _Scored(logits, n_visual, n_visual, len(pages), 0)
 
     # -------------------------------------------------------------- explain
@@ -307,7 +329,7 @@ class MiniReranker:
 
         Options: dense, occlusion, block, n_random, progress. See mrr.explain.explanation.explain.
         """
-        with self._lock:
+        with self.lock:
             return explanation.explain(self, query, page, scopes=scopes, **options)
 
     def lenses(
@@ -322,7 +344,7 @@ class MiniReranker:
 
         Options: dense, progress. See mrr.explain.explanation.lenses.
         """
-        with self._lock:
+        with self.lock:
             return explanation.lenses(self, query, pages, scopes=scopes, **options)
 
     # ------------------------------------------------ the field's conventions
@@ -353,6 +375,11 @@ class MiniReranker:
     ) -> list[RerankResult]:
         """Texts in descending relevance to a picture (vision-as-query); see mrr.pairs."""
         return pairs.rank_texts(self, image, texts, top_n, instruction)
+
+
+def _chunks(pages: list[Page], size: int) -> Iterator[list[Page]]:
+    for start in range(0, len(pages), size):
+        yield pages[start : start + size]
 
 
 def _ranked(

@@ -43,6 +43,14 @@ def test_keep_ratio_out_of_range_is_refused(ratio: float) -> None:
         RerankConfig(keep_ratio=ratio)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"order": "vision_first"}, {"pruner": "fastest"}, {"kv_dtype": "int4"}]
+)
+def test_a_misspelt_choice_is_refused_with_the_choices(changes) -> None:
+    with pytest.raises(ValueError, match="choose one of"):
+        RerankConfig(**changes)
+
+
 def test_no_pruning_has_one_spelling() -> None:
     one = RerankConfig(pruner="none", keep_ratio=0.5).resolve(28)
     two = RerankConfig(pruner="embedder", keep_ratio=1.0).resolve(28)

@@ -80,6 +80,16 @@ def test_rank_texts_runs_the_picture_as_the_query(reranker: MiniReranker) -> Non
     assert np.allclose(scores[[r.index for r in results]], [r.relevance_score for r in results])
 
 
+def test_a_candidate_text_is_refused_rather_than_cut(reranker: MiniReranker) -> None:
+    with pytest.raises(InputRejected, match="Text 1 has"):
+        reranker.rank_texts(DOCUMENTS[0], ["a", "word " * 5000])
+    with pytest.raises(InputRejected, match="Text 1 is empty"):
+        reranker.rank_texts(DOCUMENTS[0], ["a", " "])
+    long = ["word " * 600 + end for end in ("red", "blue")]
+    one, two = reranker.rank_texts(DOCUMENTS[0], long)
+    assert one.logit != two.logit
+
+
 def test_two_pictures_are_not_a_pair(reranker: MiniReranker) -> None:
     with pytest.raises(InputRejected, match="Both sides"):
         reranker.predict([(DOCUMENTS[0], DOCUMENTS[1])])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,7 +131,6 @@ def test_a_damaged_entry_costs_time_and_nothing_else(
         {"kv_dtype": "fp32"},
         {"instruction": "Find the picture."},
         {"max_pixels": 16 * 1024},
-        {"order": "document-first"},
     ],
 )
 def test_changing_anything_that_changes_page_kv_never_reuses_an_entry(
@@ -139,6 +140,82 @@ def test_changing_anything_that_changes_page_kv_never_reuses_an_entry(
     twin = reranker.with_config(replace(reranker.config, **changes))
     assert twin.rank("blue page").usage.missed_pages == 2
     assert twin.rank("blue page").usage.missed_pages == 0
+
+
+@pytest.mark.parametrize("changes", [{"order": "document-first"}, {"seed": 5}, {"exit_layer": 5}])
+def test_changing_what_does_not_touch_page_kv_keeps_every_entry(
+    reranker: MiniReranker, changes
+) -> None:
+    reranker.add(pictures()[:2])
+    twin = reranker.with_config(replace(reranker.config, **changes))
+    assert twin.rank("blue page").usage.missed_pages == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("preprocessor_config.json", {"image_mean": [0.1, 0.2, 0.3]}),
+        ("config.json", {"mini_reranker": {"band": [2, 4], "exit_layer": 4, "keep_ratio": 0.25}}),
+    ],
+)
+def test_a_checkpoint_changed_outside_its_weights_never_reuses_an_entry(
+    reranker: MiniReranker, pair, tmp_path: Path, file: str, change
+) -> None:
+    reranker.add(pictures()[:2])
+    reranker.close()
+    shutil.copytree(pair[0], tmp_path / "changed")
+    described = json.loads((tmp_path / "changed" / file).read_text())
+    (tmp_path / "changed" / file).write_text(json.dumps(described | change))
+    engine = MiniReranker.from_pretrained(
+        tmp_path / "changed", embedder=pair[1], store=tmp_path / "store", device="cpu",
+        self_check=False,
+    )  # fmt: skip
+    assert engine.rank("blue page").usage.missed_pages == 2
+    engine.close()
+
+
+def test_a_lost_picture_takes_one_page_out_of_the_ranking_and_says_so(
+    reranker: MiniReranker, monkeypatch
+) -> None:
+    reranker.add(pictures())
+    victim = reranker.store.pages(["public"])[1]
+    picture_of = reranker.store.image
+    monkeypatch.setattr(
+        reranker.store, "image", lambda i: None if i == victim.page_id else picture_of(i)
+    )
+    for system in ("original", "dense-reuse"):
+        ranked = reranker.rank("blue page", system=system)
+        assert victim.page_id not in logits(ranked) and len(ranked) == N_PAGES - 1
+        assert any(victim.label in note for note in ranked.notes)
+
+
+def test_pages_are_ranked_in_bounded_chunks_with_the_same_result(
+    reranker: MiniReranker, monkeypatch
+) -> None:
+    reranker.add(pictures())
+    together = logits(reranker.rank("blue page"))
+    monkeypatch.setattr("mrr.reranker._PAGES_IN_MEMORY", 2)
+    apart = logits(reranker.rank("blue page"))
+    assert apart == pytest.approx(together, abs=1e-5)
+
+
+def test_a_page_whose_kv_is_not_finite_is_refused_and_not_stored(
+    reranker: MiniReranker, monkeypatch
+) -> None:
+    from mrr.model import prefix
+
+    project = prefix.project_kv
+    monkeypatch.setattr(
+        prefix, "project_kv", lambda *a: tuple(x * float("nan") for x in project(*a))
+    )
+    report = reranker.add(pictures()[:1])
+    assert not report.pages and "not finite" in report.failed[0].reason
+
+
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_fewer_than_one_candidate_is_refused(reranker: MiniReranker, top_k: int) -> None:
+    with pytest.raises(InputRejected, match="top_k"):
+        reranker.rank("x", top_k=top_k)
 
 
 def test_another_checkpoint_never_reuses_an_entry(

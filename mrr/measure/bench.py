@@ -12,7 +12,6 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import click
 import numpy as np
@@ -27,7 +26,7 @@ from mrr.measure.cost import Costs, Workload
 from mrr.measure.random_model import DIMENSIONS, random_model
 from mrr.model.kv import KVPage, lossless, pack, unpack
 from mrr.model.load import LoadedModel, load_model
-from mrr.model.prompt import template_for
+from mrr.model.prompt import PromptEncoder, template_for
 from mrr.model.scorer import Scorer
 from mrr.prune import kept_tokens
 from mrr.timing import Stages
@@ -87,7 +86,7 @@ class BenchReport:
 @click.option("--top-k", default="20", show_default=True, help="Candidates; several as 10,20,100.")
 @click.option("--repeats", default=5, show_default=True, help="Of `mini` and `dense + reuse`.")
 @click.option("--original-repeats", default=2, show_default=True, help="Of `original`, one page.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write JSON here, or -.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout instead of tables.")
 def bench(
     dims: str | None,
     model: str | None,
@@ -96,7 +95,7 @@ def bench(
     top_k: str,
     repeats: int,
     original_repeats: int,
-    json_path: Path | None,
+    as_json: bool,
 ) -> None:
     """Time original, dense + reuse and mini side by side."""
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -106,21 +105,32 @@ def bench(
         loaded = random_model(dims or "2b", where, kind or default)
     else:
         loaded = load_model(model, device=where, dtype=kind or default)
-    reports = run_bench(loaded, [int(k) for k in top_k.split(",")], repeats, original_repeats)
-    as_json = json.dumps([asdict(r) for r in reports], indent=1)
-    if json_path is not None and str(json_path) != "-":
-        json_path.write_text(as_json + "\n")
-    click.echo(as_json if str(json_path) == "-" else "\n\n".join(map(table, reports)))
+    reports = run_bench(loaded, _numbers(top_k), repeats, original_repeats)
+    if as_json:
+        click.echo(json.dumps([asdict(r) for r in reports]))
+    else:
+        click.echo("\n\n".join(map(table, reports)))
+
+
+def _numbers(text: str) -> list[int]:
+    """ "10,20" to [10, 20]."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise click.BadParameter(f"{text} is not a list of numbers such as 10,20,100.")
+    return numbers
 
 
 def run_bench(
     loaded: LoadedModel, top_ks: list[int], repeats: int, original_repeats: int
 ) -> list[BenchReport]:
     """One report for each number of candidates; pages are encoded once for all."""
-    template = template_for(loaded.name, None)
+    encoder = PromptEncoder(loaded.tokenizer, template_for(loaded.name, None))
     config = RerankConfig(pruner="uniform").resolve(loaded.n_layers)
-    mini = Scorer(loaded, template, config)
-    dense = Scorer(loaded, template, config.dense(loaded.n_layers, lossless(loaded.dtype)))
+    mini = Scorer(loaded, encoder, config)
+    dense = Scorer(loaded, encoder, config.dense(loaded.n_layers, lossless(loaded.dtype)))
     query = _query(mini)
     noise = np.random.default_rng(0)
     pictures = [

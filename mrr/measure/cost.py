@@ -58,8 +58,8 @@ class Costs:
         return self.vision(w.n_patches) + self.layers(n, 0, self._n_layers)
 
     def dense_reuse(self, w: Workload) -> float:
-        """One query against one cached page, every layer, every token."""
-        return self.layers(w.n_suffix, w.n_visual + w.n_text, self._n_layers)
+        """One query against one cached page: every layer, every token, the same engine."""
+        return self._against_page(w, w.n_visual + w.n_text, self._n_layers)
 
     def mini_per_query(self, w: Workload) -> float:
         """Before the band: once per query, whatever the number of pages."""
@@ -69,12 +69,16 @@ class Costs:
         """The band and what follows; the exit layer runs for the last token only."""
         start, end = self._band
         n_prefix = w.n_kept + w.n_text
-        keys_values = 2 * (w.n_suffix - 1) * 2 * self._d * self._kv
         if end < self._exit:
             after = self.layers(w.n_suffix, 0, self._exit - end)
             return self.layers(w.n_suffix, n_prefix, end - start) + after
+        return self._against_page(w, n_prefix, end - start)
+
+    def _against_page(self, w: Workload, n_prefix: int, n_layers: int) -> float:
+        """Layers over page K/V; the last one runs for one token, the others give it K and V."""
+        keys_values = 2 * (w.n_suffix - 1) * 2 * self._d * self._kv
         last = self.layers(1, n_prefix + w.n_suffix - 1, 1) + keys_values
-        return self.layers(w.n_suffix, n_prefix, end - start - 1) + last
+        return self.layers(w.n_suffix, n_prefix, n_layers - 1) + last
 
     def caching(self, w: Workload) -> float:
         """Adding one page: vision and the prefix up to K and V of the band's last layer."""

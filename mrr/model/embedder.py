@@ -18,7 +18,7 @@ from mrr.model.layers import run_layers
 from mrr.model.load import LoadedModel
 from mrr.model.prefix import embed_rows, kept_rows
 from mrr.model.prompt import EMBEDDER_PROMPT, QWEN_RERANKER, PromptEncoder
-from mrr.model.vision import Pixels, encode_vision, preprocess, rope_positions
+from mrr.model.vision import encode_vision, preprocess, rope_positions
 
 # Raised whenever the code changes what a vector or an importance is.
 FORMAT = 1
@@ -110,12 +110,3 @@ class Embedder:
     def _vector(self, hidden: Tensor) -> np.ndarray:
         last = self.loaded.lm.norm(hidden[0, -1]).float()
         return F.normalize(last, dim=0).cpu().numpy()
-
-
-def check_same_grid(pixels: Pixels, importance: np.ndarray) -> None:
-    """The embedder's tokens must be the reranker's, or pruning would drop the wrong ones."""
-    if importance.shape != pixels.grid:
-        raise ValueError(
-            f"The embedder saw a grid of {importance.shape} and the reranker of {pixels.grid}; "
-            "both must use the same patch and merge size."
-        )

@@ -12,6 +12,7 @@ import torch
 import transformers
 import xxhash
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import nn
 from transformers import AutoConfig, PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -30,13 +31,15 @@ _CLASSES = {
 # What a checkpoint needs; never pickles, never code.
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 _MAX_VISUAL_TOKENS = 1800
+# Beside an adapter: the band, exit and keep ratio that it was trained with, as JSON.
+TRAINED = "mini_reranker.json"
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A checkpoint ready to run layer by layer.
 
-    digest: hex XXH3-128 over the weight files, adapter included: the model's identity.
+    digest: hex XXH3-128 over weights, configs and tokenizer, adapter included: its identity.
     cell: pixels along one side of a visual token (patch size x merge size).
     min_pixels, max_pixels: what the image processor resizes into, the checkpoint's own bounds.
     trained: the `mini_reranker` section of config.json, where the checkpoint carries one.
@@ -95,22 +98,22 @@ def load_model(
     """
     folder = _local_folder(name, revision)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
+        raise InputRejected(f"{dtype} is not served; use float32, bfloat16 or float16.")
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     adapter = folder / "adapter_config.json"
     base = folder
     if adapter.exists():
         described = json.loads(adapter.read_text())
         base = _local_folder(described["base_model_name_or_path"], described.get("revision"))
-    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    config = _config(base)
     check_supported(config)
     # dtype at load, never model.to(dtype): that would also round the rotary frequencies.
     model = getattr(transformers, _CLASSES[config.model_type]).from_pretrained(
         base, dtype=dtype, use_safetensors=True, attn_implementation="sdpa"
     )
     if adapter.exists():
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+        model = merge_adapter(model, folder)
     model = model.to(device).eval().requires_grad_(False)
     model.set_attn_implementation({"text_config": ATTENTION, "vision_config": "sdpa"})
     check_rotary(model)
@@ -121,8 +124,8 @@ def load_model(
         model=model,
         tokenizer=PreTrainedTokenizerFast.from_pretrained(tokens),
         image_processor=Qwen2VLImageProcessorPil.from_pretrained(pixels),
-        digest=_digest(sorted({*base.glob("*.safetensors"), *folder.glob("*.safetensors")})),
-        trained=dict(getattr(config, "mini_reranker", None) or {}),
+        digest=_digest([base] if folder == base else [base, folder]),
+        trained=_trained(folder, config),
     )
 
 
@@ -165,15 +168,80 @@ def _local_folder(name: str | Path, revision: str | None) -> Path:
         raise InputRejected(f"There is no checkpoint folder {path.name}; check the path.")
     if revision is None:
         logger.warning("%s is loaded without a pinned revision; pass revision=<commit>.", name)
-    return Path(snapshot_download(str(name), revision=revision, allow_patterns=_FILES))
+    try:
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+        raise InputRejected(
+            f"{name} is neither a folder here nor a checkpoint that could be fetched from the "
+            "hub. Check the name, the revision and the network."
+        ) from None
 
 
-def _digest(files: list[Path]) -> str:
-    if not files:
-        raise InputRejected("The checkpoint has no .safetensors file; pickled weights are refused.")
+# All that decides what a checkpoint computes: its weights, and how text and pixels reach them.
+_IDENTITY = ("*.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json",
+             "adapter_config.json", TRAINED)  # fmt: skip
+
+
+def _digest(folders: list[Path]) -> str:
+    """XXH3-128 over the identity files of each folder, each framed by its name and length."""
     state = xxhash.xxh3_128()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 24):
-                state.update(block)
+    for role, folder in enumerate(folders):
+        files = sorted({f for pattern in _IDENTITY for f in folder.glob(pattern)})
+        if not any(f.suffix == ".safetensors" for f in files):
+            raise InputRejected(
+                f"The folder {folder.name} has no .safetensors file; pickled weights are refused."
+            )
+        for file in files:
+            state.update(f"{role}/{file.name}/{file.stat().st_size}\n".encode())
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 24):
+                    state.update(block)
     return state.hexdigest()
+
+
+def _config(folder: Path) -> Any:
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, KeyError, OSError):
+        kind = json.loads((folder / "config.json").read_text()).get("model_type", "(unnamed)")
+        raise UnsupportedModel(
+            f"The architecture {kind} is not one that this transformers release knows; use one of "
+            f"{', '.join(sorted(_CLASSES))}."
+        ) from None
+
+
+def _trained(folder: Path, config: Any) -> dict[str, Any]:
+    """What the checkpoint was trained for; an adapter says it in a file of its own."""
+    if (folder / TRAINED).exists():
+        return dict(json.loads((folder / TRAINED).read_text()))
+    return dict(getattr(config, "mini_reranker", None) or {})
+
+
+def merge_adapter(model: Any, folder: Path) -> Any:
+    """The model with a LoRA adapter added to its weights.
+
+    Adapters saved before transformers moved the language model carry its old names. Raises
+    UnsupportedModel where a tensor finds no place, instead of scoring with the bare base.
+    """
+    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    file = folder / "adapter_model.safetensors"
+    if not file.exists():
+        raise InputRejected(f"The adapter {folder.name} has no adapter_model.safetensors.")
+    adapted = get_peft_model(model, PeftConfig.from_pretrained(str(folder)))
+    old_names = (
+        (".model.model.layers.", ".model.model.language_model.layers."),
+        (".model.visual.", ".model.model.visual."),
+    )
+    weights = load_file(file)
+    for old, new in old_names:
+        weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
+    result: Any = set_peft_model_state_dict(adapted, weights)
+    lost = [*result.unexpected_keys, *(k for k in result.missing_keys if "lora_" in k)]
+    if lost:
+        raise UnsupportedModel(
+            f"{len(lost)} tensors of the adapter {folder.name} do not fit its base model, the "
+            f"first being {lost[0]}."
+        )
+    return adapted.merge_and_unload()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mrr.config import RerankConfig
+from mrr.errors import NotFinite
 from mrr.model.kv import KVPage, quantize_page
 from mrr.model.layers import project_kv, run_layers
 from mrr.model.load import LoadedModel
@@ -67,6 +68,11 @@ def encode_page(
     hidden = embed_rows(loaded, prompt.ids, rows, visual_rows, visual, kept)
     k, v = _band_kv(loaded, config, hidden, positions[:, :, rows], visual, visual_rows, kept)
     own = slice(prompt.n_instruction, None)
+    if not (torch.isfinite(k).all() and torch.isfinite(v).all()):
+        raise NotFinite(
+            "The model's keys and values of this page are not finite; it was not cached. Try "
+            "another precision (bf16 instead of fp16), or check the weights."
+        )
     return quantize_page(
         k[:, :, own],
         v[:, :, own],

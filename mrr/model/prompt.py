@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from tokenizers import Tokenizer
@@ -83,7 +82,7 @@ EMBEDDER_PROMPT = (
 def template_for(checkpoint: str, requested: str | None) -> PromptTemplate:
     """The requested template, or the one that the checkpoint's name implies."""
     if requested is None:
-        named = "monoqwen" in Path(checkpoint).name.lower()
+        named = "monoqwen" in checkpoint.lower()  # a hub snapshot keeps the name in its path
         return MONOQWEN if named else QWEN_RERANKER
     if requested not in TEMPLATES:
         raise InputRejected(f"No template {requested!r}; choose one of {', '.join(TEMPLATES)}.")

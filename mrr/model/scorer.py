@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mrr.config import RerankConfig, digest
+from mrr.errors import NotFinite
 from mrr.model.band import run_band, run_before_band
 from mrr.model.dense import run_original
 from mrr.model.head import RelevanceHead
@@ -18,13 +18,13 @@ from mrr.model.joint import run_joint
 from mrr.model.kv import KVPage
 from mrr.model.load import LoadedModel
 from mrr.model.prefix import InstructionKV, encode_instruction, encode_page
-from mrr.model.prompt import Order, Prompt, PromptEncoder, PromptTemplate
+from mrr.model.prompt import Order, Prompt, PromptEncoder
 from mrr.model.vision import Pixels, encode_vision, preprocess
 from mrr.timing import Stages
 
 # Raised whenever the code changes what a page's K/V is, so that older entries become misses.
 FORMAT = 1
-# Prefix columns in one batch: bounds the K/V buffer of a layer, whatever the number of pages.
+# K/V columns in one batch: bounds the buffer of a layer, whatever the number of pages.
 _MAX_BATCH_COLUMNS = 65_536
 
 
@@ -38,14 +38,14 @@ class Scorer:
     def __init__(
         self,
         loaded: LoadedModel,
-        template: PromptTemplate,
+        encoder: PromptEncoder,
         config: RerankConfig,
         image_is: str = "document",
     ) -> None:
         self.loaded = loaded
         self.config = config = config.resolve(loaded.n_layers)
-        self.encoder = PromptEncoder(loaded.tokenizer, template)
-        self.head = RelevanceHead(loaded, self.encoder.positive_id, self.encoder.negative_id)
+        self.encoder = encoder
+        self.head = RelevanceHead(loaded, encoder.positive_id, encoder.negative_id)
         self.image_is = image_is
         self.order: Order = _order(config, image_is)
         self.image_first = self.order == f"{image_is}-first"
@@ -55,9 +55,13 @@ class Scorer:
 
     def fingerprint(self, **context: object) -> str:
         """Identity of page K/V made here; context adds what decides pruning (the embedder)."""
+        seed = self.config.seed if self.config.pruner == "random" else None
         return digest(
             format=FORMAT,
-            config=asdict(self.config),
+            band=self.config.band,
+            keep=[self.config.keep_ratio, self.config.pruner, seed],
+            kv_dtype=self.config.kv_dtype,
+            instruction=self.config.instruction,
             model=self.loaded.digest,
             dtype=str(self.loaded.dtype),
             prompt=[self.encoder.template.name, self.encoder.words(self.order)],
@@ -113,7 +117,8 @@ class Scorer:
         if len(texts) > 1:
             pages = list(pages) * len(texts)
         logits = np.empty(len(pages), dtype=np.float32)
-        for batch in batches([page.n_tokens for page in pages], _MAX_BATCH_COLUMNS):
+        beside = instruction.n_tokens + suffix.hidden.shape[1]
+        for batch in batches([page.n_tokens + beside for page in pages], _MAX_BATCH_COLUMNS):
             with stages("band"):
                 part = suffix if len(texts) == 1 else suffix.select(batch)
                 hidden = run_band(
@@ -154,7 +159,7 @@ class Scorer:
     def _read(logits: Tensor) -> np.ndarray:
         values = logits.cpu().numpy()
         if not np.isfinite(values).all():
-            raise FloatingPointError("A relevance logit is not finite; the weights may be damaged.")
+            raise NotFinite("A relevance logit is not finite; the weights may be damaged.")
         return values
 
 

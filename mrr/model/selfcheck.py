@@ -17,7 +17,7 @@ from mrr.config import RerankConfig
 from mrr.errors import ParityError
 from mrr.model.kv import lossless
 from mrr.model.load import LoadedModel
-from mrr.model.prompt import PromptTemplate
+from mrr.model.prompt import PromptEncoder, PromptTemplate
 from mrr.model.scorer import Scorer
 from mrr.timing import Stages
 
@@ -31,7 +31,8 @@ def check_parity(loaded: LoadedModel, template: PromptTemplate) -> float:
     """Largest logit difference relative to max(1, |logit|); raises ParityError over tolerance."""
     begin = time.perf_counter()
     config = RerankConfig().dense(loaded.n_layers, lossless(loaded.dtype))
-    scorer, stages = Scorer(loaded, template, config), Stages(loaded.device)
+    scorer = Scorer(loaded, PromptEncoder(loaded.tokenizer, template), config)
+    stages = Stages(loaded.device)
     noise = np.random.default_rng(0)
     side = 3 * loaded.cell
     pictures = [

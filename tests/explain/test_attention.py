@@ -11,7 +11,7 @@ import torch
 from mrr.explain.attention import NEUTRAL_QUERIES, query_span, scatter, trace_attention
 from mrr.explain.maps import page_map, sink_cells
 from mrr.model.load import load_model
-from mrr.model.prompt import MONOQWEN, QWEN_RERANKER
+from mrr.model.prompt import MONOQWEN, QWEN_RERANKER, PromptEncoder
 from mrr.model.scorer import Scorer
 from tests.model.helpers import DENSE, QUERY, SPARSE, STAGES, case, scorer
 from tests.tiny import picture
@@ -105,7 +105,7 @@ def test_scatter_puts_each_kept_token_at_its_own_row_and_column(qwen3):
     ["blue page", "2024", ":: yes", "no:", "<|im_end|>", "가격", "a <Query>:"],
 )
 def test_query_span_holds_the_users_words_and_no_whole_template_token(qwen3, template, query):
-    s = Scorer(qwen3, template, MINI)
+    s = Scorer(qwen3, PromptEncoder(qwen3.tokenizer, template), MINI)
     start, end = query_span(s, query)
     ids = s.prompt(query, 1).suffix
     assert query in qwen3.tokenizer.decode(ids[start:end])

@@ -11,7 +11,7 @@ from PIL import Image
 from mrr.config import RerankConfig
 from mrr.model.kv import KVPage
 from mrr.model.load import LoadedModel
-from mrr.model.prompt import QWEN_RERANKER, Prompt
+from mrr.model.prompt import QWEN_RERANKER, Prompt, PromptEncoder
 from mrr.model.scorer import Scorer
 from mrr.model.vision import Pixels, encode_vision
 from mrr.prune import kept_tokens
@@ -40,7 +40,7 @@ class Case:
 
 
 def scorer(loaded: LoadedModel, config: RerankConfig) -> Scorer:
-    return Scorer(loaded, QWEN_RERANKER, config)
+    return Scorer(loaded, PromptEncoder(loaded.tokenizer, QWEN_RERANKER), config)
 
 
 def case(s: Scorer, image: Image.Image, query: str = QUERY) -> Case:

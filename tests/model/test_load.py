@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig
 
 from mrr.errors import InputRejected, UnsupportedModel
-from mrr.model.load import LoadedModel, check_rotary, check_supported, load_model
+from mrr.model.load import check_rotary, check_supported, load_model
 from tests.tiny import save_checkpoint
 
 
@@ -62,11 +62,12 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path) -> None:
         load_model(tmp_path / "nothing")
 
 
-def test_pickled_weights_are_refused(tmp_path) -> None:
+def test_pickled_weights_are_refused(tmp_path, monkeypatch) -> None:
     save_checkpoint(tmp_path)
     weights = tmp_path / "model.safetensors"
     torch.save({}, tmp_path / "pytorch_model.bin")
     weights.unlink()
+    monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("a pickle was read"))
     with pytest.raises((OSError, InputRejected)):
         load_model(tmp_path)
 
@@ -88,22 +89,45 @@ def test_what_a_checkpoint_says_of_its_training_is_read(tmp_path) -> None:
     }
 
 
-def test_a_lora_adapter_is_merged_into_its_base(tmp_path, checkpoints) -> None:
+def save_adapter(folder, base, rename=lambda name: name):
+    """A LoRA with random weights on every q_proj, its tensors under other names if asked."""
     from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
 
-    base = load_model(checkpoints["qwen3_vl"], device="cpu")
-    plain = base.lm.layers[0].self_attn.q_proj.weight.clone()
-    model = type(base.model).from_pretrained(checkpoints["qwen3_vl"])
-    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    model = load_model(base, device="cpu").model
+    targets = r".*language_model.*\.q_proj"
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=targets))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    adapted.save_pretrained(tmp_path)
-    described = json.loads((tmp_path / "adapter_config.json").read_text())
-    described["base_model_name_or_path"] = str(checkpoints["qwen3_vl"])
-    (tmp_path / "adapter_config.json").write_text(json.dumps(described))
+    adapted.save_pretrained(folder)
+    described = json.loads((folder / "adapter_config.json").read_text())
+    described["base_model_name_or_path"] = str(base)
+    (folder / "adapter_config.json").write_text(json.dumps(described))
+    weights = load_file(folder / "adapter_model.safetensors")
+    renamed = {rename(name): tensor for name, tensor in weights.items()}
+    save_file(renamed, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_lora_adapter_is_merged_into_its_base(tmp_path, checkpoints, old: bool) -> None:
+    """Also under the names that adapters had before the language model moved."""
+    base = load_model(checkpoints["qwen3_vl"], device="cpu")
+    save_adapter(
+        tmp_path,
+        checkpoints["qwen3_vl"],
+        lambda name: name.replace(".language_model", "") if old else name,
+    )
+    (tmp_path / "mini_reranker.json").write_text('{"band": [1, 2], "exit_layer": 2}')
     merged = load_model(tmp_path, device="cpu")
-    assert isinstance(merged, LoadedModel)
-    assert not torch.equal(merged.lm.layers[0].self_attn.q_proj.weight, plain)
+    for mine, plain in zip(merged.lm.layers, base.lm.layers, strict=True):
+        assert not torch.equal(mine.self_attn.q_proj.weight, plain.self_attn.q_proj.weight)
     assert merged.digest != base.digest
+    assert merged.trained == {"band": [1, 2], "exit_layer": 2}
     assert "lora" not in "".join(name for name, _ in merged.model.named_modules())
+
+
+def test_an_adapter_that_does_not_fit_is_refused(tmp_path, checkpoints) -> None:
+    save_adapter(tmp_path, checkpoints["qwen3_vl"], lambda name: name.replace("layers", "blocks"))
+    with pytest.raises(UnsupportedModel, match="do not fit"):
+        load_model(tmp_path, device="cpu")

@@ -147,12 +147,13 @@ def test_query_first_with_a_band_equals_the_stock_forward_under_a_mask(loaded: L
 
 
 def test_many_texts_for_one_picture_score_as_each_does_alone(loaded: LoadedModel) -> None:
-    from mrr.model.prompt import QWEN_RERANKER
+    from mrr.model.prompt import QWEN_RERANKER, PromptEncoder
     from mrr.model.scorer import Scorer
 
     texts = ["a", "a much longer candidate text than the first", "blue page"]
     for config in (DENSE, SPARSE):
-        s = Scorer(loaded, QWEN_RERANKER, config, image_is="query")
+        encoder = PromptEncoder(loaded.tokenizer, QWEN_RERANKER)
+        s = Scorer(loaded, encoder, config, image_is="query")
         c = case(s, picture(3), texts[0])
         batch = s.score(texts, [c.page], STAGES)
         assert_close(batch, [s.score([t], [c.page], STAGES)[0] for t in texts])
