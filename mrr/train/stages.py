@@ -100,7 +100,7 @@ class Workshop:
     def match(self) -> Matcher:
         """Stage b on simulated visual tokens: it need not wait for the tower."""
         plan = self._match_plan("matching", self.scale.match_steps)
-        matcher = match_train.fresh_matcher(plan)
+        matcher = match_train.fresh_matcher(plan).to(pick_device())
         look = eyes.simulated(matcher.table, matcher.image_id, SimulatedReader())
         return match_train.train(plan, matcher, look, pixels=False)
 
@@ -114,7 +114,7 @@ class Workshop:
     def embed(self) -> PageEmbedder:
         """Stage c on simulated visual tokens."""
         plan = self._embed_plan("embedding", self.scale.embed_steps)
-        embedder = self._fresh_embedder()
+        embedder = self._fresh_embedder().to(pick_device())
         blank = embedder.encoder.image_id
         table = embedder.lm.embed_tokens.weight.detach()
         look = eyes.simulated(table, blank, SimulatedReader())
