@@ -33,6 +33,7 @@ _SKIP = re.compile(
 # Latin letters with accents, figures, the punctuation of prose; no markup, no other scripts.
 _LATIN = re.compile(r"[ -_a-{}~£§©°´·ß-öø-ÿĀ-ſ€–—‘’“”„•…]*")
 _MARKUP = re.compile(r"``|::|\\|%\(|\$\{|<[a-z/]|[=_]{3}|--\w")
+_PLAIN_WORD = re.compile(r"[a-z]{4,14}")
 _WORD = re.compile(r"[^\W\d_]{2,}(?:['’-][^\W\d_]+)*")
 
 
@@ -82,9 +83,30 @@ def build(
             break
     for name, paragraphs in parts.items():
         (out_dir / f"{name}.txt").write_text("\n".join(paragraphs), encoding="utf-8")
-    frequent = {word: n for word, n in counts.most_common() if n >= 3 and len(word) <= 18}
-    (out_dir / "words.json").write_text(json.dumps(frequent), encoding="utf-8")
-    logger.info("corpus: %s paragraphs, %s words", len(seen), len(frequent))
+    words = _vocabulary(counts, _dictionary("*-english"), _dictionary("french"))
+    (out_dir / "words.json").write_text(json.dumps(words), encoding="utf-8")
+    logger.info("corpus: %s paragraphs, %s words", len(seen), len(words))
+
+
+def _dictionary(pattern: str) -> set[str]:
+    """Lower-case words of this machine's spelling dictionaries of that name, if it has any."""
+    found = (path.read_text(encoding="utf-8") for path in Path("/usr/share/dict").glob(pattern))
+    return {word.lower() for text in found for word in text.split()}
+
+
+def _vocabulary(counts: Counter[str], english: set[str], other: set[str]) -> dict[str, int]:
+    """Words by frequency. Rare ones only if a dictionary has them: the rest is jargon and debris.
+
+    Plain English words that the corpus lacks are added, so that they are read and searched too.
+    """
+    known = english | other
+    kept = {
+        word: n
+        for word, n in counts.most_common()
+        if len(word) <= 18 and (n >= 10 or (n >= 2 and (word in known or not known)))
+    }
+    absent = sorted(word for word in english if _PLAIN_WORD.fullmatch(word) and word not in kept)
+    return {**kept, **dict.fromkeys(absent, 1)}
 
 
 def load(corpus_dir: Path, part: str) -> Corpus:

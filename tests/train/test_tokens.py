@@ -1,9 +1,11 @@
+from collections import Counter
+
 import pytest
 
 from mrr.model.prompt import QWEN_RERANKER, PromptEncoder
 from mrr.train.match_data import SuffixEncoder
 from mrr.train.stages import Workshop
-from mrr.train.text import is_prose
+from mrr.train.text import _vocabulary, is_prose
 from mrr.train.tokens import WORD_START, WordPieces, spelling_embeddings
 
 
@@ -61,3 +63,16 @@ def test_words_spelled_alike_are_near_each_other(shop: Workshop) -> None:
 )
 def test_only_plain_latin_prose_is_collected(text: str, expected: bool) -> None:
     assert is_prose(text) is expected
+
+
+def test_rare_words_are_kept_only_if_a_dictionary_has_them() -> None:
+    counts = Counter({"the": 50, "xkbmap": 3, "heron": 2, "argv": 12})
+    assert _vocabulary(counts, {"heron", "quay's", "lagoon"}, {"lagune"}) == {
+        "the": 50,
+        "argv": 12,
+        "heron": 2,
+        "lagoon": 1,
+    }
+    assert "xkbmap" in _vocabulary(
+        counts, set()
+    )  # without a dictionary nothing is known to be debris
