@@ -73,4 +73,4 @@ def test_rare_words_are_kept_only_if_a_dictionary_has_them() -> None:
         "heron": 2,
         "lagoon": 1,
     }
-    assert "xkbmap" in _vocabulary(counts, set())  # nothing to tell debris by
+    assert "xkbmap" in _vocabulary(counts, set(), set())  # nothing to tell debris by
