@@ -76,6 +76,18 @@ def test_dense_reuse_equals_original_and_mini_without_its_parts_equals_both(
         assert mini[page_id] == pytest.approx(logit, abs=1e-4)
 
 
+def test_monoqwens_own_prompt_runs_image_first_on_qwen2_vl(checkpoints, tmp_path: Path) -> None:
+    engine = MiniReranker.from_pretrained(
+        checkpoints["qwen2_vl"], store=tmp_path / "store", template="monoqwen", device="cpu"
+    )
+    engine.add(pictures()[:3])
+    original = logits(engine.rank("blue page", system="original"))
+    dense = logits(engine.rank("blue page", system="dense-reuse"))
+    assert dense == pytest.approx(original, abs=1e-4)
+    assert len(engine.rank("blue page")) == 3
+    engine.close()
+
+
 def test_a_restart_finds_every_page_and_gives_the_very_same_logits(
     reranker: MiniReranker, pair, tmp_path: Path
 ) -> None:
