@@ -14,7 +14,7 @@ from mrr.train import export, eyes, match_train
 from mrr.train.data import PageSource
 from mrr.train.embed_train import fresh_embedder
 from mrr.train.match_data import MatchBatch, SuffixEncoder, assemble, make_page
-from mrr.train.matching import Depths, Matcher, aim_at_words
+from mrr.train.matching import Depths, Matcher
 from mrr.train.pair import build
 from mrr.train.stages import Workshop
 from mrr.train.tokens import WordPieces
@@ -141,27 +141,3 @@ def test_pruned_cells_cannot_change_a_score(shop: Workshop, source: PageSource) 
         everything, _ = matcher(changed, batch, dense=False)
     assert torch.allclose(first, second, atol=1e-5)
     assert not torch.allclose(first, everything, atol=1e-3)
-
-
-def test_an_aimed_layer_finds_words_before_any_training(shop: Workshop, source: PageSource) -> None:
-    from dataclasses import replace
-
-    torch.manual_seed(0)
-    wide = replace(SIZES, dim=128)
-    lm = build(shop.tokenizer, wide).model.language_model
-    depths = Depths(wide.reranker_layers, wide.band)
-    matcher = match_train.new_matcher(shop.tokenizer, lm, 5, depths)
-    aim_at_words(lm, depths.match_layer, matcher.table)
-    pieces, encoder = WordPieces(shop.tokenizer), SuffixEncoder(shop.tokenizer)
-    page = make_page(source, pieces, "page", 0, pixels=False)
-    word = max((w for w in page.text.present if w.isalpha()), key=lambda w: (len(w), w))
-    batch = assemble([page], [(word,), ("zyzzyva",)], encoder)
-    look = eyes.simulated(matcher.table, 5, eyes.SimulatedReader(noise=0.0, lost=0.0))
-    with torch.no_grad():
-        visual, _ = look(batch)
-        _, seen = matcher(visual, batch, dense=False)
-    attention = seen.page_attention[depths.match_layer][0, 0]
-    n_before = len(matcher.prefix_ids)
-    _, query, token, cell = batch.gold.T
-    on_word = attention[query, token, cell + n_before].sum() / len(token.unique())
-    assert on_word > 5 * attention[1, batch.word_of[1] >= 0][:, cell + n_before].sum(-1).mean()
