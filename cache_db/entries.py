@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import sqlite_utils
 
 from cache_db import codec
 from cache_db.database import Database
@@ -58,6 +59,7 @@ class Entries:
     memory: MemoryTier
     trouble: Trouble
     tally: Tally
+    holds_pages: bool = True
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Entry]:
         """The entries that are there and whole, in the order of the keys."""
@@ -160,8 +162,7 @@ class Entries:
         with self.space.reserve(row.nbytes, ".kv") as room:
             self.files.write(room.name, data)
             with self.database.write() as db:
-                known = "SELECT 1 FROM pages WHERE page_id = ?"
-                if row.page_id and not db.execute(known, (row.page_id,)).fetchone():
+                if self.holds_pages and row.page_id and not _is_page(db, row.page_id):
                     raise PageUnknown
                 old = db.execute("SELECT file FROM entries WHERE key = ?", (row.key,)).fetchone()
                 values = (row.key, row.page_id, room.name, row.nbytes, row.digest, now_ns())
@@ -169,3 +170,7 @@ class Entries:
                 room.keep(db)
         if old:
             self.files.delete(old[0])
+
+
+def _is_page(db: sqlite_utils.Database, page_id: str) -> bool:
+    return bool(db.execute("SELECT 1 FROM pages WHERE page_id = ?", (page_id,)).fetchone())

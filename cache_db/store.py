@@ -44,12 +44,14 @@ class PageStore:
         *,
         budget_bytes: int = 10 * 2**30,
         memory_bytes: int = 2**30,
+        holds_pages: bool = True,
     ) -> None:
         """Open, or make, the store in root.
 
         root: a folder on a local disk; None to run in memory. budget_bytes: of pictures and K/V on
         disk; vectors add about 16 KB a page. memory_bytes: of K/V kept in memory in front of the
-        disk, or of everything where there is no disk.
+        disk, or of everything where there is no disk. holds_pages: entries name pages of this
+        store; False where another store knows the pages and this one has their K/V only.
         """
         self._note = "No folder was given; nothing outlives this process." if root is None else ""
         self._files: Files
@@ -74,7 +76,13 @@ class PageStore:
             self._database, self._files, self._space, self._trouble, self._tally
         )
         self._entries = Entries(
-            self._database, self._files, self._space, self._memory, self._trouble, self._tally
+            self._database,
+            self._files,
+            self._space,
+            self._memory,
+            self._trouble,
+            self._tally,
+            holds_pages,
         )
         with self._trouble.guard("sweep"):
             self._sweep()
@@ -147,7 +155,8 @@ class PageStore:
     ) -> int:
         """Store tensors under a key, replacing what was there.
 
-        page_id: a page of this store, or "" for an entry that belongs to none. meta: JSON.
+        page_id: a page of this store, or "" for an entry that belongs to none (any page where
+        the pages are held elsewhere). meta: JSON.
         Returns the bytes kept, or 0 if there was no room, no disk or no such page.
         """
         return self._entries.put(key, page_id, tensors, meta)

@@ -110,8 +110,7 @@ class PageCache:
         kept = self.kept(page, image, pixels.grid, stages)
         kv = self.scorer.encode(pixels, kept, stages)
         with stages("store"):
-            owner = page.page_id if self.kv is self.pages else ""
-            self.kv.put(self.key(page), owner, *pack(kv))
+            self.kv.put(self.key(page), page.page_id, *pack(kv))
         return kv
 
     def kept(

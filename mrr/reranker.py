@@ -92,7 +92,7 @@ class MiniReranker:
         self.lock = threading.RLock()  # one call at a time runs the models
         self._closed = threading.Event()  # shared by every twin
         # Full-depth K/V is an order of magnitude larger; it must not push pages off the disk.
-        self._dense_store = PageStore(None, memory_bytes=4 * 2**30)
+        self._dense_store = PageStore(None, memory_bytes=4 * 2**30, holds_pages=False)
         self._configure(config)
 
     @classmethod
@@ -146,6 +146,18 @@ class MiniReranker:
         self.decoder.close()
         self.store.close()
         self._dense_store.close()
+
+    # --------------------------------------------------------------- remove
+
+    def remove_pages(self, page_ids: Collection[str]) -> int:
+        """Remove pages and whatever was computed from them; returns how many there were."""
+        with self.lock:  # what is being encoded now would be stored after its page was gone
+            self._dense_store.remove_pages(page_ids)
+            return self.store.remove_pages(page_ids)
+
+    def remove_scope(self, scope: str) -> int:
+        """Remove all pages of a scope; returns how many there were."""
+        return self.remove_pages([page.page_id for page in self.store.pages([scope])])
 
     # ------------------------------------------------------------------ add
 

@@ -35,7 +35,7 @@ _TEMP_FILES_S = 3600
 
 def build_ui(bench: Workbench) -> gr.Blocks:
     """The whole app around one workbench."""
-    tabs = Tabs(bench.base.store.remove_scope)
+    tabs = Tabs(bench.base.remove_scope)
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(_TEMP_FILES_S, _TEMP_FILES_S)
     ) as demo:

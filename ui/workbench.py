@@ -142,14 +142,14 @@ class Workbench:
         page = self.page(session, page_id)
         if not self.removable(page):
             raise InputRejected("The example pages stay; only pages that you added can be removed.")
-        self.base.store.remove_pages([page.page_id])
+        self.base.remove_pages([page.page_id])
         session.added.pop(page.page_id, None)
 
     def remove_own(self, session: Session) -> int:
         """Remove everything that this session added."""
         own = [p.page_id for p in self.pages(session) if self.removable(p)]
         session.added.clear()
-        return self.base.store.remove_pages(own)
+        return self.base.remove_pages(own)
 
     # --------------------------------------------------------------- rank
 

@@ -92,6 +92,15 @@ def test_an_entry_of_an_unknown_page_is_not_kept(tmp_path):
         assert store.stats().skipped == 1
 
 
+def test_kv_of_pages_held_elsewhere_is_kept_and_goes_with_its_page():
+    with PageStore(None, holds_pages=False) as store:
+        for n in (1, 2):
+            assert put(store, n, page_id=make_page(n).page_id) > 0
+        assert store.remove_pages([make_page(1).page_id]) == 0
+        assert store.get(make_key(1)) is None
+        assert is_right(store.get(make_key(2)), 2)
+
+
 def test_removing_a_page_removes_its_entries_files_and_vectors_and_no_others(tmp_path):
     with PageStore(tmp_path) as store:
         pages = [make_page(1), make_page(2)]
