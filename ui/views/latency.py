@@ -53,14 +53,11 @@ def build() -> LatencyView:
     )
 
 
-def render(report: LatencyReport, *, elsewhere: str | None = None) -> tuple[object, ...]:
-    """Values of LatencyView.outputs.
-
-    elsewhere: where and when the figures were measured, if it was not here and now.
-    """
+def render(report: LatencyReport) -> tuple[object, ...]:
+    """Values of LatencyView.outputs."""
     figures = (stages_figure(report), candidates_figure(report), queries_figure(report))
     return (
-        headline(report, elsewhere=elsewhere),
+        headline(report),
         *(gr.update(value=figure, visible=True) for figure in figures),
         numbers(report),
     )
@@ -72,15 +69,14 @@ def blank(sentence: str) -> tuple[object, ...]:
     return (empty(sentence), hidden, hidden, hidden, "")
 
 
-def headline(report: LatencyReport, *, elsewhere: str | None = None) -> str:
+def headline(report: LatencyReport) -> str:
     """The result in one sentence, or that the machine was too noisy for one; then how measured."""
-    label = f'<span class="mrr-elsewhere">{esc(elsewhere)}</span> ' if elsewhere else ""
     how = (
         f"Times: median of {report.repeats}, {report.state} after {report.warmup} warm-up, "
         f"{report.n_candidates} candidates, {report.machine}. Query: “{report.query}”."
     )
     notes = "".join(note(each) for each in report.notes)
-    said = f'<p class="mrr-headline">{label}{_claim(report)}</p>'
+    said = f'<p class="mrr-headline">{_claim(report)}</p>'
     return f'<div class="mrr">{said}{note(break_even_sentence(report))}{note(how)}{notes}</div>'
 
 

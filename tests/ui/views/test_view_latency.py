@@ -91,10 +91,8 @@ def test_noise_gets_no_headline():
     assert "varied too much for a headline" in text and "115" not in text
 
 
-def test_figures_from_elsewhere_are_labelled_and_their_text_escaped():
-    text = latency.headline(replace(REPORT, query="<i>"), elsewhere="H200, <2026>")
-    assert "H200, &lt;2026&gt;" in text and "<i>" not in text
-    assert "mrr-elsewhere" not in latency.headline(REPORT)
+def test_the_query_is_shown_as_text():
+    assert "“&lt;i&gt;”" in latency.headline(replace(REPORT, query="<i>"))
 
 
 def test_the_table_gives_bytes_cold_call_and_scaling_of_every_system():
