@@ -21,9 +21,10 @@ _PAPER_BANDS = {28: (8, 16), 36: (8, 21)}
 class RerankConfig:
     """One switch per part; None means the paper's value for the model's depth.
 
-    order: which segment comes first (part 1). exit_layer: layers that run, 1..L (part 2).
-    band: [start, end) layers in which the query may attend to the page (part 3); end is at most
-    exit_layer. keep_ratio, pruner: share of visual tokens kept, and who chooses them (part 4).
+    order: which segment comes first (part 1). exit_layer: how many layers run, 1..L (part 2).
+    band: layers [start, end), counted from 0 and the end excluded, in which the query may attend
+    to the page (part 3); end is at most exit_layer. What people read is `layer_range` of it.
+    keep_ratio, pruner: share of visual tokens kept, and who chooses them (part 4).
     kv_dtype: how page K/V is stored; int8 is per channel for K and per token for V.
     min_pixels, max_pixels: size of the page that the model sees; None means the checkpoint's own
     bounds, but never over 1,800 visual tokens.
@@ -95,6 +96,12 @@ def paper_band(n_layers: int) -> tuple[int, int]:
         return _PAPER_BANDS[n_layers]
     exit_layer = max(2, round(n_layers * 16 / 28))
     return min(round(n_layers * 8 / 28), exit_layer - 1), exit_layer
+
+
+def layer_range(layers: tuple[int, int]) -> str:
+    """[start, end) as people read it: counted from 0, both ends included, as in `3–6`."""
+    start, end = layers
+    return str(start) if end == start + 1 else f"{start}–{end - 1}"
 
 
 def digest(**fields: object) -> str:

@@ -339,10 +339,10 @@ class MiniReranker:
     ) -> Explanation:
         """Why the mini system scores a page (a hit, a page or its id) as it does for a query.
 
-        Options: dense, occlusion, block, n_random, progress. See mrr.explain.explanation.explain.
+        Options: dense, occlusion, block, n_random, progress, stop. See
+        mrr.explain.explanation.explain.
         """
-        with self.lock:
-            return explanation.explain(self, query, page, scopes=scopes, **options)
+        return explanation.explain(self, query, page, scopes=scopes, **options)
 
     def lenses(
         self,
@@ -356,8 +356,7 @@ class MiniReranker:
 
         Options: dense, progress. See mrr.explain.explanation.lenses.
         """
-        with self.lock:
-            return explanation.lenses(self, query, pages, scopes=scopes, **options)
+        return explanation.lenses(self, query, pages, scopes=scopes, **options)
 
     # ------------------------------------------------ the field's conventions
 

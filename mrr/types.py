@@ -170,11 +170,12 @@ class KeepMap:
 class Lens:
     """Relevance read after every layer through the final norm and the yes/no rows.
 
-    Index i is the output of layer i (0-based), float32 logits. Source: miniReranker 3.2.
+    Index i is the output of layer i, counted from 0, float32 logits. Source: miniReranker 3.2.
     mini: (E,) the layers that the fast path runs, E the exit layer; before the band they have not
     seen the page, so there all pages have the same value. dense: (L,) a separate full pass over
     every token and layer in the same prompt order, never run by the fast path; None where it was
-    not asked for. band: [start, end) layers.
+    not asked for. band: layers [start, end), the end excluded as everywhere in the Python API;
+    for people, `mrr.config.layer_range` writes both ends included.
     """
 
     mini: np.ndarray
@@ -193,8 +194,10 @@ class AttentionTrace:
     after the page). Outside the band it is 0 on instruction and page by construction.
     page_maps: {band layer: (n, R, C)} mean over heads, 0 at pruned tokens. A map sums to the page
     mass less what <|vision_end|> took, which has no place on the grid.
-    neutral_maps: the same for content-free queries on the same page, row for row: a template
-    token's own row, and for every word the mean row of the neutral words. neutral_queries: those.
+    head_maps: {band layer: (heads, R, C)} each head by itself, mean over the user's words.
+    neutral_maps: page_maps for content-free queries on the same page, row for row: a template
+    token's own row, and for every word the mean row of the neutral words. neutral_head_maps: the
+    same for head_maps. neutral_queries: those.
     sinks: (R, C) bool, cells that take outlying attention whatever the query (see `sink_cells`).
     """
 
@@ -204,7 +207,9 @@ class AttentionTrace:
     page_maps: Mapping[int, np.ndarray]
     neutral_maps: Mapping[int, np.ndarray]
     neutral_queries: tuple[str, ...]
+    head_maps: Mapping[int, np.ndarray]
     sinks: np.ndarray
+    neutral_head_maps: Mapping[int, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,18 +217,22 @@ class Occlusion:
     """Measured change of the logit, logit(hidden) - base_logit, when cells are hidden.
 
     delta: (R, C) float32, one value for every cell of a block of block x block cells, hidden
-    together; 0 where pruning had left nothing to hide.
+    together; 0 where pruning had left nothing to hide. measured: (R, C) bool, False at the blocks
+    that were not reached because the work was stopped; their delta is 0 and means nothing.
     top_deltas: {ranking: change} when the n_top kept cells that a map ranks first, taken block by
     block, are hidden together. The rankings are "contrast" and "attention" (the query's words,
     with and without the neutral queries taken off), "occlusion" (the blocks that lowered the
     logit most, so chosen on the measure itself) and "importance" (what the pruner went by, the
-    same for every query; absent for the control pruners).
-    random_deltas: (n_random,) the control, as many kept cells of random blocks.
+    same for every query; absent for the control pruners). A stopped measurement lacks "occlusion",
+    and may lack more.
+    random_deltas: (n_random,) the control, as many kept cells of random blocks; fewer, or none,
+    where the work was stopped first.
     """
 
     delta: np.ndarray
     block: int
     base_logit: float
+    measured: np.ndarray
     n_top: int
     top_deltas: Mapping[str, float]
     random_deltas: np.ndarray

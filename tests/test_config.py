@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mrr.config import RerankConfig, digest, paper_band
+from mrr.config import RerankConfig, digest, layer_range, paper_band
 
 
 def test_bands_of_the_paper() -> None:
@@ -67,3 +67,9 @@ def test_the_digest_depends_on_every_field_and_not_on_their_order() -> None:
     assert digest(a=1, b=2) == digest(b=2, a=1)
     assert digest(a=1, b=2) != digest(a=2, b=1)
     assert replace(RerankConfig(), seed=1) != RerankConfig()
+
+
+def test_people_read_layers_from_0_with_both_ends_included() -> None:
+    assert layer_range((3, 7)) == "3–6"
+    assert layer_range((0, 12)) == "0–11"
+    assert layer_range((5, 6)) == "5"

@@ -7,6 +7,7 @@ cells may take it whatever the query. Hence the neutral queries, the sinks, and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import takewhile
 
 import numpy as np
@@ -29,15 +30,18 @@ class AttentionRecorder:
     """Reduces each layer's attention over one page to masses and maps, for B queries at once.
 
     n_instruction: tokens before the page's own. n_kept: visual tokens that the page kept; its
-    <|vision_end|> follows them. mass: one (B, heads, n, 3) a layer. maps: {band layer:
-    (B, n, n_kept)} mean over heads.
+    <|vision_end|> follows them. spans: [start, end) of the user's words in each of the B queries.
+    mass: one (B, heads, n, 3) a layer. maps: {band layer: (B, n, n_kept)} mean over heads.
+    head_maps: {band layer: (B, heads, n_kept)} mean over the words.
     """
 
-    def __init__(self, n_instruction: int, n_kept: int) -> None:
+    def __init__(self, n_instruction: int, n_kept: int, spans: Sequence[tuple[int, int]]) -> None:
         self._n_instruction = n_instruction
         self._n_kept = n_kept
+        self._spans = spans
         self.mass: list[np.ndarray] = []
         self.maps: dict[int, np.ndarray] = {}
+        self.head_maps: dict[int, np.ndarray] = {}
 
     def record(
         self, layer: int, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float
@@ -51,6 +55,9 @@ class AttentionRecorder:
         if n_prefix:
             cells = weights[..., page : page + self._n_kept]
             self.maps[layer] = cells.mean(dim=1).cpu().numpy()
+            words = zip(cells, self._spans, strict=True)
+            of_words = [own[:, first:last].mean(dim=1) for own, (first, last) in words]
+            self.head_maps[layer] = torch.stack(of_words).cpu().numpy()
 
 
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
@@ -65,14 +72,14 @@ def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, scaling: 
 
 def trace_attention(scorer: Scorer, text: str, page: KVPage) -> tuple[np.ndarray, AttentionTrace]:
     """Lens (E,) and attention of one query over one page, from one pass, with its control."""
-    recorder = _recorder(scorer, page)
+    span = query_span(scorer, text)
+    recorder = _recorder(scorer, page, [span])
     lens = trace(scorer, [text], [page], recorder)[0]
     ids = scorer.prompt(text, 1).suffix
-    span = query_span(scorer, text)
-    neutral = _recorder(scorer, page)
+    spans = [query_span(scorer, q) for q in NEUTRAL_QUERIES]
+    neutral = _recorder(scorer, page, spans)
     trace(scorer, NEUTRAL_QUERIES, [page], neutral)
     lengths = [len(scorer.prompt(q, 1).suffix) for q in NEUTRAL_QUERIES]
-    spans = [query_span(scorer, q) for q in NEUTRAL_QUERIES]
     neutral_means = np.stack(
         [
             np.mean([rows[i, :n].mean(axis=0) for rows in neutral.maps.values()], axis=0)
@@ -85,6 +92,10 @@ def trace_attention(scorer: Scorer, text: str, page: KVPage) -> tuple[np.ndarray
         query_span=span,
         mass=np.stack([mass[0] for mass in recorder.mass]),
         page_maps={layer: scatter(rows[0], page) for layer, rows in recorder.maps.items()},
+        head_maps={layer: scatter(rows[0], page) for layer, rows in recorder.head_maps.items()},
+        neutral_head_maps={
+            layer: scatter(rows.mean(axis=0), page) for layer, rows in neutral.head_maps.items()
+        },
         neutral_maps={
             layer: scatter(_aligned(rows, lengths, spans, len(ids), span), page)
             for layer, rows in neutral.maps.items()
@@ -113,8 +124,8 @@ def scatter(rows: np.ndarray, page: KVPage) -> np.ndarray:
     return maps.reshape(-1, *page.grid)
 
 
-def _recorder(scorer: Scorer, page: KVPage) -> AttentionRecorder:
-    return AttentionRecorder(scorer.instruction().n_tokens, len(page.kept))
+def _recorder(scorer: Scorer, page: KVPage, spans: Sequence[tuple[int, int]]) -> AttentionRecorder:
+    return AttentionRecorder(scorer.instruction().n_tokens, len(page.kept), spans)
 
 
 def _aligned(

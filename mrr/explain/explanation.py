@@ -8,6 +8,7 @@ whose K/V is not in the store is cached first, as `rank` would do.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,8 @@ from mrr.errors import InputRejected
 from mrr.explain.attention import trace_attention
 from mrr.explain.lens import dense_lens, mini_lens
 from mrr.explain.maps import page_map
-from mrr.explain.occlusion import Progress, occlude
+from mrr.explain.occlusion import occlude
+from mrr.explain.turn import Progress, Stop, never, turn
 from mrr.model.kv import KVPage
 from mrr.prune import kept_mask
 from mrr.timing import Stages
@@ -37,20 +39,25 @@ def explain(
     block: int = 2,
     n_random: int = 20,
     progress: Progress | None = None,
+    stop: Stop = never,
 ) -> Explanation:
     """Why the mini system scores a page as it does for a query.
 
     page: a hit, a page or a page id. scopes: whose pages may be seen. dense: also run the full
     pass for the lens, which costs what `original` costs. occlusion: also hide blocks of
     block x block cells in turn and the top cells against n_random random sets; progress(done,
-    total) counts its passes over the page. Raises InputRejected for a page that is not there, and
-    for a prompt order in which a page is never read on its own.
+    total) counts its passes over the page, and when stop() says so after one, what is known is
+    returned. The engine is free for others between passes. Raises InputRejected for a page that
+    is not there, and for a prompt order in which a page is never read on its own.
     """
     text, notes = engine.clean(query)
-    (found,), (kv,) = _load(engine, [page], scopes)
     scorer = engine.cache.scorer
-    keep = _keep_map(engine, found, kv)
-    lens, attention = trace_attention(scorer, text, kv)
+    with turn(engine.lock):
+        (found,), (kv,) = _load(engine, [page], scopes)
+        keep = _keep_map(engine, found, kv)
+        lens, attention = trace_attention(scorer, text, kv)
+        logit = float(scorer.score([text], [kv], Stages(engine.device))[0])
+    full = _dense(engine, text, found) if dense else None
     measured = None
     if occlusion:
         measured = occlude(
@@ -62,13 +69,15 @@ def explain(
             n_random=n_random,
             seed=(engine.config.seed, int(found.page_id[:16], 16)),
             progress=progress,
+            stop=stop,
+            lock=engine.lock,
         )
     return Explanation(
         query=text,
         page=found,
-        logit=float(scorer.score([text], [kv], Stages(engine.device))[0]),
+        logit=logit,
         keep=keep,
-        lens=_lens(engine, lens, _dense(engine, text, found) if dense else None),
+        lens=_lens(engine, lens, full),
         attention=attention,
         occlusion=measured,
         notes=engine.notes + notes,
@@ -87,17 +96,19 @@ def lenses(
     """{page_id: lens} of many candidates, in their order.
 
     The mini part is a batched band pass and cheap. dense: also one full pass over every layer
-    and token for each page; progress(done, total) counts these.
+    and token for each page; progress(done, total) counts these, and the engine is free for others
+    between them.
     """
     text, _ = engine.clean(query)
-    found, kv = _load(engine, pages, scopes)
-    lens: dict[str, Lens] = {}
-    for i, (page, mini) in enumerate(
-        zip(found, mini_lens(engine.cache.scorer, text, kv), strict=True), start=1
-    ):
-        lens[page.page_id] = _lens(engine, mini, _dense(engine, text, page) if dense else None)
-        if dense and progress is not None:
-            progress(i, len(found))
+    with turn(engine.lock):
+        found, kv = _load(engine, pages, scopes)
+        table = mini_lens(engine.cache.scorer, text, kv)
+    ids = [page.page_id for page in found]
+    lens = {page_id: _lens(engine, row, None) for page_id, row in zip(ids, table, strict=True)}
+    for done, page in enumerate(found if dense else (), start=1):
+        lens[page.page_id] = replace(lens[page.page_id], dense=_dense(engine, text, page))
+        if progress is not None:
+            progress(done, len(found))
     return lens
 
 
@@ -146,7 +157,8 @@ def _lens(engine: MiniReranker, mini: np.ndarray, dense: np.ndarray | None) -> L
 
 def _dense(engine: MiniReranker, text: str, page: Page) -> np.ndarray:
     scorer = engine.cache.scorer
-    return dense_lens(scorer, text, scorer.preprocess(engine.cache.picture(page)))
+    with turn(engine.lock):
+        return dense_lens(scorer, text, scorer.preprocess(engine.cache.picture(page)))
 
 
 def _rankings(attention: AttentionTrace, keep: KeepMap) -> dict[str, np.ndarray]:

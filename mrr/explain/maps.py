@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,6 +12,49 @@ from mrr.types import AttentionTrace
 
 # A convention, not a finding: ten times the typical cell, whatever the query.
 SINK_FACTOR = 10.0
+# Words as people see them; scripts that put no space between words are cut into characters.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORDS = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word of the query and its tokens: rows indexes AttentionTrace.tokens and its maps."""
+
+    text: str
+    rows: range
+
+
+def words(trace: AttentionTrace, query: str) -> list[Word]:
+    """The query (Explanation.query) word by word as it was typed; a word's map is the mean over
+    its rows.
+
+    The mean, because each row is a distribution: a word cut into many pieces gets no more than a
+    short one, and the map stays a share that can be held against that of the whole query. A piece
+    belongs to the word that its first letter is in; a word that has none joins the one before.
+    """
+    typed = _WORDS.findall(query)
+    start, end = trace.query_span
+    pieces = trace.tokens[start:end]
+    if not typed or not pieces:
+        return []
+    letters = ["".join(piece.split()) for piece in pieces]
+    # What the first piece holds of the template before the query.
+    lead = max(0, "".join(letters).casefold().find("".join(typed).casefold()))
+    begins = np.cumsum([0, *map(len, letters)])[:-1] - lead
+    ends = np.cumsum([len(word) for word in typed])
+    owner = np.searchsorted(ends, begins, side="right").clip(max=len(typed) - 1)
+    for i, piece in enumerate(pieces[1:], start=1):
+        if not piece:  # the rest of the character before it
+            owner[i] = owner[i - 1]
+    found: list[Word] = []
+    for n, text in enumerate(typed):
+        rows = np.flatnonzero(owner == n)
+        if rows.size:
+            found.append(Word(text, range(start + int(rows[0]), start + int(rows[-1]) + 1)))
+        elif found:
+            found[-1] = Word(found[-1].text + text, found[-1].rows)
+    return found
 
 
 def page_map(

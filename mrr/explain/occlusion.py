@@ -9,27 +9,20 @@ do not move, and what a hidden cell would have got of the attention goes to the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 
 from mrr.explain.lens import MAX_BATCH_COLUMNS
+from mrr.explain.turn import NO_LOCK, Progress, Stop, never, turn
 from mrr.model.band import run_band, run_before_band
 from mrr.model.kv import KVPage
 from mrr.model.scorer import Scorer
 from mrr.types import Occlusion
 
-Progress = Callable[[int, int], None]
-
 # Share of the kept cells in a top set: few enough to be a claim about where the evidence is.
 TOP_SHARE = 0.1
-
-_RANKED_BY = {
-    "contrast": "get the most attention beyond what neutral queries pay",
-    "attention": "get the most attention from the query's words",
-    "importance": "the pruner found most important, whatever the query",
-    "occlusion": "lowered the logit most block by block (chosen on the measure itself)",
-}
 
 
 def occlude(
@@ -42,42 +35,65 @@ def occlude(
     n_random: int = 20,
     seed: Sequence[int] = (0,),
     progress: Progress | None = None,
+    stop: Stop = never,
+    lock: AbstractContextManager[object] = NO_LOCK,
 ) -> Occlusion:
-    """Hide every block in turn, then the top cells of each ranking, then random ones.
+    """Hide the top cells of each ranking, then random ones, then every block in turn.
 
     rankings: {name: (R, C)} maps whose top cells are put to the test; the block deltas are added
-    as "occlusion". seed: of the random sets. progress(done, total) counts passes over the page;
-    what it raises stops the work.
+    as "occlusion". The control comes first, so that a map that was stopped has it too.
+    seed: of the random sets. progress(done, total) counts passes over the page. stop is asked
+    after every batch of them; what was measured until then is returned. lock is held for one
+    batch at a time.
     """
     if block < 1 or n_random < 1:
         raise ValueError(f"block is {block} and n_random {n_random}; both must be at least 1.")
     blocks = block_ids(page.grid, block)
     own = blocks.reshape(-1)[page.kept]  # block of each kept cell
     present = np.unique(own)
-    one_each = np.concatenate([np.zeros((1, len(own)), dtype=bool), own == present[:, None]])
-    total = len(one_each) + len(rankings) + 1 + n_random
-    logits = hidden_logits(scorer, text, page, one_each, _from(progress, 0, total))
-    base = logits[0]
-    delta = np.zeros(blocks.max() + 1, dtype=np.float32)
-    delta[present] = logits[1:] - base
-    delta = delta[blocks]
-
     n_top = max(1, round(TOP_SHARE * len(own)))
-    maps = {**rankings, "occlusion": -delta}
-    tops = [top_cells(own, values.reshape(-1)[page.kept], n_top) for values in maps.values()]
+
+    def top(values: np.ndarray) -> np.ndarray:
+        return top_cells(own, values.reshape(-1)[page.kept], n_top)
+
     rng = np.random.default_rng(seed)
-    randoms = [top_cells(own, rng.random(blocks.max() + 1)[own], n_top) for _ in range(n_random)]
-    together = np.stack([*tops, *randoms])
-    deltas = (
-        hidden_logits(scorer, text, page, together, _from(progress, len(one_each), total)) - base
+    sets = np.concatenate(
+        [
+            np.zeros((1, len(own)), dtype=bool),
+            *(top(values)[None] for values in rankings.values()),
+            *(top(rng.random(blocks.max() + 1)[blocks])[None] for _ in range(n_random)),
+            own == present[:, None],
+        ]
     )
+    total = len(sets) + 1
+
+    def hide(some: np.ndarray, done: int) -> np.ndarray:
+        report = _from(progress, done, total)
+        return hidden_logits(scorer, text, page, some, report, stop, lock)
+
+    logits = hide(sets, 0)
+    base = logits[0]
+    tops, randoms, singles = np.split(logits[1:] - base, [len(rankings), len(rankings) + n_random])
+    known = ~np.isnan(singles)
+    delta = np.zeros(blocks.max() + 1, dtype=np.float32)
+    delta[present[known]] = singles[known]
+    measured = ~np.isin(blocks, present[~known])
+    top_deltas = {
+        name: float(change)
+        for name, change in zip(rankings, tops, strict=True)
+        if not np.isnan(change)
+    }
+    if known.all():
+        (last,) = hide(top(-delta[blocks])[None], len(sets))
+        top_deltas["occlusion"] = float(last - base)
     return Occlusion(
-        delta=delta,
+        delta=delta[blocks],
+        measured=measured,
         block=block,
         base_logit=float(base),
         n_top=n_top,
-        top_deltas={name: float(d) for name, d in zip(maps, deltas, strict=False)},
-        random_deltas=deltas[len(maps) :],
+        top_deltas=top_deltas,
+        random_deltas=randoms[~np.isnan(randoms)],
     )
 
 
@@ -88,24 +104,33 @@ def hidden_logits(
     page: KVPage,
     hidden: np.ndarray,
     progress: Callable[[int], None] = lambda done: None,
+    stop: Stop = never,
+    lock: AbstractContextManager[object] = NO_LOCK,
 ) -> np.ndarray:
-    """Logits (m,) float32 with m sets of cells hidden in the band; hidden: (m, n_kept) bool."""
-    suffix = run_before_band(scorer.loaded, scorer.config, [scorer.prompt(text, 1).suffix])
-    instruction = scorer.instruction()
+    """Logits (m,) float32 with m sets of cells hidden in the band; hidden: (m, n_kept) bool.
+
+    NaN from where stop ended it, which is asked after every batch; the first always runs.
+    """
+    with lock:
+        suffix = run_before_band(scorer.loaded, scorer.config, [scorer.prompt(text, 1).suffix])
+        instruction = scorer.instruction()
     size = max(1, MAX_BATCH_COLUMNS // page.n_tokens)
-    logits = np.empty(len(hidden), dtype=np.float32)
+    logits = np.full(len(hidden), np.nan, dtype=np.float32)
     for begin in range(0, len(hidden), size):
         some = torch.from_numpy(hidden[begin : begin + size])
-        state = run_band(
-            scorer.loaded,
-            scorer.config,
-            suffix,
-            instruction,
-            [page] * len(some),
-            hidden_cells=some,
-        )
-        logits[begin : begin + len(some)] = scorer.head.logits(state).cpu().numpy()
+        with turn(lock):
+            state = run_band(
+                scorer.loaded,
+                scorer.config,
+                suffix,
+                instruction,
+                [page] * len(some),
+                hidden_cells=some,
+            )
+            logits[begin : begin + len(some)] = scorer.head.logits(state).cpu().numpy()
         progress(begin + len(some))
+        if stop():
+            break
     return logits
 
 
@@ -127,31 +152,6 @@ def top_cells(blocks: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
     chosen = np.zeros(len(blocks), dtype=bool)
     chosen[np.lexsort((index, -means[index]))[:n]] = True
     return chosen
-
-
-def occlusion_verdict(occlusion: Occlusion, ranking: str = "contrast") -> str:
-    """What the test of one ranking came to, in sentences with the numbers."""
-    top, random = occlusion.top_deltas[ranking], occlusion.random_deltas
-    low, high, n = float(random.min()), float(random.max()), occlusion.n_top
-    cells = f"the {n} cells that" if n > 1 else "the one cell that"
-    numbers = (
-        f"Hiding {cells} {_RANKED_BY[ranking]} changes the logit of "
-        f"{_signed(occlusion.base_logit)} by {_signed(top)}; hiding as many random cells, "
-        f"{len(random)} times, changes it by {_signed(random.mean())} on average, between "
-        f"{_signed(low)} and {_signed(high)}. "
-    )
-    if top < min(low, 0.0):
-        return numbers + "They support the score more than any random set did."
-    if top > max(high, 0.0):
-        return numbers + "They speak against the page more than any random set did."
-    if low <= top <= high:
-        return numbers + "That is within chance: this map does not show what the score rests on."
-    return numbers + "They matter less than any random set did."
-
-
-def _signed(value: float) -> str:
-    """Two decimals with a sign; what rounds to zero is +0.00, never -0.00."""
-    return f"{round(float(value), 2) + 0.0:+.2f}"
 
 
 def _from(progress: Progress | None, start: int, total: int) -> Callable[[int], None]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mrr.config import Pruner, RerankConfig
+from mrr.config import Pruner, RerankConfig, layer_range
 from mrr.measure.corpus import Progress, SystemRun, add_again, add_corpus, run_tasks
 from mrr.measure.dataset import Dataset
 from mrr.measure.evaluate import Comparison, compare, estimates
@@ -44,13 +44,12 @@ def configurations(
     config leaves off has no row.
     """
     assert config.band is not None and config.exit_layer is not None
-    start, end = config.band
     alone = {
         DENSE: dense,
-        f"exit at {config.exit_layer} of {n_layers} alone": replace(
+        f"exit after layer {config.exit_layer - 1} of {layer_range((0, n_layers))} alone": replace(
             dense, exit_layer=config.exit_layer, band=(0, config.exit_layer)
         ),
-        f"band [{start}, {end}) alone": replace(dense, band=(start, end)),
+        f"band {layer_range(config.band)} alone": replace(dense, band=config.band),
         f"keep {config.keep_ratio:.0%} ({config.pruner}) alone": replace(
             dense, keep_ratio=config.keep_ratio, pruner=config.pruner
         ),

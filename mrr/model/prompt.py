@@ -20,6 +20,7 @@ from mrr.errors import InputRejected, UnsupportedModel
 IMAGE = "<|image_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 _PIECES = re.compile(r"(<\|\w+\|>|\{\w+\})")
+_BYTES_PER_CHARACTER = 4  # in UTF-8, at most
 
 Order = Literal["query-first", "document-first"]
 
@@ -172,9 +173,24 @@ class PromptEncoder:
         return self._encode(EMBEDDER_PROMPT, fields, n_visual_tokens)
 
     def pieces(self, ids: list[int]) -> list[str]:
-        """Each id as readable text, for display only."""
+        """Each id as readable text, for display only; together they are the whole text.
+
+        A character that several ids make up belongs to the first of them, and the others are "".
+        """
         names = {i: t for t, i in self.control.items()}
-        return [names.get(i) or self._plain.decode([i]) for i in ids]
+        pieces: list[str] = []
+        while len(pieces) < len(ids):
+            rest = ids[len(pieces) :]
+            if rest[0] in names:
+                pieces.append(names[rest[0]])
+                continue
+            n = 1
+            text = self._plain.decode(rest[:1])
+            while text.endswith("\ufffd") and n < min(_BYTES_PER_CHARACTER, len(rest)):
+                n += 1
+                text = self._plain.decode(rest[:n])
+            pieces += [text, *[""] * (n - 1)]
+        return pieces
 
     def _encode(self, template: str, fields: dict[str, str | None], n_visual: int) -> list[int]:
         ids: list[int] = []

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mrr.explain.attention import NEUTRAL_QUERIES, query_span, scatter, trace_attention
-from mrr.explain.maps import page_map, sink_cells
+from mrr.explain.maps import Word, page_map, sink_cells, words
 from mrr.model.load import load_model
 from mrr.model.prompt import MONOQWEN, QWEN_RERANKER, PromptEncoder
 from mrr.model.scorer import Scorer
@@ -88,6 +88,61 @@ def test_a_map_sums_to_the_page_mass_less_the_end_token(qwen3):
     for layer, maps in trace.page_maps.items():
         end = trace.mass[layer, :, :, 1].mean(0) - maps.sum((1, 2))
         assert (end > 1e-4).all() and (end < 0.9).all()
+
+
+def test_heads_average_to_the_map_of_the_query_and_hold_the_stock_weights(qwen3, eager):
+    s = scorer(qwen3, DENSE)
+    c = case(s, WIDE)
+    _, trace = trace_attention(s, QUERY, c.page)
+    first, last = trace.query_span
+    rows = stock_attention(eager, s, c)[:, :, c.prompt.cut :]
+    begin = c.prompt.n_instruction
+    assert sorted(trace.head_maps) == sorted(trace.page_maps)
+    for layer, heads in trace.head_maps.items():
+        np.testing.assert_allclose(
+            heads.mean(axis=0), trace.page_maps[layer][first:last].mean(axis=0), atol=1e-6
+        )
+        visual = rows[layer, :, first:last, begin : begin + c.pixels.n_tokens].mean(1)
+        np.testing.assert_allclose(heads, visual.view(-1, *c.pixels.grid), atol=1e-5)
+        assert np.abs(heads[0] - heads[1]).max() > 1e-4
+
+
+def test_neutral_heads_are_the_mean_of_each_neutral_querys_own(qwen3):
+    s = scorer(qwen3, MINI)
+    page = case(s, WIDE).page
+    _, trace = trace_attention(s, QUERY, page)
+    alone = [trace_attention(s, query, page)[1] for query in NEUTRAL_QUERIES]
+    for layer, heads in trace.neutral_head_maps.items():
+        expected = np.mean([t.head_maps[layer] for t in alone], axis=0)
+        np.testing.assert_allclose(heads, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("blue page", ["blue", "page"]),
+        ("  Größe,  re-work\t2041? ", ["Größe,", "re-work", "2041?"]),
+        ("収益の 地域 by", ["収", "益", "の", "地", "域", "by"]),
+        ("🔎 ok", ["🔎", "ok"]),
+        ("no: <Query>:", ["no:", "<Query>:"]),
+    ],
+)
+@pytest.mark.parametrize("template", [QWEN_RERANKER, MONOQWEN], ids=lambda t: t.name)
+def test_words_are_those_that_were_typed_and_share_out_every_piece(
+    qwen3, template, query, expected
+):
+    s = Scorer(qwen3, PromptEncoder(qwen3.tokenizer, template), MINI)
+    _, trace = trace_attention(s, query, case(s, WIDE).page)
+    found = words(trace, query)
+    assert [word.text for word in found] == expected
+    assert [i for word in found for i in word.rows] == list(range(*trace.query_span))
+
+
+def test_a_piece_over_two_words_gives_one_word(qwen3):
+    s = scorer(qwen3, MINI)
+    _, trace = trace_attention(s, "x", case(s, WIDE).page)
+    joined = replace(trace, tokens=("q", " 地域", "", " by", "."), query_span=(1, 4))
+    assert words(joined, "地域 by") == [Word("地域", range(1, 3)), Word("by", range(3, 4))]
 
 
 def test_scatter_puts_each_kept_token_at_its_own_row_and_column(qwen3):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from mrr import MiniReranker
 from mrr.errors import InputRejected
 from mrr.explain.maps import page_map
-from mrr.explain.occlusion import occlude, occlusion_verdict
+from mrr.explain.occlusion import occlude
+from mrr.explain.verdict import occlusion_verdict
 from mrr.prune import kept_tokens
 from mrr.timing import Stages
 from mrr.types import SYSTEMS
@@ -125,6 +127,20 @@ def test_lenses_of_many_pages_are_those_of_each_alone(engine: MiniReranker) -> N
         np.testing.assert_allclose(lenses[hit.page.page_id].dense, alone.dense, atol=1e-5)
 
 
+def test_others_may_rank_while_a_page_is_explained(engine: MiniReranker) -> None:
+    hit = engine.rank(QUERY)[0]
+    answers: list[int] = []
+
+    def ask(*_: int) -> None:
+        someone = threading.Thread(target=lambda: answers.append(len(engine.rank("red"))))
+        someone.start()
+        someone.join(timeout=60)
+
+    explanation = engine.explain(QUERY, hit, dense=False, occlusion=True, n_random=2, progress=ask)
+    assert answers and set(answers) == {len(SIZES)}
+    assert explanation.occlusion.measured.all()
+
+
 def test_the_dense_lens_is_left_out_unless_asked_for(engine: MiniReranker) -> None:
     hits = engine.rank(QUERY).hits
     assert all(lens.dense is None for lens in engine.lenses(QUERY, hits).values())
@@ -148,8 +164,8 @@ def test_verdicts_of_every_ranking_carry_their_own_number(engine: MiniReranker) 
     assert occlusion.random_deltas.shape == (20,)
     for ranking, delta in occlusion.top_deltas.items():
         verdict = occlusion_verdict(occlusion, ranking)
-        assert f"{delta:+.2f}".replace("-0.00", "+0.00") in verdict
-        assert "-0.00" not in verdict
+        assert f"{delta:+.2f}".replace("-0.00", "+0.00").replace("-", "−") in verdict
+        assert "−0.00" not in verdict
 
 
 def test_occlusion_tests_the_maps_that_are_shown(engine: MiniReranker) -> None:

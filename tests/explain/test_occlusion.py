@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from mrr.explain.occlusion import block_ids, hidden_logits, occlude, occlusion_verdict, top_cells
+from mrr.explain.occlusion import block_ids, hidden_logits, occlude, top_cells
+from mrr.explain.verdict import occlusion_verdict
 from mrr.types import Occlusion
 from tests.model.helpers import PRUNED, QUERY, SPARSE, STAGES, case, scorer, stock_logit
 from tests.tiny import picture
@@ -84,9 +87,9 @@ def test_top_and_random_sets_hide_equally_many_cells(qwen3, monkeypatch):
 
     original = module.hidden_logits
 
-    def counting(s, text, page, hidden, progress):
+    def counting(s, text, page, hidden, *rest):
         sizes.extend(hidden.sum(axis=1).tolist())
-        return original(s, text, page, hidden, progress)
+        return original(s, text, page, hidden, *rest)
 
     monkeypatch.setattr(module, "hidden_logits", counting)
     s = scorer(qwen3, PRUNED)
@@ -94,7 +97,7 @@ def test_top_and_random_sets_hide_equally_many_cells(qwen3, monkeypatch):
     ranking = np.random.default_rng(0).random(page.grid)
     result = occlude(s, QUERY, page, {"attention": ranking}, n_random=4)
     assert result.n_top == round(0.1 * len(page.kept)) > 1
-    assert sizes[-6:] == [result.n_top] * 6
+    assert [*sizes[1:6], sizes[-1]] == [result.n_top] * 6
     assert set(result.top_deltas) == {"attention", "occlusion"}
     assert result.random_deltas.shape == (4,)
 
@@ -140,7 +143,7 @@ def test_top_cells_take_whole_blocks_by_mean_and_cut_the_last():
     np.testing.assert_array_equal(chosen, [True, False, True, True, False, False, False])
 
 
-def test_progress_counts_every_pass_to_the_end_and_may_stop_the_work(qwen3):
+def test_progress_counts_every_pass_to_the_end(qwen3):
     s = scorer(qwen3, MINI)
     page = case(s, WIDE).page
     seen: list[tuple[int, int]] = []
@@ -148,11 +151,61 @@ def test_progress_counts_every_pass_to_the_end_and_may_stop_the_work(qwen3):
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert seen[-1][0] == seen[-1][1]
 
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        occlude(s, QUERY, page, {}, n_random=2, progress=stop)
+def test_stopped_after_a_pass_it_keeps_what_was_measured_and_says_what_was_not(qwen3, monkeypatch):
+    s = scorer(qwen3, MINI)
+    page = case(s, WIDE).page
+    whole = occlude(s, QUERY, page, {"attention": np.ones(page.grid)}, n_random=3)
+    assert whole.measured.all() and whole.measured.shape == page.grid
+    monkeypatch.setattr("mrr.explain.occlusion.MAX_BATCH_COLUMNS", page.n_tokens)
+    n_passes = iter(range(1, 1000))
+    part = occlude(
+        s, QUERY, page, {"attention": np.ones(page.grid)}, n_random=3,
+        stop=lambda: next(n_passes) == 1 + 1 + 3 + 4,
+    )  # fmt: skip
+    own = block_ids(page.grid, 2).reshape(-1)[page.kept]
+    reached = np.unique(own)[:4]
+    np.testing.assert_array_equal(
+        part.measured, ~np.isin(block_ids(page.grid, 2), np.setdiff1d(own, reached))
+    )
+    np.testing.assert_allclose(part.delta, whole.delta * part.measured, atol=1e-5)
+    assert set(part.top_deltas) == {"attention"}, "the map's own ranking needs the whole map"
+    np.testing.assert_allclose(part.random_deltas, whole.random_deltas, atol=1e-5)
+
+
+def test_stopped_at_once_there_is_a_logit_and_no_control(qwen3, monkeypatch):
+    s = scorer(qwen3, MINI)
+    page = case(s, WIDE).page
+    monkeypatch.setattr("mrr.explain.occlusion.MAX_BATCH_COLUMNS", page.n_tokens)
+    result = occlude(s, QUERY, page, {}, n_random=3, stop=lambda: True)
+    assert abs(result.base_logit - s.score([QUERY], [page], STAGES)[0]) <= 1e-5
+    assert not result.top_deltas and not len(result.random_deltas)
+    assert (result.delta == 0).all()
+    assert "control was not run" in occlusion_verdict(result)
+
+
+def test_the_lock_is_free_between_passes(qwen3, monkeypatch):
+    s = scorer(qwen3, MINI)
+    page = case(s, WIDE).page
+    monkeypatch.setattr("mrr.explain.occlusion.MAX_BATCH_COLUMNS", page.n_tokens)
+    lock, waits, finished = threading.RLock(), [], threading.Event()
+
+    def other() -> None:
+        while not finished.is_set():
+            begin = time.perf_counter()
+            with lock:
+                waits.append(time.perf_counter() - begin)
+            time.sleep(0.002)
+
+    someone = threading.Thread(target=other)
+    someone.start()
+    begin = time.perf_counter()
+    result = occlude(s, QUERY, page, {}, n_random=20, lock=lock)
+    whole = time.perf_counter() - begin
+    finished.set()
+    someone.join()
+    assert len(waits) > 5 and max(waits) < whole / 2
+    assert result.measured.all()
 
 
 @pytest.mark.parametrize("options", [{"block": 0}, {"n_random": 0}])
@@ -174,6 +227,7 @@ def test_sizes_below_one_are_refused(qwen3, options):
 def test_the_verdict_says_what_the_numbers_say(top, conclusion):
     result = Occlusion(
         delta=np.zeros((1, 1), np.float32),
+        measured=np.ones((1, 1), bool),
         block=2,
         base_logit=3.0,
         n_top=12,
@@ -182,13 +236,15 @@ def test_the_verdict_says_what_the_numbers_say(top, conclusion):
     )
     verdict = occlusion_verdict(result)
     assert conclusion in verdict
-    for number in ("12 cells", "+3.00", f"{top:+.2f}", "3 times", "+0.10", "-0.20", "+0.40"):
+    change = f"{top:+.2f}".replace("-", "−")
+    for number in ("12 cells", "+3.00", change, "3 times", "+0.10", "−0.20", "+0.40"):
         assert number in verdict
 
 
 def test_the_verdict_knows_a_set_that_matters_less_than_chance():
     result = Occlusion(
-        np.zeros((1, 1), np.float32), 2, 3.0, 1, {"contrast": -0.1}, np.array([-0.5, -0.4])
-    )
+        np.zeros((1, 1), np.float32), np.ones((1, 1), bool), 2, 3.0, 1,
+        {"contrast": -0.1}, np.array([-0.5, -0.4]),
+    )  # fmt: skip
     assert "matter less" in occlusion_verdict(result)
     assert "the one cell" in occlusion_verdict(result)

@@ -30,7 +30,7 @@ def test_each_part_alone_differs_from_dense_by_that_part_only() -> None:
         {"keep_ratio", "pruner"},
         {"kv_dtype"},
     ]
-    assert table["exit at 4 of 6 alone"].band == (0, 4)
+    assert table["exit after layer 3 of 0–5 alone"].band == (0, 4)
     assert table["dense"] == DENSE and table["mini"] == CONFIG
 
 

@@ -103,6 +103,14 @@ def test_monoqwen_asks_about_the_previous_page_and_answers_true_or_false() -> No
     assert encoder.pieces([encoder.positive_id]) == ["True"]
 
 
+def test_pieces_give_a_character_of_many_ids_to_the_first_of_them() -> None:
+    encoder = PromptEncoder(tiny_tokenizer(), QWEN_RERANKER)
+    ids = [*encoder.text_ids("a 地🔎域"), encoder.vision_end_id]
+    pieces = encoder.pieces(ids)
+    assert len(pieces) == len(ids) and "".join(pieces) == "a 地🔎域<|vision_end|>"
+    assert "�" not in "".join(pieces) and "" in pieces
+
+
 def test_answer_words_of_several_pieces_are_refused(qwen3: LoadedModel) -> None:
     from dataclasses import replace
 

@@ -13,8 +13,9 @@ from mrr.measure.spread import spread
 from mrr.types import AttentionTrace, Explanation, KeepMap, Lens, Occlusion, Page
 
 ROWS, COLUMNS, LAYERS, EXIT, BAND = 12, 8, 10, 7, (3, 7)
-TOKENS = ("Query", ":", "revenue", " by", " region", "?", "<end>")
-QUERY_SPAN = (2, 6)
+QUERY = "revenue by region?"
+TOKENS = ("Query", ":", " reve", "nue", " by", " region", "?", "<end>")
+QUERY_SPAN = (2, 7)
 SINK = (0, 0)
 
 
@@ -44,6 +45,7 @@ def attention(kept: np.ndarray) -> AttentionTrace:
     mass = np.zeros((EXIT, heads, n, 3), dtype=np.float32)
     mass[..., 2] = 1.0
     page_maps, neutral_maps = {}, {}
+    head_maps, neutral_heads = {}, {}
     for layer in range(*BAND):
         page = rng.uniform(0.2, 0.5, (heads, n)).astype(np.float32)
         mass[layer] = np.stack([np.full((heads, n), 0.1), page, 0.9 - page], axis=-1)
@@ -54,8 +56,14 @@ def attention(kept: np.ndarray) -> AttentionTrace:
         words = raw * rng.uniform(0.5, 1.2, raw.shape)
         words[slice(*QUERY_SPAN)] = words[slice(*QUERY_SPAN)].mean(axis=0)
         neutral_maps[layer] = words.astype(np.float32)
+        spread = rng.gamma(0.5, 1.0, (heads, *kept.shape))
+        spread *= kept / spread.mean(axis=0)
+        head_maps[layer] = (page_maps[layer][slice(*QUERY_SPAN)].mean(0) * spread).astype("f4")
+        neutral_heads[layer] = np.repeat(neutral_maps[layer][QUERY_SPAN[0]][None], heads, axis=0)
     neutral = ("What is this?", "Describe the page.")
-    return AttentionTrace(TOKENS, QUERY_SPAN, mass, page_maps, neutral_maps, neutral, sinks)
+    return AttentionTrace(
+        TOKENS, QUERY_SPAN, mass, page_maps, head_maps, neutral_maps, neutral_heads, neutral, sinks
+    )
 
 
 def occlusion(kept: np.ndarray, block: int = 2) -> Occlusion:
@@ -66,7 +74,9 @@ def occlusion(kept: np.ndarray, block: int = 2) -> Occlusion:
     delta = np.kron(coarse, np.ones((block, block), np.float32))
     delta = delta[: kept.shape[0], : kept.shape[1]] * kept
     top = {"contrast": -1.6, "attention": -0.2, "occlusion": -2.4, "importance": -0.5}
-    return Occlusion(delta, block, 1.25, 10, top, rng.normal(-0.1, 0.12, 20).astype(np.float32))
+    measured = np.ones(kept.shape, dtype=bool)
+    draws = rng.normal(-0.1, 0.12, 20).astype(np.float32)
+    return Occlusion(delta, measured, block, 1.25, 10, top, draws)
 
 
 def lens(seed: int = 0, *, dense: bool = True) -> Lens:
@@ -82,7 +92,7 @@ def explanation(label: str = "report.pdf p. 3", page_id: str = "ab" * 32) -> Exp
     keep = keep_map()
     page = Page(page_id, label, "report.pdf", 3, 480, 720, "public")
     return Explanation(
-        query="revenue by region?",
+        query=QUERY,
         page=page,
         logit=1.25,
         keep=keep,

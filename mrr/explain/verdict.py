@@ -1,0 +1,41 @@
+"""What an occlusion measurement came to, in sentences with the numbers. No torch."""
+
+from __future__ import annotations
+
+from mrr.types import Occlusion
+
+RANKED_BY = {
+    "contrast": "get the most attention beyond what neutral queries pay",
+    "attention": "get the most attention from the query's words",
+    "importance": "the pruner found most important, whatever the query",
+    "occlusion": "lowered the logit most block by block (chosen on the measure itself)",
+}
+
+
+def occlusion_verdict(occlusion: Occlusion, ranking: str = "contrast") -> str:
+    """Whether hiding the cells that a ranking puts first did more than hiding random ones."""
+    random, n = occlusion.random_deltas, occlusion.n_top
+    if ranking not in occlusion.top_deltas or not len(random):
+        return "The control was not run: read the map as a measurement of this one page, no more."
+    top = occlusion.top_deltas[ranking]
+    low, high = float(random.min()), float(random.max())
+    cells = f"the {n} cells that" if n > 1 else "the one cell that"
+    times = f"{len(random)} times" if len(random) > 1 else "once"
+    numbers = (
+        f"Hiding {cells} {RANKED_BY[ranking]} changes the logit of "
+        f"{signed(occlusion.base_logit)} by {signed(top)}; hiding as many random cells, "
+        f"{times}, changes it by {signed(random.mean())} on average, between "
+        f"{signed(low)} and {signed(high)}. "
+    )
+    if top < min(low, 0.0):
+        return numbers + "They support the score more than any random set did."
+    if top > max(high, 0.0):
+        return numbers + "They speak against the page more than any random set did."
+    if low <= top <= high:
+        return numbers + "That is within chance: this map does not show what the score rests on."
+    return numbers + "They matter less than any random set did."
+
+
+def signed(value: float) -> str:
+    """Two decimals with a sign and a true minus; what rounds to zero is +0.00, never −0.00."""
+    return f"{round(float(value), 2) + 0.0:+.2f}".replace("-", "−")
