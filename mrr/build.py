@@ -1,52 +1,50 @@
-"""Put a MiniReranker together from names: which checkpoints, which store, checked before use."""
+"""The parts of a MiniReranker from names: which checkpoints, which store, checked before use."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from platformdirs import user_cache_path
 
 from cache_db.store import PageStore
-from mrr.config import Limits, RerankConfig
+from mrr.config import RerankConfig
 from mrr.errors import InputRejected, UnsupportedModel
 from mrr.model.embedder import Embedder
 from mrr.model.load import LoadedModel, load_model
-from mrr.model.prompt import template_for
+from mrr.model.prompt import PromptTemplate, template_for
 from mrr.model.selfcheck import check_parity
-
-if TYPE_CHECKING:
-    from mrr.reranker import MiniReranker
-
 
 MODELS = Path(__file__).resolve().parent.parent / "assets" / "models"
 TINY = "tiny"
 
 
-def build(
-    cls: type[MiniReranker],
-    model: str | Path = TINY,
-    *,
-    embedder: str | Path | None = None,
-    store: str | Path | PageStore | None = None,
-    config: RerankConfig | None = None,
-    revision: str | None = None,
-    embedder_revision: str | None = None,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    template: str | None = None,
-    limits: Limits | None = None,
-    self_check: bool = True,
-) -> MiniReranker:
-    """See MiniReranker.from_pretrained.
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a MiniReranker is made of, loaded and checked against each other."""
 
-    The bundled model brings its own embedder. store None is the folder `default_store()`. What a
-    checkpoint says of its training (band and exit, without a config the keep ratio too) fills in
-    what is left open.
-    self_check compares the engine with the stock forward pass on this very checkpoint.
+    loaded: LoadedModel
+    template: PromptTemplate
+    embedder: Embedder | None
+
+
+def load_parts(
+    model: str | Path,
+    embedder: str | Path | None,
+    *,
+    revision: str | None,
+    embedder_revision: str | None,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+    template: str | None,
+    self_check: bool,
+) -> Parts:
+    """Load a reranker and its embedder; arguments as in MiniReranker.from_pretrained.
+
+    Raises UnsupportedModel where the two do not see the same visual tokens.
     """
     if model == TINY:
         model, embedder = bundled("tiny-reranker"), embedder or bundled("tiny-embedder")
@@ -54,24 +52,20 @@ def build(
     words = template_for(loaded.name, template)
     if self_check:
         check_parity(loaded, words)
-    guide = None
-    if embedder is not None:
-        guide = Embedder(
-            load_model(embedder, revision=embedder_revision, device=device, dtype=dtype)
+    if embedder is None:
+        return Parts(loaded, words, None)
+    guide = Embedder(load_model(embedder, revision=embedder_revision, device=device, dtype=dtype))
+    if guide.loaded.cell != loaded.cell:
+        raise UnsupportedModel(
+            f"The embedder's visual tokens are {guide.loaded.cell} pixels wide and the "
+            f"reranker's {loaded.cell}; they must see the same tokens. Choose another embedder."
         )
-        if guide.loaded.cell != loaded.cell:
-            raise UnsupportedModel(
-                f"The embedder's visual tokens are {guide.loaded.cell} pixels wide and the "
-                f"reranker's {loaded.cell}; they must see the same tokens. Choose another embedder."
-            )
-    return cls(
-        loaded,
-        words,
-        trained_config(loaded, config),
-        embedder=guide,
-        store=store if isinstance(store, PageStore) else PageStore(Path(store or default_store())),
-        limits=limits,
-    )
+    return Parts(loaded, words, guide)
+
+
+def open_store(store: str | Path | PageStore | None) -> PageStore:
+    """The store itself, or the one in a folder; None is `default_store()`."""
+    return store if isinstance(store, PageStore) else PageStore(Path(store or default_store()))
 
 
 def trained_config(loaded: LoadedModel, config: RerankConfig | None) -> RerankConfig:

@@ -104,6 +104,8 @@ def add(
                 tqdm.write(f"{item.file}: {item.reason}", file=sys.stderr)
                 continue
             pages.append(item)
+            if item.note:
+                tqdm.write(f"{item.page.label}: {item.note}", file=sys.stderr)
             bar.set_postfix_str(item.page.label)
             bar.update()
     _notes(reranker.notes)

@@ -22,6 +22,11 @@ from mrr.prune import kept_tokens
 from mrr.timing import Stages
 from mrr.types import AddedPage, Page, PageImage
 
+_NOT_STORED = (
+    "Its K/V is not stored, for want of room in the store's budget or on the disk: every query "
+    "computes it again. Remove pages, or give the store more room."
+)
+
 
 class PageCache:
     """Page K/V of one configuration, computed at most once.
@@ -82,6 +87,7 @@ class PageCache:
             grid=grid,
             n_kept_tokens=n_kept,
             nbytes=nbytes,
+            note=None if nbytes or not self.scorer.image_first else _NOT_STORED,
             elapsed_ms=(time.perf_counter() - begin) * 1e3,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from cache_db.store import PageStore
-from mrr import pairs
+from mrr import pairs, systems
+from mrr.build import load_parts, open_store, trained_config
 from mrr.config import Limits, RerankConfig
 from mrr.errors import InputRejected, MRRError, PageLost
 from mrr.explain import explanation
@@ -48,22 +49,8 @@ from mrr.types import (
 )
 
 PUBLIC = "public"
-# Page K/V held at once, whatever the number of candidates: about 1 GB at 2B dimensions.
-_PAGES_IN_MEMORY = 128
-_ORIGINAL_BATCH = 8
 File = str | Path | tuple[str, bytes] | Image.Image
 Candidate = tuple[Page, float | None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    """Logits of the candidates and what it took to get them; every list is in their order."""
-
-    logits: Sequence[float]
-    n_visual: Sequence[int]
-    n_kept: Sequence[int]
-    n_missed: int
-    bytes_read: int
 
 
 class MiniReranker:
@@ -96,16 +83,48 @@ class MiniReranker:
         self._configure(config)
 
     @classmethod
-    def from_pretrained(cls, model: str | Path = "tiny", **options: Any) -> MiniReranker:
+    def from_pretrained(
+        cls,
+        model: str | Path = "tiny",
+        *,
+        embedder: str | Path | None = None,
+        store: str | Path | PageStore | None = None,
+        config: RerankConfig | None = None,
+        revision: str | None = None,
+        embedder_revision: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        template: str | None = None,
+        limits: Limits | None = None,
+        self_check: bool = True,
+    ) -> MiniReranker:
         """Load the bundled pair ("tiny"), a local checkpoint folder or a hub id.
 
-        Options: embedder (folder or hub id, None for no first stage), store (folder or
-        PageStore), config, revision, embedder_revision, device, dtype, template, limits,
-        self_check. See mrr.build.build.
+        embedder None is no first stage, but the bundled model brings its own. store None is the
+        folder `mrr.build.default_store()`. revision, embedder_revision: commits of hub ids.
+        device None is CUDA where there is one; dtype None is bf16 on CUDA and fp32 elsewhere.
+        What a checkpoint says of its training (band and exit, without a config the keep ratio
+        too) fills in what is left open. self_check compares the engine with the stock forward
+        pass on this very checkpoint.
         """
-        from mrr.build import build
-
-        return build(cls, model, **options)
+        parts = load_parts(
+            model,
+            embedder,
+            revision=revision,
+            embedder_revision=embedder_revision,
+            device=device,
+            dtype=dtype,
+            template=template,
+            self_check=self_check,
+        )
+        return cls(
+            parts.loaded,
+            parts.template,
+            trained_config(parts.loaded, config),
+            embedder=parts.embedder,
+            store=open_store(store),
+            limits=limits,
+        )
 
     def with_config(self, config: RerankConfig) -> MiniReranker:
         """The same models, pages and caches under another configuration."""
@@ -146,6 +165,24 @@ class MiniReranker:
         self.decoder.close()
         self.store.close()
         self._dense_store.close()
+
+    def reopened(self, device: str | torch.device) -> MiniReranker:
+        """This reranker in a process that was forked from its own, with the models on device.
+
+        The child gets the folder opened anew, locks and a decoder of its own; the fork's copy of
+        the parent's object must not be used beside it.
+        """
+        self.loaded.model.to(device)
+        if self.embedder is not None:
+            self.embedder.loaded.model.to(device)
+        return type(self)(
+            self.loaded,
+            self.encoder.template,
+            self.config,
+            embedder=self.embedder,
+            store=self.store.reopened(),
+            limits=self.limits,
+        )
 
     # --------------------------------------------------------------- remove
 
@@ -243,16 +280,17 @@ class MiniReranker:
                     notes += (f"{error} The ranking is without it.",)
         return _ranked(text, system, candidates, scored, stages, self.notes + notes)
 
-    def _score(self, text: str, pages: list[Page], system: System, stages: Stages) -> _Scored:
+    def _score(
+        self, text: str, pages: list[Page], system: System, stages: Stages
+    ) -> systems.Scored:
         """Logits of the candidates by the path that the system and the prompt order call for."""
-        if not pages:
-            return _Scored([], [], [], 0, 0)
         if system == "original":
-            return self._score_original(text, pages, stages)
-        if system == "mini" and not self.cache.scorer.image_first:
-            return self._score_joint(text, pages, stages)
-        cache = self.cache if system == "mini" else self.dense_cache
-        return self._score_cached(text, pages, cache, stages)
+            return systems.original(self.cache, text, pages, stages)
+        if system == "dense-reuse":
+            return systems.cached(self.dense_cache, text, pages, stages)
+        if self.cache.scorer.image_first:
+            return systems.cached(self.cache, text, pages, stages)
+        return systems.joint(self.cache, text, pages, stages)
 
     def clean(self, query: str) -> tuple[str, tuple[str, ...]]:
         """The query as the model will read it, and what was changed, in sentences."""
@@ -283,49 +321,6 @@ class MiniReranker:
             cosines = self.cache.vectors(pages) @ self.embedder.embed_query(text)
             order = np.argsort(-cosines, kind="stable")[:top_k]
             return [(pages[i], float(cosines[i])) for i in order]
-
-    def _score_cached(
-        self, text: str, pages: list[Page], cache: PageCache, stages: Stages
-    ) -> _Scored:
-        """`mini` and `dense + reuse`: the query against stored K/V."""
-        if not cache.scorer.image_first:
-            raise InputRejected("dense + reuse needs the page first; set the order vision-first.")
-        logits, n_visual, n_kept, n_missed, n_bytes = [], [], [], 0, 0
-        for some in _chunks(pages, _PAGES_IN_MEMORY):
-            kv, missed, read = cache.load(some, stages)
-            logits += cache.scorer.score([text], kv, stages).tolist()
-            n_visual += [page.grid[0] * page.grid[1] for page in kv]
-            n_kept += [len(page.kept) for page in kv]
-            n_missed, n_bytes = n_missed + missed, n_bytes + read
-        return _Scored(logits, n_visual, n_kept, n_missed, n_bytes)
-
-    def _score_joint(self, text: str, pages: list[Page], stages: Stages) -> _Scored:
-        """`mini` in an order that puts the query first: nothing can be reused."""
-        scorer = self.cache.scorer
-        logits, n_visual, n_kept = [], [], []
-        for page in pages:
-            with stages("decode"):
-                image = self.cache.picture(page)
-            with stages("preprocess"):
-                pixels = scorer.preprocess(image)
-            kept = self.cache.kept(page, image, pixels.grid, stages)
-            logits.append(scorer.score_joint(text, pixels, kept, stages))
-            n_visual.append(pixels.n_tokens)
-            n_kept.append(len(kept))
-        return _Scored(logits, n_visual, n_kept, len(pages), 0)
-
-    def _score_original(self, text: str, pages: list[Page], stages: Stages) -> _Scored:
-        """The stock model on every pair from scratch; on the CPU a batch gains nothing."""
-        scorer = self.cache.scorer
-        logits, n_visual = [], []
-        for some in _chunks(pages, _ORIGINAL_BATCH if self.device.type == "cuda" else 1):
-            with stages("decode"):
-                images = [self.cache.picture(page) for page in some]
-            with stages("preprocess"):
-                pixels = [scorer.preprocess(image) for image in images]
-            logits += scorer.score_original([text] * len(some), pixels, stages).tolist()
-            n_visual += [p.n_tokens for p in pixels]
-        return _Scored(logits, n_visual, n_visual, len(pages), 0)
 
     # -------------------------------------------------------------- explain
 
@@ -388,16 +383,11 @@ class MiniReranker:
         return pairs.rank_texts(self, image, texts, top_n, instruction)
 
 
-def _chunks(pages: list[Page], size: int) -> Iterator[list[Page]]:
-    for start in range(0, len(pages), size):
-        yield pages[start : start + size]
-
-
 def _ranked(
     query: str,
     system: System,
     candidates: list[Candidate],
-    scored: _Scored,
+    scored: systems.Scored,
     stages: Stages,
     notes: tuple[str, ...],
 ) -> RankedList:

@@ -58,6 +58,7 @@ class AddedPage:
     """What `add` did for one page.
 
     grid: (R, C) visual tokens before pruning. nbytes: stored K/V. elapsed_ms: this call's work.
+    note: a sentence where the store had no room for the K/V.
     """
 
     page: Page
@@ -66,6 +67,7 @@ class AddedPage:
     n_kept_tokens: int
     nbytes: int
     elapsed_ms: float
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +207,11 @@ class AttentionTrace:
     query_span: tuple[int, int]
     mass: np.ndarray
     page_maps: Mapping[int, np.ndarray]
-    neutral_maps: Mapping[int, np.ndarray]
-    neutral_queries: tuple[str, ...]
     head_maps: Mapping[int, np.ndarray]
-    sinks: np.ndarray
+    neutral_maps: Mapping[int, np.ndarray]
     neutral_head_maps: Mapping[int, np.ndarray]
+    neutral_queries: tuple[str, ...]
+    sinks: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +232,9 @@ class Occlusion:
     """
 
     delta: np.ndarray
+    measured: np.ndarray
     block: int
     base_logit: float
-    measured: np.ndarray
     n_top: int
     top_deltas: Mapping[str, float]
     random_deltas: np.ndarray

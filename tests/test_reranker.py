@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cache_db.store import PageStore
 from mrr import MiniReranker
 from mrr.config import Limits, RerankConfig
 from mrr.errors import InputRejected, ParityError
@@ -43,6 +44,15 @@ def test_pages_are_encoded_once_and_hits_afterwards(reranker: MiniReranker) -> N
     for page in first.pages:
         assert page.n_kept_tokens == round(page.grid[0] * page.grid[1] / 2)
         assert page.nbytes > 0
+
+
+def test_a_page_whose_kv_has_no_room_says_so_and_is_ranked_all_the_same(pair, tmp_path) -> None:
+    with PageStore(tmp_path / "store", budget_bytes=9000, memory_bytes=0) as small:
+        engine = reopen(pair, tmp_path, store=small)
+        added = engine.add(picture(0, (256, 256))).pages[0]
+        assert added.nbytes == 0 and "not stored" in (added.note or "")
+        ranked = engine.rank("blue page")
+        assert len(ranked) == 1 and ranked.usage.missed_pages == 1
 
 
 def test_a_ranking_is_complete_sorted_and_numbered(reranker: MiniReranker) -> None:
@@ -206,7 +216,7 @@ def test_pages_are_ranked_in_bounded_chunks_with_the_same_result(
 ) -> None:
     reranker.add(pictures())
     together = logits(reranker.rank("blue page"))
-    monkeypatch.setattr("mrr.reranker._PAGES_IN_MEMORY", 2)
+    monkeypatch.setattr("mrr.systems._PAGES_IN_MEMORY", 2)
     apart = logits(reranker.rank("blue page"))
     assert apart == pytest.approx(together, abs=1e-5)
 

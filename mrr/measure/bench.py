@@ -20,9 +20,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from cache_db.store import PageStore
-from mrr.config import RerankConfig
+from mrr.build import trained_config
+from mrr.config import RerankConfig, layer_range
 from mrr.measure.bare import bare_band
 from mrr.measure.cost import Costs, Workload
+from mrr.measure.memory import PeakMemory, peak_memory
 from mrr.measure.random_model import DIMENSIONS, random_model
 from mrr.model.kv import KVPage, lossless, pack, unpack
 from mrr.model.load import LoadedModel, load_model
@@ -86,6 +88,9 @@ class BenchReport:
 @click.option("--top-k", default="20", show_default=True, help="Candidates; several as 10,20,100.")
 @click.option("--repeats", default=5, show_default=True, help="Of `mini` and `dense + reuse`.")
 @click.option("--original-repeats", default=2, show_default=True, help="Of `original`, one page.")
+@click.option(
+    "--add-pages", default=0, help="Instead: peak memory while so many random pages are added."
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout instead of tables.")
 def bench(
     dims: str | None,
@@ -95,6 +100,7 @@ def bench(
     top_k: str,
     repeats: int,
     original_repeats: int,
+    add_pages: int,
     as_json: bool,
 ) -> None:
     """Time original, dense + reuse and mini side by side."""
@@ -105,11 +111,14 @@ def bench(
         loaded = random_model(dims or "2b", where, kind or default)
     else:
         loaded = load_model(model, device=where, dtype=kind or default)
-    reports = run_bench(loaded, _numbers(top_k), repeats, original_repeats)
-    if as_json:
-        click.echo(json.dumps([asdict(r) for r in reports]))
+    reports: list[BenchReport] | list[PeakMemory]
+    if add_pages:
+        reports = peak_memory(loaded, add_pages, _PAGE)
+        text = "\n".join(f"{r.n_pages:6} pages  peak {r.peak_mib:7.0f} MiB" for r in reports)
     else:
-        click.echo("\n\n".join(map(table, reports)))
+        reports = run_bench(loaded, _numbers(top_k), repeats, original_repeats)
+        text = "\n\n".join(map(table, reports))
+    click.echo(json.dumps([asdict(r) for r in reports]) if as_json else text)
 
 
 def _numbers(text: str) -> list[int]:
@@ -128,7 +137,7 @@ def run_bench(
 ) -> list[BenchReport]:
     """One report for each number of candidates; pages are encoded once for all."""
     encoder = PromptEncoder(loaded.tokenizer, template_for(loaded.name, None))
-    config = RerankConfig(pruner="uniform").resolve(loaded.n_layers)
+    config = trained_config(loaded, RerankConfig(pruner="uniform")).resolve(loaded.n_layers)
     mini = Scorer(loaded, encoder, config)
     dense = Scorer(loaded, encoder, config.dense(loaded.n_layers, lossless(loaded.dtype)))
     query = _query(mini)
@@ -242,8 +251,8 @@ def table(report: BenchReport) -> str:
     lines = [
         f"{report.model}, {report.dtype} on {report.device}, {report.threads} threads; "
         f"page of {report.n_visual_tokens} visual tokens, {report.n_kept_tokens} kept, query of "
-        f"{report.n_suffix_tokens}; band {report.band[0]}..{report.band[1]}, exit "
-        f"{report.exit_layer}; {report.systems[-1].candidates} candidates, warm",
+        f"{report.n_suffix_tokens}; band layers {layer_range(report.band)}, exit after layer "
+        f"{report.exit_layer - 1}; {report.systems[-1].candidates} candidates, warm",
         f"{'system':14}{'ms/query':>12}{'(quartiles)':>22}{'ms/page':>11}{'vs original':>13}"
         f"{'vs dense':>10}{'GFLOP/page':>12}{'MB/page':>9}",
     ]

@@ -82,6 +82,15 @@ def everything(shop: Workshop) -> None:
         run_stage(shop, name)
 
 
+@train.command(name="begin-from")
+@click.argument("pair", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--read-step", default=1500, show_default=True, help="Where reading goes on.")
+@click.pass_obj
+def begin_from(shop: Workshop, pair: Path, read_step: int) -> None:
+    """Begin a new run from an exported pair (assets/models); then run the stages."""
+    shop.begin_from(pair, read_step)
+
+
 @train.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(

@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerFast
 from mrr.config import DEFAULT_INSTRUCTION
 from mrr.errors import InputRejected
 from mrr.model.prompt import EMBEDDER_PROMPT, QWEN_RERANKER
-from mrr.train import embed_train, export, eyes, match_train, reading, text, tokens
+from mrr.train import begin, embed_train, export, eyes, match_train, reading, text, tokens
 from mrr.train.embedding import PageEmbedder, keep_half
 from mrr.train.matching import Matcher, SimulatedReader
 from mrr.train.pair import Sizes, build
@@ -80,6 +80,25 @@ class Workshop:
         lines = _lines_for_pieces(self.corpus_dir, self.scale.seed)
         made = tokens.train_tokenizer(lines, template, self.scale.vocab_size)
         made.save_pretrained(self.root / "tokenizer")
+
+    def begin_from(self, pair: Path, read_step: int) -> None:
+        """Begin every stage from an exported pair; reading goes on at read_step of its curriculum.
+
+        The tokenizer is the pair's. Raises InputRejected where the run has a tokenizer already.
+        """
+        if (self.root / "tokenizer").exists():
+            raise InputRejected(f"{self.root} holds a run already; begin in another folder.")
+        reranker, embedder = begin.load_pair(pair)
+        made = PreTrainedTokenizerFast.from_pretrained(pair / "tiny-reranker")
+        made.save_pretrained(self.root / "tokenizer")
+        reader = reading.bare_reader(made, self.scale.sizes, self.scale.seed)
+        begin.save_start(reader, "visual", reranker.visual, self.root / "reading", read_step)
+        matcher = match_train.fresh_matcher(self._match_plan("matching", 0))
+        for stage in ("matching", "joined"):
+            begin.save_start(matcher, "lm", reranker.language_model, self.root / stage, 0)
+        page_embedder = self._fresh_embedder()
+        for stage in ("embedding", "seeing"):
+            begin.save_start(page_embedder, "lm", embedder.language_model, self.root / stage, 0)
 
     def read(self) -> reading.Reader:
         """Stage a."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from mrr.config import RerankConfig
 from mrr.measure.bare import bare_band
 from mrr.measure.bench import run_bench, table
 from mrr.measure.cost import Costs, Workload
+from mrr.measure.memory import peak_memory
 from mrr.measure.random_model import DIMENSIONS
 from mrr.model.load import LoadedModel
 from tests.model.helpers import DENSE, QUERY, STAGES, cases, scorer
@@ -66,7 +68,6 @@ def test_a_band_that_ends_before_the_exit_costs_more_than_one_that_does_not() ->
 
 
 def test_the_bare_loop_gives_the_engines_logits(qwen3: LoadedModel) -> None:
-    from dataclasses import replace
 
     s = scorer(qwen3, replace(DENSE, band=(2, 5), exit_layer=5))
     pages = [c.page for c in cases(s)]
@@ -83,3 +84,16 @@ def test_a_report_has_the_three_systems_under_their_names(qwen3: LoadedModel) ->
     assert report.systems[2].bytes_per_page < report.systems[1].bytes_per_page / 4
     text = table(report)
     assert all(s.system in text for s in report.systems) and "overhead" not in text
+
+
+def test_peak_memory_is_read_as_pages_come_in(qwen3: LoadedModel) -> None:
+    seen = peak_memory(qwen3, 5, (128, 128))
+    assert [look.n_pages for look in seen] == [1, 2, 3, 4, 5]
+    assert all(a.peak_mib <= b.peak_mib for a, b in pairwise(seen))
+    assert seen[0].peak_mib > 50  # a process with torch in it
+
+
+def test_the_bench_runs_the_band_that_a_checkpoint_was_trained_for(qwen3: LoadedModel) -> None:
+    trained = replace(qwen3, trained={"band": [1, 3], "exit_layer": 3})
+    report = run_bench(trained, [2], repeats=1, original_repeats=1)[0]
+    assert (report.band, report.exit_layer) == ((1, 3), 3)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from fnmatch import fnmatch
 
+import httpx
 import pytest
 import torch
+from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoConfig
 
 from mrr.errors import InputRejected, UnsupportedModel
@@ -131,3 +134,31 @@ def test_an_adapter_that_does_not_fit_is_refused(tmp_path, checkpoints) -> None:
     save_adapter(tmp_path, checkpoints["qwen3_vl"], lambda name: name.replace("layers", "blocks"))
     with pytest.raises(UnsupportedModel, match="do not fit"):
         load_model(tmp_path, device="cpu")
+
+
+def test_a_hub_id_is_fetched_at_its_revision_without_pickles_or_code(
+    checkpoints, monkeypatch
+) -> None:
+    asked = {}
+
+    def hub(name: str, **options: object) -> str:
+        asked.update(options, name=name)
+        return str(checkpoints["qwen3_vl"])
+
+    monkeypatch.setattr("mrr.model.load.snapshot_download", hub)
+    loaded = load_model("org/checkpoint", revision="abc123", device="cpu")
+    assert (asked["name"], asked["revision"]) == ("org/checkpoint", "abc123")
+    assert not any(fnmatch("model.bin", pattern) for pattern in asked["allow_patterns"])
+    assert not any(fnmatch("modeling.py", pattern) for pattern in asked["allow_patterns"])
+    assert loaded.digest == load_model(checkpoints["qwen3_vl"], device="cpu").digest
+
+
+def test_a_name_that_the_hub_does_not_know_is_refused_in_a_sentence(monkeypatch) -> None:
+    def hub(name: str, **options: object) -> str:
+        raise RepositoryNotFoundError(
+            "404", response=httpx.Response(404, request=httpx.Request("GET", "http://hub"))
+        )
+
+    monkeypatch.setattr("mrr.model.load.snapshot_download", hub)
+    with pytest.raises(InputRejected, match="org/nothing is neither a folder here nor"):
+        load_model("org/nothing", revision="abc123")

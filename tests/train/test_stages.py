@@ -3,11 +3,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from click.testing import CliRunner
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from mrr import MiniReranker
+from mrr.errors import InputRejected
 from mrr.train import shards
 from mrr.train.cli import train
 from mrr.train.muon import orthogonalize
@@ -38,6 +40,22 @@ def test_every_stage_runs_and_the_pair_that_comes_out_ranks_pages(
     report = reranker.add([picture])
     assert not report.failed
     assert len(reranker.rank("parser error")) == 1
+    _another_run_begins_where_the_pair_ended(shop, tmp_path)
+
+
+def _another_run_begins_where_the_pair_ended(shop: Workshop, pair: Path) -> None:
+    following = Workshop(pair / "following", shop.scale)
+    following.begin_from(pair, read_step=3)
+    assert following.tokenizer.get_vocab() == shop.tokenizer.get_vocab()
+    for stage, before in (("reading", "reading"), ("joined", "pruned"), ("seeing", "seeing")):
+        state = torch.load(following.root / stage / "checkpoint.pt", weights_only=True)
+        assert state["step"] == (3 if stage == "reading" else 0)
+        trained = torch.load(shop.root / before / "checkpoint.pt", weights_only=True)["model"]
+        for name, weight in state["model"].items():
+            if name.startswith(("visual.", "lm.")):  # heads that do not ship start afresh
+                assert torch.allclose(weight, trained[name], atol=2e-3), name
+    with pytest.raises(InputRejected, match="holds a run already"):
+        following.begin_from(pair, read_step=3)
 
 
 def test_a_stage_that_was_stopped_goes_on_where_it_was(shop: Workshop) -> None:

@@ -126,7 +126,7 @@ def facts(added: AddedPage) -> tuple[str, str, str, str]:
     return (
         f"{rows} × {columns}",
         f"{added.n_kept_tokens:,} of {rows * columns:,}",
-        nbytes(added.nbytes),
+        nbytes(added.nbytes) if added.note is None else f"not stored. {esc(added.note)}",
         duration(added.elapsed_ms),
     )
 

@@ -1,0 +1,80 @@
+"""The three systems over the candidates of one query: `original`, `dense + reuse`, `mini`.
+
+`dense + reuse` is the cached path with every layer and token on. Source: miniReranker section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mrr.errors import InputRejected
+from mrr.page_cache import PageCache
+from mrr.timing import Stages
+from mrr.types import Page
+
+# Page K/V held at once, whatever the number of candidates: about 1 GB at 2B dimensions.
+_PAGES_IN_MEMORY = 128
+# On a GPU; a CPU is busy with one pair, and a batch would only cost memory.
+_ORIGINAL_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Logits of the candidates and what it took to get them; every list is in their order."""
+
+    logits: Sequence[float]
+    n_visual: Sequence[int]
+    n_kept: Sequence[int]
+    n_missed: int
+    bytes_read: int
+
+
+def cached(cache: PageCache, text: str, pages: list[Page], stages: Stages) -> Scored:
+    """`mini` and `dense + reuse`: the query against stored K/V."""
+    if not cache.scorer.image_first:
+        raise InputRejected("dense + reuse needs the page first; set the order vision-first.")
+    logits, n_visual, n_kept, n_missed, n_bytes = [], [], [], 0, 0
+    for some in _chunks(pages, _PAGES_IN_MEMORY):
+        kv, missed, read = cache.load(some, stages)
+        logits += cache.scorer.score([text], kv, stages).tolist()
+        n_visual += [page.grid[0] * page.grid[1] for page in kv]
+        n_kept += [len(page.kept) for page in kv]
+        n_missed, n_bytes = n_missed + missed, n_bytes + read
+    return Scored(logits, n_visual, n_kept, n_missed, n_bytes)
+
+
+def joint(cache: PageCache, text: str, pages: list[Page], stages: Stages) -> Scored:
+    """`mini` in an order that puts the query first: nothing can be reused."""
+    scorer = cache.scorer
+    logits, n_visual, n_kept = [], [], []
+    for page in pages:
+        with stages("decode"):
+            image = cache.picture(page)
+        with stages("preprocess"):
+            pixels = scorer.preprocess(image)
+        kept = cache.kept(page, image, pixels.grid, stages)
+        logits.append(scorer.score_joint(text, pixels, kept, stages))
+        n_visual.append(pixels.n_tokens)
+        n_kept.append(len(kept))
+    return Scored(logits, n_visual, n_kept, len(pages), 0)
+
+
+def original(cache: PageCache, text: str, pages: list[Page], stages: Stages) -> Scored:
+    """The stock model on every pair from scratch."""
+    scorer = cache.scorer
+    on_gpu = scorer.loaded.device.type == "cuda"
+    logits, n_visual = [], []
+    for some in _chunks(pages, _ORIGINAL_BATCH if on_gpu else 1):
+        with stages("decode"):
+            images = [cache.picture(page) for page in some]
+        with stages("preprocess"):
+            pixels = [scorer.preprocess(image) for image in images]
+        logits += scorer.score_original([text] * len(some), pixels, stages).tolist()
+        n_visual += [p.n_tokens for p in pixels]
+    return Scored(logits, n_visual, n_visual, len(pages), 0)
+
+
+def _chunks(pages: list[Page], size: int) -> Iterator[list[Page]]:
+    for start in range(0, len(pages), size):
+        yield pages[start : start + size]
