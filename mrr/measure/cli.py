@@ -67,6 +67,10 @@ def _names(known: tuple[str, ...] | None) -> Any:
 @click.option("--seed", default=0, show_default=True, help="Of candidates, limit and intervals.")
 @click.option("--kinds", callback=_names(None), help="Of queries, with commas between.")
 @click.option("--limit", type=int, help="Draw this many queries.")
+@click.option(
+    "--late-interaction", is_flag=True,
+    help="Add what the vision tower alone ranks, without the language model.",
+)  # fmt: skip
 @click.option("--ablation", "with_ablation", is_flag=True, help="Add a table of each part alone.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout, the table on stderr.")
 def eval_command(
@@ -81,6 +85,7 @@ def eval_command(
     seed: int,
     kinds: tuple[str, ...],
     limit: int | None,
+    late_interaction: bool,
     with_ablation: bool,
     as_json: bool,
 ) -> None:
@@ -111,7 +116,13 @@ def eval_command(
         root = store or stack.enter_context(tempfile.TemporaryDirectory(prefix="mrr-eval-"))
         reranker = MiniReranker.from_pretrained(model, embedder=embedder, store=root, device=device)
         stack.callback(reranker.close)
-        report = evaluate(reranker, dataset, systems=systems, **task)  # type: ignore[arg-type]
+        report = evaluate(
+            reranker,
+            dataset,
+            systems=systems,  # type: ignore[arg-type]
+            late_interaction=late_interaction,
+            **task,
+        )
         rows = ablation(reranker, dataset, **task) if with_ablation else ()
     table = eval_table(report) + (f"\n\n{ablation_table(rows)}" if rows else "")
     click.echo(table, err=as_json)

@@ -9,6 +9,7 @@ from typing import Any
 from mrr.measure.anchors import bm25_run, first_stage_run, has_bm25, page_texts, restrict
 from mrr.measure.corpus import CachingCost, Corpus, Progress, SystemRun, add_corpus, run_tasks
 from mrr.measure.dataset import Dataset
+from mrr.measure.late import late_interaction_run
 from mrr.measure.machine import Machine, describe
 from mrr.measure.metrics import (
     Agreement,
@@ -89,11 +90,13 @@ def evaluate(
     seed: int = 0,
     kinds: Collection[str] | None = None,
     limit: int | None = None,
+    late_interaction: bool = False,
     progress: Progress | None = None,
 ) -> EvalReport:
     """Cache the dataset's pages once and rank them for every query with every system.
 
-    `original` runs every pair from scratch: give it mode "candidates" and a limit. The other
+    `original` runs every pair from scratch: give it mode "candidates" and a limit.
+    late_interaction: an anchor more, for which every page goes through the tower again. The other
     arguments are those of make_tasks. Raises InputRejected for a dataset that cannot be run.
     """
     tasks = make_tasks(dataset, mode, n_negatives=n_negatives, seed=seed, kinds=kinds, limit=limit)
@@ -101,6 +104,8 @@ def evaluate(
     runs = {s: run_tasks(reranker, corpus, tasks, s, s, progress) for s in systems}
     qrels = {task.query.query_id: task.grades for task in tasks}
     anchors, notes = _anchor_runs(reranker, dataset, corpus, tasks)
+    if late_interaction:
+        anchors["late interaction"] = late_interaction_run(reranker, corpus, tasks, progress)
     return EvalReport(
         dataset=dataset.name,
         mode=mode,
