@@ -6,12 +6,40 @@ within some hundred steps.
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
+
+from mrr.train.card import TRAINING
+
+_BEGUN = "begun.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Where a run began. runs: those that made the pair it began from. read_step: of reading."""
+
+    runs: tuple[dict[str, Any], ...] = ()
+    read_step: int = 0
+
+
+def begun(root: Path) -> Begun:
+    """How the run in root began; from nothing, if nothing says otherwise."""
+    path = root / _BEGUN
+    return Begun(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Begun()
+
+
+def remember(pair: Path, root: Path, read_step: int) -> None:
+    """Write down that the run in root begins from a pair."""
+    training = json.loads((pair / "tiny-reranker" / TRAINING).read_text(encoding="utf-8"))
+    root.mkdir(parents=True, exist_ok=True)
+    start = Begun(tuple(training["runs"]), read_step)
+    (root / _BEGUN).write_text(json.dumps(asdict(start)), encoding="utf-8")
 
 
 def load_pair(folder: Path) -> tuple[Any, Any]:

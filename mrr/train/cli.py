@@ -7,13 +7,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import torch
 
 from mrr.config import Pruner, RerankConfig
 from mrr.train import shards
+from mrr.train.card import write_cards
 from mrr.train.stages import Scale, Workshop
 
 _STAGES = ("corpus", "read", "match", "join", "embed", "see", "prune")
@@ -104,6 +105,14 @@ def begin_from(shop: Workshop, pair: Path, read_step: int) -> None:
 def export(shop: Workshop, folder: Path, stage: str) -> None:
     """Write tiny-reranker and tiny-embedder as stock checkpoints; prints their sizes as JSON."""
     click.echo(json.dumps(shop.export(folder, stage)))
+
+
+@train.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("reports", nargs=-1, type=click.File(encoding="utf-8"))
+def card(folder: Path, reports: tuple[TextIO, ...]) -> None:
+    """Write the pair's model cards anew, with REPORTS of `mrr eval --json` in them."""
+    write_cards(folder, [json.load(report) for report in reports])
 
 
 @train.command()

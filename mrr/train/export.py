@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessorPil
 
+from mrr.train.card import TRAINING, card
 from mrr.train.pair import Sizes
 
 MAX_SHARD = "9MB"  # Spaces take no larger file without LFS
@@ -30,12 +31,13 @@ def export(
     model: Any,
     tokenizer: PreTrainedTokenizerFast,
     folder: Path,
-    card: str,
+    training: dict[str, Any],
     trained: dict[str, Any] | None = None,
 ) -> int:
-    """Save the model in float16 (it is cast in place). Returns the bytes written.
+    """Save the model in float16 (it is cast in place) with its card. Returns the bytes written.
 
-    trained: the `mini_reranker` section of the config: what the engine should switch on.
+    training: as mrr.train.card reads it. trained: the `mini_reranker` section of the config: what
+    the engine should switch on.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.safetensors*"):
@@ -46,7 +48,8 @@ def export(
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
     image_processor().save_pretrained(folder)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / TRAINING).write_text(json.dumps(training, indent=1), encoding="utf-8")
+    (folder / "README.md").write_text(card(folder.name, training), encoding="utf-8")
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
@@ -71,33 +74,3 @@ def join(model: Any, visual: nn.Module, lm: nn.Module) -> None:
 def trained_section(sizes: Sizes, keep_ratio: float) -> dict[str, Any]:
     """What the reranker was trained for, as the engine reads it."""
     return {"band": list(sizes.band), "exit_layer": sizes.band[1], "keep_ratio": keep_ratio}
-
-
-def card(name: str, facts: dict[str, Any]) -> str:
-    """A model card. facts: what was measured, written down as it is."""
-    role = "reranks pages" if "reranker" in name else "finds pages and guides pruning"
-    return "\n".join(
-        [
-            "---",
-            "license: apache-2.0",
-            "library_name: transformers",
-            "pipeline_tag: visual-document-retrieval",
-            "---",
-            f"# {name}",
-            "",
-            f"A tiny Qwen2.5-VL trained from scratch by this project; it {role} of printed",
-            "text on a CPU. No pretrained weights of any kind went into it.",
-            "",
-            "- **Reads**: printed Latin text, lower-cased, at 12 to 20 px on a page of 768 x 1024.",
-            "- **Does not**: understand meaning, handwriting, photographs or other scripts. It has",
-            "  no knowledge of the world: it finds printed words, and words spelled like them.",
-            "- **Data**: documentation, docstrings, licences and manual pages of a Debian machine,",
-            "  set in free fonts by `mrr/train/render.py`. Made by `python -m mrr.train all`.",
-            "",
-            "## Measured",
-            "```json",
-            json.dumps(facts, indent=2),
-            "```",
-            "",
-        ]
-    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
@@ -102,3 +103,8 @@ def build(
         kernel.copy_(kernel.mean((1, 2), keepdim=True).expand_as(kernel))
     tower.aim_heads(model.model.visual)
     return model
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Numbers in the model, those that are tied counted once."""
+    return sum(p.numel() for p in model.parameters())

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import random
+import subprocess
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -114,3 +115,18 @@ def seed_everything(seed: int) -> None:
     """Seed Python and torch."""
     random.seed(seed)
     torch.manual_seed(seed)
+
+
+def current_commit() -> str:
+    """The commit of the code that trains, or "unknown" outside a checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],  # noqa: S607
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()

@@ -29,10 +29,13 @@ from mrr.model.prompt import EMBEDDER_PROMPT, QWEN_RERANKER
 from mrr.train import begin, embed_train, export, eyes, match_train, reading, text, tokens
 from mrr.train.embedding import PageEmbedder, keep_half
 from mrr.train.matching import Matcher, SimulatedReader
-from mrr.train.pair import Sizes, build
-from mrr.train.run import pick_device, read_state
+from mrr.train.pair import Sizes, build, count_parameters
+from mrr.train.run import current_commit, pick_device, read_state
 
 logger = logging.getLogger(__name__)
+
+
+_STAGES = ("reading", "matching", "joined", "embedding", "seeing", "pruned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ class Workshop:
         """
         if (self.root / "tokenizer").exists():
             raise InputRejected(f"{self.root} holds a run already; begin in another folder.")
+        begin.remember(pair, self.root, read_step)
         reranker, embedder = begin.load_pair(pair)
         made = PreTrainedTokenizerFast.from_pretrained(pair / "tiny-reranker")
         made.save_pretrained(self.root / "tokenizer")
@@ -170,15 +174,39 @@ class Workshop:
         embedder_model = build(tokenizer, self.scale.sizes, embedder=True)
         export.join(reranker_model, tower, matcher.lm)
         export.join(embedder_model, tower, embedder.lm)
-        facts = self.measure(matcher, embedder, tower)
-        sizes = {}
-        for name, model, section in (
-            ("tiny-reranker", reranker_model, export.trained_section(self.scale.sizes, keep_ratio)),
-            ("tiny-embedder", embedder_model, None),
-        ):
-            card = export.card(name, facts)
-            sizes[name] = export.export(model, tokenizer, folder / name, card, section)
-        return sizes
+        models = {"tiny-reranker": reranker_model, "tiny-embedder": embedder_model}
+        training = {
+            "runs": self._runs(),
+            "parameters": {name: count_parameters(model) for name, model in models.items()},
+            "rendered": self.measure(matcher, embedder, tower),
+        }
+        section = export.trained_section(self.scale.sizes, keep_ratio)
+        return {
+            name: export.export(
+                model, tokenizer, folder / name, training, section if "reranker" in name else None
+            )
+            for name, model in models.items()
+        }
+
+    def _runs(self) -> list[dict[str, Any]]:
+        """What was done in this run, after what was done before it was begun from a pair."""
+        begun = begin.begun(self.root)
+        done = {name: read_state(self.root / name) for name in _STAGES}
+        stages = {
+            name: {
+                "steps": state["step"] - (begun.read_step if name == "reading" else 0),
+                "minutes": round(state["train_s"] / 60, 1),
+            }
+            for name, state in done.items()
+            if state is not None and state["train_s"] > 0
+        }
+        this = {
+            "stages": stages,
+            "seed": self.scale.seed,
+            "commit": current_commit(),
+            "device": f"{pick_device().type}, {torch.get_num_threads()} threads",
+        }
+        return [*begun.runs, this]
 
     def load(self, module: Any, stage: str) -> Any:
         """The module with a stage's weights, on the device, frozen."""
@@ -262,12 +290,6 @@ class Workshop:
                 if name.startswith("mini")
             },
             "embedder": embed_train.evaluate(embedder, whole, batch, pick_device()),
-            "steps": {
-                name: self._state(name)["step"]
-                for name in ("reading", "matching", "joined", "embedding", "seeing", "pruned")
-                if read_state(self.root / name) is not None
-            },
-            "seed": self.scale.seed,
         }
 
 

@@ -10,7 +10,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from mrr import MiniReranker
 from mrr.errors import InputRejected
-from mrr.train import shards
+from mrr.train import begin, shards
 from mrr.train.cli import train
 from mrr.train.muon import orthogonalize
 from mrr.train.stages import Workshop
@@ -32,6 +32,9 @@ def test_every_stage_runs_and_the_pair_that_comes_out_ranks_pages(
     reranker = MiniReranker.from_pretrained(
         tmp_path / "tiny-reranker", embedder=tmp_path / "tiny-embedder", store=tmp_path / "store"
     )
+    reported = json.loads((tmp_path / "tiny-reranker" / "training.json").read_text())
+    assert reported["runs"][-1]["stages"]["reading"]["steps"] == shop.scale.read_steps
+    assert reported["rendered"]["reranker"]["mini_ndcg5"] >= 0
     picture = tmp_path / "page.png"
     page = torch.full((300, 280), 255, dtype=torch.uint8).numpy()
     from PIL import Image
@@ -46,6 +49,7 @@ def test_every_stage_runs_and_the_pair_that_comes_out_ranks_pages(
 def _another_run_begins_where_the_pair_ended(shop: Workshop, pair: Path) -> None:
     following = Workshop(pair / "following", shop.scale)
     following.begin_from(pair, read_step=3)
+    assert [run["seed"] for run in begin.begun(following.root).runs] == [shop.scale.seed]
     assert following.tokenizer.get_vocab() == shop.tokenizer.get_vocab()
     for stage, before in (("reading", "reading"), ("joined", "pruned"), ("seeing", "seeing")):
         state = torch.load(following.root / stage / "checkpoint.pt", weights_only=True)

@@ -1,0 +1,52 @@
+"""Model cards say what was measured, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+from click.testing import CliRunner
+
+from mrr.train.card import TRAINING, card
+from mrr.train.cli import train
+
+FACTS = {
+    "runs": [
+        {"stages": {"reading": {"steps": 1320, "minutes": 75.0}}, "seed": 0, "commit": "abc",
+         "device": "cpu"},
+        {"stages": {"reading": {"steps": 900, "minutes": 81.4}}, "seed": 7, "commit": "def",
+         "device": "cuda"},
+    ],
+    "parameters": {"tiny-reranker": 11_821_088, "tiny-embedder": 7_518_752},
+    "rendered": {"reranker": {"mini_ndcg5": 0.6262}},
+}  # fmt: skip
+REPORT = {
+    "dataset": "examples", "n_queries": 49, "n_candidates": 32,
+    "systems": [{"name": "mini", "metrics": {
+        "ndcg@5": {"value": 0.6154, "low": 0.5044, "high": 0.7211}, "recall@20": {"value": 0.9}}}],
+    "anchors": [],
+}  # fmt: skip
+
+
+def test_a_card_has_the_fields_that_the_hub_reads_and_every_run_of_training() -> None:
+    text = card("tiny-reranker", FACTS, [REPORT])
+    _, head, body = text.split("---\n", 2)
+    fields = yaml.safe_load(head)
+    assert fields["license"] == "apache-2.0" and fields["library_name"] == "transformers"
+    assert "| 1 | reading | 1,320 | 75 | cpu |" in body
+    assert "| 2 | reading | 900 | 81 | cuda |" in body
+    assert "Seed 7, commit def." in body
+    assert "| examples | 49 queries, 32 candidates | mini | 0.615 [0.504, 0.721] | 0.900 |" in body
+    assert '"mini_ndcg5": 0.6262' in body and "11.8M parameters" in body
+
+
+def test_cards_are_written_anew_with_reports_from_the_command_line(tmp_path: Path) -> None:
+    for name in FACTS["parameters"]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / TRAINING).write_text(json.dumps(FACTS))
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps(REPORT))
+    run = ["--run", str(tmp_path / "run"), "card", str(tmp_path), str(report)]
+    assert CliRunner().invoke(train, run).exit_code == 0
+    assert "0.615" in (tmp_path / "tiny-embedder" / "README.md").read_text()
