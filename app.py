@@ -14,7 +14,9 @@ from mrr.build import default_store
 from mrr.errors import MRRError
 from ui.caching import start_examples
 from ui.examples import Examples, load_examples
+from ui.gpu import Gpu, zero_gpu
 from ui.layout import build_ui
+from ui.session import remove_left_over
 from ui.theme import css, theme
 from ui.workbench import Workbench
 
@@ -28,10 +30,13 @@ HOSTED = ON_SPACES or HOST not in ("127.0.0.1", "localhost", "::1")
 def build(examples: Examples | None = None) -> tuple[gr.Blocks, Workbench]:
     """Engine and UI, from $MRR_MODEL, $MRR_EMBEDDER, $MRR_CACHE_DIR and $MRR_KEEP_UPLOADS.
 
-    examples: the bundled ones unless given.
+    examples: the bundled ones unless given. Uploads that a crashed app left behind are removed.
     """
+    on_gpu = zero_gpu()
     reranker = MiniReranker.from_pretrained(
-        os.environ.get("MRR_MODEL") or "tiny", embedder=os.environ.get("MRR_EMBEDDER") or None
+        os.environ.get("MRR_MODEL") or "tiny",
+        embedder=os.environ.get("MRR_EMBEDDER") or None,
+        device="cpu" if on_gpu else None,
     )
 
     def load_model(model: str, embedder: str) -> MiniReranker:
@@ -45,7 +50,10 @@ def build(examples: Examples | None = None) -> tuple[gr.Blocks, Workbench]:
         load_model=None if HOSTED else load_model,
         keep_uploads=not HOSTED and os.environ.get("MRR_KEEP_UPLOADS") == "1",
         hosted=HOSTED,
+        run=Gpu(reranker, on_gpu),
     )
+    if not bench.keep_uploads:
+        remove_left_over(reranker)
     return build_ui(bench), bench
 
 

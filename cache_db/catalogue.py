@@ -89,6 +89,12 @@ class Catalogue:
         """The pages of some scopes, in order of first adding."""
         return self._pages(f"scope {_IN} ORDER BY id", json.dumps(list(scopes)))
 
+    def scopes(self) -> list[str]:
+        """Every scope that has pages."""
+        with self.trouble.guard("read pages"), self.database.read() as db:
+            return [row[0] for row in db.execute("SELECT DISTINCT scope FROM pages ORDER BY scope")]
+        return []
+
     def image(self, page_id: str) -> Image.Image | None:
         """The picture, bit for bit as it was added; None if it is gone or damaged."""
         with self.trouble.guard("read pictures"):

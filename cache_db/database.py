@@ -14,10 +14,12 @@ from pathlib import Path
 
 import sqlite_utils
 
+from cache_db.fork import gate
 from cache_db.schema import migrate
 from cache_db.session import exclusive
 
 TIMEOUT_S = 30.0
+_LET_GO = -2  # no inode: the thread's next block opens a new connection
 log = logging.getLogger("cache_db")
 
 
@@ -46,6 +48,7 @@ class Database:
         if self._shared is not None:
             migrate(self._shared.db)
         else:
+            gate.join(self)
             self._open_or_rebuild()
 
     @contextmanager
@@ -55,13 +58,14 @@ class Database:
             with self._turn:
                 yield self._shared.db
             return
-        handle = self._handle()
-        try:
-            yield handle.db
-        except sqlite3.DatabaseError as error:
-            if _is_damage(error):
-                self._discard(handle.inode, str(error))
-            raise
+        with gate:
+            handle = self._handle()
+            try:
+                yield handle.db
+            except sqlite3.DatabaseError as error:
+                if _is_damage(error):
+                    self._discard(handle.inode, str(error))
+                raise
 
     @contextmanager
     def write(self) -> Iterator[sqlite_utils.Database]:
@@ -83,19 +87,27 @@ class Database:
     def close(self) -> None:
         """Close the connections of all threads."""
         self._closed = True
-        for handle in [*self._handles, *([self._shared] if self._shared else [])]:
+        self.let_go()
+        if self._shared:
+            self._shared.db.close()
+
+    def let_go(self) -> None:
+        """Close every connection to the file; each thread opens a new one when it needs it."""
+        for handle in list(self._handles):
             handle.db.close()
+            handle.inode = _LET_GO
 
     def _open_or_rebuild(self) -> None:
         """First connection; a file that is no database is replaced by an empty one."""
-        try:
-            self._handle()
-        except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
-                raise
-            assert self._path is not None
-            self._discard(self._path.stat().st_ino, str(error))
-            self._handle()
+        with gate:
+            try:
+                self._handle()
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise
+                assert self._path is not None
+                self._discard(self._path.stat().st_ino, str(error))
+                self._handle()
 
     def _handle(self) -> _Handle:
         """This thread's connection; a new one if the file was replaced by another process."""
@@ -127,7 +139,8 @@ class Database:
     def discard(self) -> None:
         """Give a damaged database up; the next block starts with an empty one."""
         if self._path is not None:
-            self._discard(self._handle().inode, "integrity check")
+            with gate:
+                self._discard(self._handle().inode, "integrity check")
 
     def _discard(self, inode: int, reason: str) -> None:
         """Delete the database file, unless another process has replaced it already."""

@@ -10,22 +10,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cache_db.fork import gate
+
 LOCK_TIMEOUT_S = 30.0
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock file at path, waiting for other holders; TimeoutError after 30 s."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        deadline = time.monotonic() + LOCK_TIMEOUT_S
-        while not _try_lock(fd):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{path.name} was held for {LOCK_TIMEOUT_S:.0f} s")
-            time.sleep(0.005)
-        yield
-    finally:
-        os.close(fd)
+    with gate:  # a child forked meanwhile would hold it as long as it lives
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = time.monotonic() + LOCK_TIMEOUT_S
+            while not _try_lock(fd):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{path.name} was held for {LOCK_TIMEOUT_S:.0f} s")
+                time.sleep(0.005)
+            yield
+        finally:
+            os.close(fd)
 
 
 def _try_lock(fd: int) -> bool:

@@ -53,6 +53,7 @@ class PageStore:
         disk, or of everything where there is no disk. holds_pages: entries name pages of this
         store; False where another store knows the pages and this one has their K/V only.
         """
+        self._root, self._sizes = root, (budget_bytes, memory_bytes)
         self._note = "No folder was given; nothing outlives this process." if root is None else ""
         self._files: Files
         try:
@@ -123,6 +124,22 @@ class PageStore:
     def remove_scope(self, scope: str) -> int:
         """Remove all pages of a scope; returns how many."""
         return self.remove_pages([page.page_id for page in self.pages([scope])])
+
+    def scopes(self) -> list[str]:
+        """Every scope that has pages."""
+        return self._catalogue.scopes()
+
+    @property
+    def owner(self) -> str:
+        """Name of this opening of the store, for `alive`."""
+        return self._session.name
+
+    def alive(self, owner: str) -> bool:
+        """Whether the store of that owner is still open, here or in another process.
+
+        Told by a lock that the kernel drops with the process, however it ended.
+        """
+        return self._session.alive(owner)
 
     # First stage
 
@@ -224,6 +241,12 @@ class PageStore:
             health.remove(self._database, self._files, None)
             self._memory.clear()  # what was read meanwhile
             self._sweep()
+
+    def reopened(self) -> PageStore:
+        """The same folder opened anew, for a process forked from this one: this object is of no
+        use there."""
+        budget_bytes, memory_bytes = self._sizes
+        return PageStore(self._root, budget_bytes=budget_bytes, memory_bytes=memory_bytes)
 
     def close(self) -> None:
         """Write down what was used and let go of everything. The store cannot be used after."""

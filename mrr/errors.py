@@ -25,8 +25,12 @@ class PageLost(InputRejected):
     """A page that was listed cannot be read any more; rankings go on without it."""
 
     def __init__(self, page_id: str, message: str) -> None:
-        super().__init__(message)
+        super().__init__(page_id, message)  # all of it, or it could not be pickled
         self.page_id = page_id
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class NotFinite(MRRError):

@@ -46,8 +46,14 @@ def build_api(bench: Workbench, tabs: Tabs, state: gr.State) -> None:
             raise InputRejected(f"No system {system!r}; choose one of {', '.join(SYSTEMS)}.")
         if not 1 <= top_k <= MAX_TOP_K:
             raise InputRejected(f"top_k is {top_k:g}; it must be from 1 to {MAX_TOP_K}.")
-        ranked = bench.engine(session.settings).rank(
-            query, top_k=int(top_k), system=system, scopes=bench.scopes(session)
+        engine = bench.engine(session.settings)
+        ranked = bench.run(
+            type(engine).rank,
+            engine,
+            query,
+            top_k=int(top_k),
+            system=system,  # type: ignore[arg-type]  # checked above
+            scopes=bench.scopes(session),
         )
         return {
             "query": ranked.query,
@@ -98,12 +104,16 @@ def build_api(bench: Workbench, tabs: Tabs, state: gr.State) -> None:
 
     @_refusing
     def explain(query: str, page_id: str, session: Session, request: gr.Request) -> dict[str, Any]:
-        from mrr.explain.explanation import explain as explain_page
-
         tabs.opened(request.session_hash, session)
         page = bench.page(session, page_id)
-        found = explain_page(
-            bench.engine(session.settings), query, page, scopes=bench.scopes(session), dense=False
+        engine = bench.engine(session.settings)
+        found = bench.run(
+            type(engine).explain,
+            engine,
+            query,
+            page,
+            scopes=bench.scopes(session),
+            dense=False,
         )
         importance = found.keep.importance
         return {

@@ -93,7 +93,8 @@ def upload(
 
 def _cache(bench: Workbench, session: Session, item: PageImage, scope: str, line: Line) -> None:
     try:
-        line.added = bench.engine(session.settings).add_page(item, scope)
+        engine = bench.engine(session.settings)
+        line.added = bench.run(type(engine).add_page, engine, item, scope)
     except (InputRejected, BudgetExceeded) as error:
         line.state, line.reason = "failed", str(error)
         return

@@ -40,7 +40,7 @@ def build_ui(bench: Workbench) -> gr.Blocks:
         title=TITLE, analytics_enabled=False, delete_cache=(_TEMP_FILES_S, _TEMP_FILES_S)
     ) as demo:
         # A function, so that every tab makes its own secret.
-        state = gr.State(lambda: Session(), delete_callback=tabs.expired)
+        state = gr.State(lambda: bench.session(), delete_callback=tabs.expired)
         build_api(bench, tabs, state)  # first, so that no handler takes its names
         side = _side_bar(bench)
         header = start.build_header()

@@ -14,10 +14,29 @@ from mrr.types import AddedPage, Explanation, Hit, Lens, RankedList, System
 
 if TYPE_CHECKING:
     from mrr.measure.latency import LatencyReport
+    from mrr.reranker import MiniReranker
 
 PUBLIC = "public"
 DEFAULT_TOP_K = 10
 _KEPT_EXPLANATIONS = 12
+
+
+def new_scope(owner: str = "nobody") -> str:
+    """A scope that nobody can guess. owner: the opening of the store that it dies with."""
+    return f"session-{owner}-{secrets.token_hex(32)}"
+
+
+def remove_left_over(reranker: MiniReranker) -> int:
+    """Remove the pages of tabs whose process is gone, however it ended; returns how many pages.
+
+    Several apps may share a store: the tabs of those that are still running keep theirs.
+    """
+    n_removed = 0
+    for scope in reranker.store.scopes():
+        kind, owner, *_ = [*scope.split("-"), ""]
+        if kind == "session" and not reranker.store.alive(owner):
+            n_removed += reranker.remove_scope(scope)
+    return n_removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +94,7 @@ class Session:
     when these are cleared. n_examples_seen: example pages that the tab last drew.
     """
 
-    scope: str = field(default_factory=lambda: f"session-{secrets.token_hex(32)}")
+    scope: str = field(default_factory=new_scope)
     settings: Settings = field(default_factory=Settings)
     selected: str | None = None
     runs: list[Run] = field(default_factory=list)

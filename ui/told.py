@@ -53,6 +53,8 @@ def _telling() -> Iterator[list[str]]:
         yield failed
     except MRRError as error:
         failed.append(str(error))
+    except gr.Error as error:  # ZeroGPU's own words, on a used-up quota say
+        failed.append(str(error.message))
     except Exception:  # the boundary of the app: what nobody foresaw is logged, never shown
         log.exception("A handler failed")
         failed.append(UNEXPECTED)

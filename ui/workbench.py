@@ -19,8 +19,9 @@ from mrr.errors import InputRejected
 from mrr.types import Hit, Page, PageImage, RankedList, System
 from ui.describe import describe
 from ui.examples import Examples
+from ui.gpu import Gpu
 from ui.pictures import Thumbnails, data_uri
-from ui.session import PUBLIC, Run, Session, Settings
+from ui.session import PUBLIC, Run, Session, Settings, new_scope
 
 if TYPE_CHECKING:
     from mrr.reranker import MiniReranker
@@ -61,7 +62,8 @@ class Workbench:
 
     load_model: (model, embedder) -> reranker over the same store, or None where visitors may not
     load models. keep_uploads: uploads join the public pages for good; for a single user only.
-    hosted: strangers share this process, so counts over all sessions are not shown.
+    hosted: strangers share this process, so counts over all sessions are not shown. run: where
+    the model runs.
     """
 
     def __init__(
@@ -72,12 +74,14 @@ class Workbench:
         load_model: LoadModel | None = None,
         keep_uploads: bool = False,
         hosted: bool = False,
+        run: Gpu | None = None,
     ) -> None:
         self.base = reranker
         self.examples = examples
         self.load_model = load_model
         self.keep_uploads = keep_uploads
         self.hosted = hosted
+        self.run = run or Gpu(reranker)
         self.thumbnails = Thumbnails()
         self.pace = Pace()
         self._model = lru_cache(maxsize=1)(self._load)  # one beside the first: models are large
@@ -101,6 +105,10 @@ class Workbench:
         return self.load_model(model, embedder)
 
     # -------------------------------------------------------------- pages
+
+    def session(self) -> Session:
+        """A new visitor, whose pages live as long as this process at most."""
+        return Session(scope=new_scope(self.base.store.owner))
 
     def scopes(self, session: Session) -> tuple[str, ...]:
         """Whose pages this session sees: the examples and its own."""
@@ -157,7 +165,9 @@ class Workbench:
         """Rank with the mini system, and make it the session's current run."""
         settings = session.settings
         engine = self.engine(settings)
-        ranked = engine.rank(query, top_k=settings.top_k, scopes=self.scopes(session))
+        ranked = self.run(
+            type(engine).rank, engine, query, top_k=settings.top_k, scopes=self.scopes(session)
+        )
         run = Run(
             query=ranked.query,
             settings=settings,
@@ -186,8 +196,13 @@ class Workbench:
         run.dense_system, run.scored[system], run.spent_ms[system] = system, {}, 0.0
         for hit in run.mini.hits:
             begin = time.perf_counter()
-            ranked = engine.rank(
-                run.query, system=system, pages=[hit.page.page_id], scopes=self.scopes(session)
+            ranked = self.run(
+                type(engine).rank,
+                engine,
+                run.query,
+                system=system,
+                pages=[hit.page.page_id],
+                scopes=self.scopes(session),
             )
             elapsed_ms = (time.perf_counter() - begin) * 1e3
             self.pace.saw(system, elapsed_ms)
@@ -218,7 +233,7 @@ class Workbench:
             yield done, len(missing)
             image = engine.cache.picture(page)
             item = PageImage(image, page.label, page.source, page.page_num)
-            added = engine.add_page(item, page.scope)
+            added = self.run(type(engine).add_page, engine, item, page.scope)
             session.added[page.page_id] = added
             self.pace.saw("encode", added.elapsed_ms)
         yield len(missing), len(missing)

@@ -12,9 +12,14 @@ from gradio_client.exceptions import AppError
 from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
 
 
+def connect(running: Running) -> Client:
+    """A program's own session; patient, because the machine may be busy with other things."""
+    return Client(running.url, verbose=False, httpx_kwargs={"timeout": 60})
+
+
 @pytest.fixture
 def client(running: Running) -> Client:
-    return Client(running.url, verbose=False)
+    return connect(running)
 
 
 def test_only_the_three_endpoints_are_published(client: Client) -> None:
@@ -44,14 +49,14 @@ def test_add_rank_and_explain_from_a_program(
     assert sum(map(sum, why["kept"])) == added["pages"][0]["kept_tokens"]
     assert len(why["lens"]) == why["exit_layer"]
 
-    stranger = Client(running.url, verbose=False)
+    stranger = connect(running)
     with pytest.raises(AppError, match="not here"):
         stranger.predict(SAMPLES[0], page_id, api_name="/explain")
 
 
 def test_many_programs_at_once_are_all_answered(running: Running) -> None:
     def ask(n: int) -> list[int]:
-        one = Client(running.url, verbose=False)
+        one = connect(running)
         return [len(one.predict(f"query {n}", 4, api_name="/rank")["hits"]) for _ in range(3)]
 
     with ThreadPoolExecutor(12) as pool:

@@ -46,14 +46,14 @@ def owner(bench: Workbench) -> Session:
     bench.remove_own(session)
 
 
-def test_every_session_has_a_long_secret_of_its_own() -> None:
-    scopes = {Session().scope for _ in range(50)}
-    assert len(scopes) == 50
-    assert all(len(scope.removeprefix("session-")) == 64 for scope in scopes)
+def test_every_session_has_a_long_secret_of_its_own(bench: Workbench) -> None:
+    scopes = [bench.session().scope.split("-") for _ in range(50)]
+    assert {(kind, owner) for kind, owner, _ in scopes} == {("session", bench.base.store.owner)}
+    assert len({secret for *_, secret in scopes if len(secret) == 64}) == 50
 
 
-def test_each_tab_gets_a_fresh_state_and_not_a_copy_of_one(running: Running) -> None:
-    state = gr.State(lambda: Session())
+def test_each_tab_gets_a_fresh_state_and_not_a_copy_of_one(bench: Workbench) -> None:
+    state = gr.State(lambda: bench.session())
     assert copy.deepcopy(state.value()).scope != copy.deepcopy(state.value()).scope
 
 
@@ -166,9 +166,17 @@ def test_a_sentence_is_told_and_a_surprise_is_not(monkeypatch: pytest.MonkeyPatc
         yield 1
         raise RuntimeError("/home/secret/path 0x7fff")
 
+    def no_quota() -> None:
+        raise gr.Error("The quota is used up.", print_exception=False)
+
     assert telling.told(refuse)() == gr.skip()
     assert list(telling.told(surprise)()) == [1, gr.skip()]
-    assert [text for text, _ in shown] == ["Too &lt;b&gt;large&lt;/b&gt;.", telling.UNEXPECTED]
+    assert telling.told(no_quota)() == gr.skip()
+    assert [text for text, _ in shown] == [
+        "Too &lt;b&gt;large&lt;/b&gt;.",
+        telling.UNEXPECTED,
+        "The quota is used up.",
+    ]
     assert all(how["duration"] is None for _, how in shown), "it must stay until dismissed"
 
 

@@ -1,0 +1,91 @@
+"""Uploads of an app that crashed go at the next start; those of an app that runs stay."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+import app as the_app
+from cache_db import PageStore
+from mrr import MiniReranker
+from tests.ui.conftest import png
+from ui.examples import Examples
+from ui.session import PUBLIC, new_scope, remove_left_over
+
+
+def _serve(pair: tuple[Path, Path], root: Path, pipe: Connection) -> None:
+    """An app with one visitor, who added one page."""
+    engine = MiniReranker.from_pretrained(pair[0], store=root, device="cpu", self_check=False)
+    scope = new_scope(engine.store.owner)
+    engine.add([("mine.png", png(1))], scope=scope)
+    pipe.send(scope)
+    pipe.recv()
+
+
+@contextmanager
+def another_app(pair: tuple[Path, Path], root: Path) -> Iterator[tuple[str, int]]:
+    """(scope of its visitor, process id) of an app that runs until the block ends."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(pair, root, theirs))
+    process.start()
+    assert ours.poll(120), "the other app did not start"
+    scope = ours.recv()
+    assert process.pid is not None
+    yield scope, process.pid
+    process.kill()
+    process.join()
+
+
+@pytest.mark.fault
+def test_only_the_uploads_of_a_dead_process_are_removed(
+    pair: tuple[Path, Path], reranker: MiniReranker, tmp_path: Path
+) -> None:
+    store = reranker.store
+    mine = new_scope(store.owner)
+    reranker.add([("example.png", png(0))])
+    reranker.add([("here.png", png(2))], scope=mine)
+    with another_app(pair, tmp_path / "store") as (theirs, pid):
+        assert remove_left_over(reranker) == 0
+        assert set(store.scopes()) == {PUBLIC, mine, theirs}
+        os.kill(pid, signal.SIGKILL)
+        while store.alive(theirs.split("-")[1]):
+            time.sleep(0.01)
+        assert remove_left_over(reranker) == 1
+    assert set(store.scopes()) == {PUBLIC, mine}
+    assert store.verify(repair=False).ok
+
+
+def test_starting_the_app_removes_them_unless_uploads_are_kept(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MRR_MODEL", str(pair[0]))
+    monkeypatch.setenv("MRR_CACHE_DIR", str(tmp_path))
+    dead, ancient = new_scope("0" * 16), "session-" + "a" * 64
+    engine = MiniReranker.from_pretrained(pair[0], store=tmp_path, self_check=False)
+    for scope in (PUBLIC, "reports-2026", dead, ancient):
+        engine.add([("page.png", png(3))], scope=scope)
+    engine.close()
+    stays = [PUBLIC, "reports-2026"]
+    for keep, left in (("1", [*stays, dead, ancient]), ("", stays)):
+        monkeypatch.setenv("MRR_KEEP_UPLOADS", keep)
+        _, bench = the_app.build(Examples(finished=True))
+        assert bench.base.store.scopes() == sorted(left)
+        bench.base.close()
+
+
+def test_a_store_knows_who_has_it_open(tmp_path: Path) -> None:
+    with PageStore(tmp_path) as first:
+        with PageStore(tmp_path) as second:
+            assert first.alive(second.owner) and second.alive(first.owner)
+            gone = second.owner
+        assert not first.alive(gone)
+        assert first.scopes() == []
