@@ -80,7 +80,8 @@ def build_api(bench: Workbench, tabs: Tabs, state: gr.State) -> None:
         files: Sequence[str] | None, page_range: str, session: Session, request: gr.Request
     ) -> dict[str, Any]:
         tabs.opened(request.session_hash, session)
-        *_, work = upload(bench, session, read_uploads(files), page_range or None)
+        received = read_uploads(bench, session, files)
+        *_, work = upload(bench, session, received, page_range.strip() or None)
         return {
             "pages": [
                 {

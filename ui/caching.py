@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from mrr.config import Limits
 from mrr.errors import BudgetExceeded, InputRejected, MRRError
+from mrr.pages.keys import page_id
 from mrr.types import AddedPage, FailedFile, PageImage
 from ui.session import PUBLIC, Session
 from ui.workbench import Workbench
@@ -22,6 +22,10 @@ log = logging.getLogger("ui")
 State = Literal["queued", "encoding", "cached", "hit", "failed"]
 MAX_SESSION_BYTES = 100 * 1024 * 1024
 MAX_SESSION_PAGES = 200
+FULL = (
+    f"This session holds {MAX_SESSION_PAGES} pages, which is the limit here; this page and those "
+    "after it were left out. Remove some pages first, or run the app yourself."
+)
 # Imported by what the first visitor does first: a second and a half that nobody need wait for.
 _SLOW_IMPORTS = ("mrr.explain.explanation", "mrr.measure.metrics")
 
@@ -57,28 +61,41 @@ def upload(
 ) -> Iterator[Upload]:
     """Cache files (name, bytes) into the session's scope; yields the same Upload after each step.
 
-    Stops after the page in hand when session.busy is cleared. One bad file never stops the rest.
-    Raises InputRejected, before anything is read, where the files go over the session's limits.
+    Stops after the page in hand when session.busy is cleared. One bad file never stops the rest,
+    nor does one with more pages than the session may hold. Raises InputRejected while another
+    upload, or an encoding, goes on in this session.
     """
-    check_quota(session, files, bench.base.limits, bench.hosted)
-    engine, scope = bench.engine(session.settings), bench.upload_scope(session)
+    if session.busy:
+        raise InputRejected("Pages are being encoded here already. Wait for it, or cancel it.")
+    session.busy = True
+    try:
+        yield from _upload(bench, session, files, page_range)
+    finally:
+        session.busy = False
+
+
+def _upload(
+    bench: Workbench, session: Session, files: Sequence[tuple[str, bytes]], page_range: str | None
+) -> Iterator[Upload]:
     begin = time.perf_counter()
     work = Upload([Line(name, "queued") for name, _ in files])
-    session.busy = True
-    session.uploaded_bytes += sum(len(data) for _, data in files)
     yield work
     for name, data in files:
         waiting = next(line for line in work.lines if line.label == name and line.state == "queued")
         work.lines.remove(waiting)
-        for item in engine.decode([(name, data)], page_range):
+        for item in bench.base.decode([(name, data)], page_range):
             if isinstance(item, FailedFile):
                 work.lines.append(Line(item.file, "failed", item.reason))
                 yield work
                 continue
+            if is_full(bench, session, item):
+                work.lines.append(Line(item.label, "failed", FULL))
+                yield work
+                break
             line = Line(item.label, "encoding")
             work.lines.append(line)
             yield work
-            _cache(bench, session, item, scope, line)
+            _cache(bench, session, item, line)
             work.n_done += line.added is not None
             work.elapsed_s = time.perf_counter() - begin
             yield work
@@ -87,11 +104,12 @@ def upload(
                 break
         if work.cancelled:
             break
-    work.finished, session.busy = True, False
+    work.finished = True
     yield work
 
 
-def _cache(bench: Workbench, session: Session, item: PageImage, scope: str, line: Line) -> None:
+def _cache(bench: Workbench, session: Session, item: PageImage, line: Line) -> None:
+    scope = bench.upload_scope(session)
     try:
         engine = bench.engine(session.settings)
         line.added = bench.run(type(engine).add_page, engine, item, scope)
@@ -106,34 +124,44 @@ def _cache(bench: Workbench, session: Session, item: PageImage, scope: str, line
         bench.pace.saw("encode", line.added.elapsed_ms)
 
 
-def read_uploads(paths: Sequence[str] | None) -> list[tuple[str, bytes]]:
-    """(name, bytes) of what Gradio received, whose copies are deleted: the engine takes no path."""
-    files = []
-    for path in map(Path, paths or ()):
-        files.append((path.name, path.read_bytes()))
-        path.unlink()
-    return files
+def read_uploads(
+    bench: Workbench, session: Session, paths: Sequence[str] | None
+) -> list[tuple[str, bytes]]:
+    """(name, bytes) of what Gradio received, whose copies are deleted: the engine takes no path.
+
+    Raises InputRejected, before anything is read, where the files go over a limit.
+    """
+    received = list(map(Path, paths or ()))
+    try:
+        check_quota(bench, session, [path.stat().st_size for path in received])
+        return [(path.name, path.read_bytes()) for path in received]
+    finally:
+        for path in received:
+            path.unlink()
 
 
-def check_quota(
-    session: Session, files: Sequence[tuple[str, bytes]], limits: Limits, hosted: bool
-) -> None:
-    """Refuse a whole upload that is over a limit, with the numbers."""
-    if len(files) > limits.max_files:
+def check_quota(bench: Workbench, session: Session, sizes: Sequence[int]) -> None:
+    """Count an upload of files of these bytes, or refuse the whole of it with the numbers."""
+    max_files = bench.base.limits.max_files
+    if len(sizes) > max_files:
         raise InputRejected(
-            f"{len(files)} files at once; the limit is {limits.max_files}. Add them in parts."
+            f"{len(sizes)} files at once; the limit is {max_files}. Add them in parts."
         )
-    total = session.uploaded_bytes + sum(len(data) for _, data in files)
-    if hosted and total > MAX_SESSION_BYTES:
+    total = session.uploaded_bytes + sum(sizes)
+    if bench.hosted and total > MAX_SESSION_BYTES:
         raise InputRejected(
-            f"That would make {total / 1e6:.0f} MB in this session; the limit here is "
+            f"That would make {total / 1e6:.0f} MB uploaded in this session; the limit here is "
             f"{MAX_SESSION_BYTES / 1e6:.0f} MB. Run the app yourself for more."
         )
-    if hosted and len(session.added) >= MAX_SESSION_PAGES:
-        raise InputRejected(
-            f"This session holds {len(session.added)} pages; the limit here is "
-            f"{MAX_SESSION_PAGES}. Remove some first."
-        )
+    session.uploaded_bytes = total
+
+
+def is_full(bench: Workbench, session: Session, item: PageImage) -> bool:
+    """Whether a page is one too many for its session."""
+    if not bench.hosted:
+        return False
+    own = {page.page_id for page in bench.base.store.pages([session.scope])}
+    return len(own) >= MAX_SESSION_PAGES and page_id(item.image, session.scope) not in own
 
 
 def start_examples(bench: Workbench) -> threading.Thread:

@@ -23,6 +23,7 @@ from ui.handlers import Handlers, Values
 from ui.markup import note
 from ui.parts import OtherTabs
 from ui.session import Session, Tabs
+from ui.told import tell
 from ui.views import history, labels, latency, settings, upload
 from ui.views.report import report
 from ui.workbench import Workbench
@@ -51,18 +52,17 @@ class Housekeeping:
         """Files were dropped: cache them page by page, and say how each goes."""
         self.tabs.opened(request.session_hash, session)
         view = self.views.upload
-        if session.busy:
-            raise InputRejected("An upload is already going on here. Wait for it, or cancel it.")
-        files = caching.read_uploads(paths)
         try:
+            files = caching.read_uploads(self.bench, session, paths)
             for work in caching.upload(self.bench, session, files, page_range.strip() or None):
                 yield {
                     view.progress: upload.progress(work),
                     view.cancel: gr.update(visible=not work.finished),
                     **({view.files: None, **self.stored(session)} if work.finished else {}),
                 }
-        finally:
-            session.busy = False
+        except InputRejected as error:  # refused whole: the drop zone is free for the next try
+            tell(str(error))
+            yield {view.files: None}
 
     def cancel(self, session: Session) -> None:
         """The upload, or the encoding, stops after the page in hand."""

@@ -31,6 +31,14 @@ def png(seed: int) -> bytes:
     return buffer.getvalue()
 
 
+def pdf(*seeds: int) -> bytes:
+    """A PDF with such a page for each seed."""
+    buffer = io.BytesIO()
+    first, *rest = (picture(seed, (160, 224)) for seed in seeds)
+    first.save(buffer, "PDF", save_all=True, append_images=rest)
+    return buffer.getvalue()
+
+
 def make_corpus(folder: Path) -> Path:
     """Six pages, three queries and their labels, in the format of assets/examples."""
     (folder / "pages").mkdir(parents=True)

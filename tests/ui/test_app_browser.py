@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.tiny import picture
-from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
+from tests.ui.conftest import N_PAGES, SAMPLES, Running, pdf, png
 
 pytestmark = pytest.mark.browser
 expect.set_options(timeout=15_000)  # a shared machine with two cores
@@ -41,13 +40,6 @@ def add_files(tab: Page, *files: tuple[str, bytes]) -> None:
     open_tab(tab, "Pages")
     payload = [{"name": n, "mimeType": "application/octet-stream", "buffer": b} for n, b in files]
     tab.set_input_files("#files input[type=file]", payload)
-
-
-def pdf(*seeds: int) -> bytes:
-    buffer = io.BytesIO()
-    first, *rest = (picture(seed, (160, 224)) for seed in seeds)
-    first.save(buffer, "PDF", save_all=True, append_images=rest)
-    return buffer.getvalue()
 
 
 def saved(tab: Page, button: str) -> str:

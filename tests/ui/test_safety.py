@@ -6,6 +6,8 @@ import copy
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +18,14 @@ import pytest
 
 import app as the_app
 from mrr.errors import InputRejected
-from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
+from tests.ui.conftest import N_PAGES, SAMPLES, Running, pdf, png
+from ui import caching
 from ui import told as telling
-from ui.caching import MAX_SESSION_BYTES, MAX_SESSION_PAGES, check_quota, read_uploads, upload
+from ui.caching import read_uploads, upload
 from ui.components import field, index
 from ui.exports import as_csv
 from ui.handlers import Handlers
-from ui.session import Session, Tabs
+from ui.session import Session, Settings, Tabs
 from ui.views import upload as upload_view
 from ui.workbench import Workbench
 
@@ -121,30 +124,104 @@ def test_a_forged_index_is_refused(n: str) -> None:
         index(event(n=n), 3)
 
 
-def test_uploads_are_read_as_bytes_and_their_copies_are_deleted(tmp_path: Path) -> None:
-    copy_of_upload = tmp_path / "page.png"
-    copy_of_upload.write_bytes(b"picture")
-    assert read_uploads([str(copy_of_upload)]) == [("page.png", b"picture")]
-    assert not copy_of_upload.exists()
-    assert read_uploads(None) == []
+def received(folder: Path, *sizes: int) -> list[str]:
+    """Files as Gradio hands them over, of so many bytes each."""
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"page-{n}.png" for n in range(len(sizes))]
+    for path, size in zip(paths, sizes, strict=True):
+        with path.open("wb") as file:
+            file.truncate(size)
+    return list(map(str, paths))
 
 
-def test_an_upload_over_a_limit_is_refused_whole_with_the_numbers(bench: Workbench) -> None:
-    limits = bench.base.limits
-    with pytest.raises(InputRejected, match=f"101 files at once; the limit is {limits.max_files}"):
-        check_quota(Session(), [("a.png", b"")] * 101, limits, hosted=False)
-    full = Session(uploaded_bytes=MAX_SESSION_BYTES)
-    check_quota(full, [("a.png", b"12")], limits, hosted=False)
-    with pytest.raises(InputRejected, match="105 MB"):
-        check_quota(full, [("a.png", b"12")], limits, hosted=True)
-    crowded = Session(added=dict.fromkeys(map(str, range(MAX_SESSION_PAGES))))  # type: ignore[arg-type]
-    with pytest.raises(InputRejected, match="200 pages"):
-        check_quota(crowded, [("a.png", b"12")], limits, hosted=True)
+@pytest.fixture
+def hosted(bench: Workbench) -> Iterator[Workbench]:
+    bench.hosted = True
+    yield bench
+    bench.hosted = False
+
+
+def test_uploads_are_read_as_bytes_and_their_copies_are_deleted(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    session = Session()
+    assert read_uploads(bench, session, received(tmp_path, 3)) == [("page-0.png", bytes(3))]
+    assert not list(tmp_path.iterdir())
+    assert read_uploads(bench, session, None) == []
+    assert session.uploaded_bytes == 3
+
+
+def test_an_upload_over_a_limit_is_refused_whole_with_the_numbers(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    session = Session()
+    with pytest.raises(InputRejected, match="101 files at once; the limit is 100"):
+        read_uploads(bench, session, received(tmp_path, *[1] * 101))
+    assert not list(tmp_path.iterdir()), "what is refused is not kept either"
+    assert session.uploaded_bytes == 0
+    assert len(read_uploads(bench, session, received(tmp_path, *[1] * 100))) == 100
+
+
+def test_a_session_of_a_hosted_app_has_a_budget_of_bytes(
+    hosted: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session()
+    sizes = [20 * 2**20] * 5
+    assert sum(len(data) for _, data in read_uploads(hosted, session, received(tmp_path, *sizes)))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: pytest.fail("it was read all the same"))
+        with pytest.raises(InputRejected, match=r"126 MB uploaded .* limit here is 105 MB"):
+            read_uploads(hosted, session, received(tmp_path, 20 * 2**20))
+    hosted.hosted = False
+    assert read_uploads(hosted, session, received(tmp_path, 1))
+
+
+def test_pages_over_the_sessions_quota_are_named_and_other_files_go_on(
+    hosted: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caching, "MAX_SESSION_PAGES", 3)
+    session = hosted.session()
+    *_, done = upload(
+        hosted, session, [("known.png", png(80)), ("long.pdf", pdf(81, 82, 83, 84))], None
+    )
+    assert [line.state for line in done.lines] == ["cached", "cached", "cached", "failed"]
+    assert done.lines[-1].label == "long.pdf p. 3"
+    assert "200 pages" in done.lines[-1].reason and "Remove some" in done.lines[-1].reason
+    files = [("more.png", png(85)), ("again.png", png(80)), ("bad.png", b"junk")]
+    *_, done = upload(hosted, session, files, None)
+    assert [line.state for line in done.lines] == ["failed", "hit", "failed"]
+    assert len(hosted.base.store.pages([session.scope])) == 3
+    hosted.remove(session, next(iter(session.added)))
+    *_, done = upload(hosted, session, [("more.png", png(85))], None)
+    assert [line.state for line in done.lines] == ["cached"]
+    hosted.remove_own(session)
+
+
+def test_encoding_the_examples_again_uses_up_no_quota(
+    hosted: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caching, "MAX_SESSION_PAGES", 1)
+    session = hosted.session()
+    session.settings = Settings(replace(hosted.base.config, keep_ratio=0.3))
+    assert list(hosted.encode_missing(session))[-1][1] == N_PAGES
+    *_, done = upload(hosted, session, [("mine.png", png(86))], None)
+    assert [line.state for line in done.lines] == ["cached"]
+    hosted.remove_own(session)
+
+
+def test_two_uploads_of_one_session_do_not_mix(bench: Workbench) -> None:
+    session = bench.session()
+    first = upload(bench, session, [("a.png", png(87)), ("b.png", png(88))], None)
+    next(first)
+    with pytest.raises(InputRejected, match="being encoded here already"):
+        next(upload(bench, session, [("c.png", png(89))], None))
+    *_, done = first
+    assert [line.state for line in done.lines] == ["cached", "cached"] and not done.cancelled
+    assert not session.busy
+    bench.remove_own(session)
 
 
 def test_models_cannot_be_loaded_by_name_where_strangers_come() -> None:
-    from ui.session import Settings
-
     guarded = Workbench(SimpleNamespace(), SimpleNamespace(), load_model=None)  # type: ignore[arg-type]
     with pytest.raises(InputRejected, match="cannot be changed here"):
         guarded.engine(Settings(model="/etc"))
