@@ -33,15 +33,16 @@ def build(examples: Examples | None = None) -> tuple[gr.Blocks, Workbench]:
     examples: the bundled ones unless given. Uploads that a crashed app left behind are removed.
     """
     on_gpu = zero_gpu()
+    first = os.environ.get("MRR_MODEL") or "tiny"
     reranker = MiniReranker.from_pretrained(
-        os.environ.get("MRR_MODEL") or "tiny",
+        first,
         embedder=os.environ.get("MRR_EMBEDDER") or None,
         device="cpu" if on_gpu else None,
     )
 
     def load_model(model: str, embedder: str) -> MiniReranker:
         return MiniReranker.from_pretrained(
-            model, embedder=embedder or None, store=reranker.store, limits=reranker.limits
+            model or first, embedder=embedder or None, store=reranker.store, limits=reranker.limits
         )
 
     bench = Workbench(

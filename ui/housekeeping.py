@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from mrr.errors import InputRejected
+from mrr.errors import InputRejected, MRRError
 from ui import caching, explaining
 from ui.components import File, field
 from ui.exports import (
@@ -22,7 +22,7 @@ from ui.exports import (
 from ui.handlers import Handlers, Values
 from ui.markup import note
 from ui.parts import OtherTabs
-from ui.session import Session, Tabs
+from ui.session import Session, Settings, Tabs
 from ui.told import tell
 from ui.views import history, labels, latency, settings, upload
 from ui.views.report import report
@@ -97,9 +97,16 @@ class Housekeeping:
     def plan(self, session: Session, *values: Any) -> str:
         """What Apply would encode again."""
         wanted = settings.read(self.bench.base.config, *values)
-        if wanted.model:
-            return note("Apply will load that model, and encode every page with it.")
+        if self._is_new(session, wanted):
+            return note("Apply will load that model, and encode the pages it has not read yet.")
         return settings.plan(self.bench.plan(session, wanted))
+
+    def _is_new(self, session: Session, wanted: Settings) -> bool:
+        """Whether settings name another model than the one that is in use."""
+        now = session.settings
+        return bool(wanted.model or wanted.embedder) and (
+            (wanted.model, wanted.embedder) != (now.model, now.embedder)
+        )
 
     def apply(self, session: Session, *values: Any) -> Iterator[Values]:
         """Take the settings, then encode what they lack, page by page."""
@@ -107,11 +114,12 @@ class Housekeeping:
         if session.busy:
             raise InputRejected("Pages are being encoded. Wait for it, or cancel it.")
         wanted = settings.read(self.bench.base.config, *values)
-        self.bench.engine(
-            wanted
-        )  # a model that cannot be loaded is refused before anything changes
-        session.settings, session.busy = wanted, True
+        session.busy = True
         try:
+            if self._is_new(session, wanted):
+                yield {view.plan: note("Loading the model…")}
+            self.bench.engine(wanted)  # what cannot be loaded is refused before anything changes
+            session.settings = wanted
             for done, total in self.bench.encode_missing(session):
                 yield {
                     view.plan: settings.encoding(done, total),
@@ -120,6 +128,9 @@ class Housekeeping:
                 if not session.busy:
                     yield {view.plan: note("Stopped. The rest is encoded when it is asked.")}
                     break
+        except MRRError:
+            yield {view.plan: "", view.stop: gr.update(visible=False)}
+            raise
         finally:
             session.busy = False
         yield {view.stop: gr.update(visible=False), **self.stored(session)}

@@ -35,7 +35,7 @@ _TEMP_FILES_S = 3600
 
 def build_ui(bench: Workbench) -> gr.Blocks:
     """The whole app around one workbench."""
-    tabs = Tabs(bench.base.remove_scope)
+    tabs = Tabs(bench.remove_scope)
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(_TEMP_FILES_S, _TEMP_FILES_S)
     ) as demo:
@@ -266,8 +266,8 @@ def _wire_settings(state: gr.State, house: Housekeeping, handlers: Handlers) -> 
 
 def _rank_again(handlers: Handlers) -> Callable[..., Any]:
     def again(view: ranking.View, only: bool, session: Session) -> dict[Any, Any]:
-        if session.run is None:
-            return {}
+        if session.run is None or session.run.settings == session.settings:
+            return {}  # nothing to show, or the change was refused
         return handlers.rank(session.run.query, view, only, session)
 
     return again

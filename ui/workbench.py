@@ -6,16 +6,18 @@ own scopes: a page of another session does not exist here.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrr.config import RerankConfig
-from mrr.errors import InputRejected
+from mrr.errors import InputRejected, MRRError
 from mrr.types import Hit, Page, PageImage, RankedList, System
 from ui.describe import describe
 from ui.examples import Examples
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from mrr.reranker import MiniReranker
 
 LoadModel = Callable[[str, str], "MiniReranker"]
+log = logging.getLogger("ui")
 _PAGE_SIDE = 1400
 MAX_RUNS = 200
 
@@ -60,10 +63,10 @@ class Pace:
 class Workbench:
     """The engine with its examples, shared by all sessions.
 
-    load_model: (model, embedder) -> reranker over the same store, or None where visitors may not
-    load models. keep_uploads: uploads join the public pages for good; for a single user only.
-    hosted: strangers share this process, so counts over all sessions are not shown. run: where
-    the model runs.
+    load_model: (model, embedder) -> reranker over the same store, "" for the one that the app was
+    started with; or None where visitors may not load models. keep_uploads: uploads join the public
+    pages for good; for a single user only. hosted: strangers share this process, so counts over
+    all sessions are not shown. run: where the model runs.
     """
 
     def __init__(
@@ -84,7 +87,8 @@ class Workbench:
         self.run = run or Gpu(reranker)
         self.thumbnails = Thumbnails()
         self.pace = Pace()
-        self._model = lru_cache(maxsize=1)(self._load)  # one beside the first: models are large
+        # One beside the first, because models are large: what it was asked by, and itself.
+        self._other: tuple[tuple[str, str], MiniReranker] | None = None
         self._engine = lru_cache(maxsize=16)(self._configured)
         self._loading = threading.Lock()
 
@@ -96,13 +100,30 @@ class Workbench:
             return self._engine(settings.model, settings.embedder, settings.config)
 
     def _configured(self, model: str, embedder: str, config: RerankConfig | None) -> MiniReranker:
-        base = self._model(model, embedder) if model else self.base
-        return base if config is None else base.with_config(config)
+        if not model and not embedder:
+            return self.base if config is None else self.base.with_config(config)
+        from mrr.build import trained_config  # torch: only where the engine is
+
+        other = self._load(model, embedder)
+        return other.with_config(trained_config(other.loaded, config))
 
     def _load(self, model: str, embedder: str) -> MiniReranker:
         if self.load_model is None:
             raise InputRejected("Models cannot be changed here; run the app yourself to do so.")
-        return self.load_model(model, embedder)
+        if self._other is None or self._other[0] != (model, embedder):
+            try:
+                loaded = self.load_model(model, embedder)
+            except MRRError:
+                raise
+            except Exception as error:  # as many kinds as there are ways to damage a checkpoint
+                log.exception("A model could not be loaded")
+                raise InputRejected(
+                    f"{Path(model or embedder).name} could not be loaded: its files are damaged or "
+                    "incomplete, or it does not fit into memory. Nothing was changed."
+                ) from error
+            self._other = (model, embedder), loaded
+            self._engine.cache_clear()  # which still held the one before
+        return self._other[1]
 
     # -------------------------------------------------------------- pages
 
@@ -150,14 +171,24 @@ class Workbench:
         page = self.page(session, page_id)
         if not self.removable(page):
             raise InputRejected("The example pages stay; only pages that you added can be removed.")
-        self.base.remove_pages([page.page_id])
+        self._remove([page.page_id])
         session.added.pop(page.page_id, None)
 
     def remove_own(self, session: Session) -> int:
         """Remove everything that this session added."""
         own = [p.page_id for p in self.pages(session) if self.removable(p)]
         session.added.clear()
-        return self.base.remove_pages(own)
+        return self._remove(own)
+
+    def remove_scope(self, scope: str) -> int:
+        """Remove all pages of a scope; returns how many."""
+        return self._remove([page.page_id for page in self.base.store.pages([scope])])
+
+    def _remove(self, page_ids: list[str]) -> int:
+        n_removed = self.base.remove_pages(page_ids)
+        if self._other is not None:
+            self._other[1].remove_pages(page_ids)  # its dense K/V
+        return n_removed
 
     # --------------------------------------------------------------- rank
 
