@@ -4,24 +4,42 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mrr.config import layer_range
+
 if TYPE_CHECKING:
     from mrr.reranker import MiniReranker
 
+# What layer numbers mean, wherever people read or set them.
+LAYERS_ARE = "Layers are counted from 0, and a range includes both its ends."
 SYSTEM_NAMES = {"mini": "mini", "dense-reuse": "dense + reuse", "original": "original"}
 
 
 def describe(reranker: MiniReranker) -> str:
-    """`tiny-reranker, exit 8 of 12, band 4-8, keep 50% by embedder, int8`, never a path."""
-    config, start_end = reranker.config, reranker.config.band or (0, 0)
+    """`tiny-reranker, exit after layer 7 of 0–11, band 4–7, keep 50% by embedder, int8`, never a
+    path."""
+    config = reranker.config
     keep = (
         "keep all"
         if config.keep_ratio == 1.0
         else f"keep {config.keep_ratio:.0%} by {config.pruner}"
     )
     return (
-        f"{model_name(reranker)}, exit {config.exit_layer} of {reranker.loaded.n_layers}, "
-        f"band {start_end[0]}–{start_end[1]}, {keep}, {config.kv_dtype}"
+        f"{model_name(reranker)}, exit {exit_after(reranker)}, band {band(reranker)}, {keep}, "
+        f"{config.kv_dtype}"
     )
+
+
+def exit_after(reranker: MiniReranker) -> str:
+    """`after layer 7 of 0–11`."""
+    exit_layer = reranker.config.exit_layer
+    assert exit_layer is not None
+    return f"after layer {exit_layer - 1} of {layer_range((0, reranker.loaded.n_layers))}"
+
+
+def band(reranker: MiniReranker) -> str:
+    """`4–7`."""
+    assert reranker.config.band is not None
+    return layer_range(reranker.config.band)
 
 
 def model_name(reranker: MiniReranker) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mrr.config import Pruner
 from mrr.errors import InputRejected
+from mrr.explain.turn import Progress, Stop, never
 from mrr.types import Explanation, Lens
 from ui.session import Run, Session
 from ui.workbench import Workbench
@@ -15,7 +15,6 @@ from ui.workbench import Workbench
 if TYPE_CHECKING:
     from mrr.measure.latency import LatencyReport
 
-Progress = Callable[[int, int], None]
 Keep = tuple[float, Pruner]
 _LATENCY_PAGES = 10
 
@@ -42,23 +41,24 @@ def trace(
     keep: Keep | None = None,
     occlusion: bool = False,
     progress: Progress | None = None,
+    stop: Stop = never,
 ) -> Explanation:
     """Explain the selected page for the current query.
 
     keep: (ratio, pruner) to encode this page again with, instead of the run's own. occlusion:
-    also hide blocks in turn; progress counts its passes.
+    also hide blocks in turn; progress counts its passes, and after each stop may end it: what was
+    measured until then is kept, and measured anew when it is asked for again.
     """
-    from mrr.explain.explanation import explain  # torch: only where the engine is
-
     run, page_id = current(session)
     found = known(session, keep)
-    if found is not None and (found.occlusion is not None or not occlusion):
+    if found is not None and (not occlusion or _measured(found)):
         return found
     page = bench.page(session, page_id)
     engine = bench.engine(run.settings)
     if keep is not None:
         engine = engine.with_config(replace(engine.config, keep_ratio=keep[0], pruner=keep[1]))
-    explanation = explain(
+    explanation = bench.run(
+        type(engine).explain,
         engine,
         run.query,
         page,
@@ -66,31 +66,63 @@ def trace(
         dense=False,
         occlusion=occlusion,
         progress=progress,
+        stop=stop,
     )
     key = (run.query, run.settings.config, run.settings.model, page_id, keep)
     session.remember(key, explanation)
     return explanation
 
 
-def lenses(
-    bench: Workbench, session: Session, *, dense: bool = False, progress: Progress | None = None
-) -> dict[str, Lens]:
-    """The lens of every candidate of the current run; dense adds the layers that mini skips."""
-    from mrr.explain.explanation import lenses as trace_lenses
+def _measured(explanation: Explanation) -> bool:
+    occlusion = explanation.occlusion
+    return occlusion is not None and bool(occlusion.measured.all())
 
+
+def lenses(bench: Workbench, session: Session) -> dict[str, Lens]:
+    """The lens of every candidate of the current run, over the layers that mini runs."""
     run, _ = current(session)
     kept = known_lenses(session)
-    if kept and (not dense or all(lens.dense is not None for lens in kept.values())):
+    if kept:
         return kept
-    found = trace_lenses(
-        bench.engine(run.settings),
+    engine = bench.engine(run.settings)
+    found = bench.run(
+        type(engine).lenses,
+        engine,
         run.query,
         [hit.page for hit in run.mini.hits],
         scopes=bench.scopes(session),
-        dense=dense,
-        progress=progress,
     )
-    session.lenses = (run, found)
+    if session.run is run:
+        session.lenses = (run, found)
+    return found
+
+
+def complete_lenses(
+    bench: Workbench, session: Session, *, progress: Progress, stop: Stop = never
+) -> dict[str, Lens]:
+    """The same with the layers that mini skips: one full pass for each candidate that lacks it.
+
+    Each pass is a call of its own, after which stop may end the work; what is done is kept.
+    """
+    run, _ = current(session)
+    engine = bench.engine(run.settings)
+    found = dict(lenses(bench, session))
+    missing = [page_id for page_id, lens in found.items() if lens.dense is None]
+    for done, page_id in enumerate(missing, start=len(found) - len(missing) + 1):
+        full = bench.run(
+            type(engine).lenses,
+            engine,
+            run.query,
+            [page_id],
+            scopes=bench.scopes(session),
+            dense=True,
+        )
+        found = {**found, page_id: replace(found[page_id], dense=full[page_id].dense)}
+        if session.run is run:
+            session.lenses = (run, found)
+        progress(done, len(found))
+        if stop():
+            break
     return found
 
 

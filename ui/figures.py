@@ -6,20 +6,12 @@ Gradio 6.31 draws them with plotly.js 3.3; nothing newer than that is used.
 from __future__ import annotations
 
 import html
-from typing import Any
 
 import plotly.graph_objects as go
 
 from ui.colour import GRID, TEXT
 
 _FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
-# plotly.js 4 would offer to upload the chart; a file that we export calls nowhere.
-_EXPORT = {
-    "showSendToCloud": False,
-    "displaylogo": False,
-    "responsive": True,
-    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
-}
 
 
 def plain(text: object) -> str:
@@ -51,8 +43,3 @@ def finish(figure: go.Figure, height: int) -> go.Figure:
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
     return figure
-
-
-def standalone(figure: go.Figure, **options: Any) -> str:
-    """A div with its script, for a file of its own; options go to plotly's to_html."""
-    return figure.to_html(full_html=False, config=_EXPORT, **options)

@@ -5,7 +5,7 @@ Each returns {component: value} for what changes; what is left out stays as it i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -15,6 +15,7 @@ from mrr.errors import MRRError
 from mrr.types import System
 from ui import explaining
 from ui.components import field, index
+from ui.lenses import Mode
 from ui.parts import RankTab
 from ui.session import Session, Tabs
 from ui.told import tell
@@ -185,7 +186,9 @@ class Handlers:
             return self._blank("Select a page.")
         explanation = explaining.known(session)
         if explanation is None:
-            return self._blank("Tracing…" if session.settings.auto_trace else UNTRACED)
+            blank = self._blank("Tracing…" if session.settings.auto_trace else UNTRACED)
+            # The layers of all candidates may be known already; then their chart stays.
+            return {**blank, **(self.curves(session) if explaining.known_lenses(session) else {})}
         page = self.bench.page(session, session.selected)
         shown = inspector.render(explanation, self.bench.picture(page), mode=mode)
         return {
@@ -194,7 +197,12 @@ class Handlers:
             **self.curves(session),
         }
 
-    def curves(self, session: Session, mode: layers.Mode = "logit") -> Values:
+    def show_curves_as(self, mode: Mode, session: Session) -> Values:
+        """Another unit for the layers, which stays until the next choice."""
+        session.lens_mode = mode
+        return self.curves(session)
+
+    def curves(self, session: Session) -> Values:
         """Relevance against layer, for every candidate that was traced."""
         run, lenses = session.run, explaining.known_lenses(session)
         if run is None or not lenses:
@@ -202,7 +210,7 @@ class Handlers:
         names = {hit.page.page_id: hit.page.label for hit in run.mini.hits}
         return _values(
             self.views.layers.outputs,
-            layers.render(lenses, names, session.selected, mode=mode),
+            layers.render(lenses, names, session.selected, mode=session.lens_mode),
         )
 
     def _blank(self, sentence: str) -> Values:
@@ -214,32 +222,59 @@ class Handlers:
 
     def trace_dense(
         self,
-        mode: layers.Mode,
         session: Session,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Values:
-        """The layers that mini never runs, from one full pass a candidate."""
-        explaining.lenses(
-            self.bench,
-            session,
-            dense=True,
-            progress=lambda done, total: progress((done, total), unit="pages"),
-        )
-        return self.curves(session, mode)
+    ) -> Iterator[Values]:
+        """The layers that mini never runs, from one full pass a candidate, until it is stopped."""
+
+        def work() -> Values:
+            explaining.complete_lenses(
+                self.bench,
+                session,
+                progress=lambda done, total: progress((done, total), unit="pages"),
+                stop=lambda: not session.completing,
+            )
+            return self.curves(session)
+
+        session.completing = True
+        try:
+            yield from _stoppable(self.views.layers.run, self.views.layers.stop, work)
+        finally:
+            session.completing = False
+
+    def stop_tracing(self, session: Session) -> None:
+        """The full passes stop after the page in hand."""
+        session.completing = False
 
     def occlude(
         self,
         session: Session,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Values:
-        """Hide blocks of the page in turn, and random ones beside them."""
-        explaining.trace(
-            self.bench,
-            session,
-            occlusion=True,
-            progress=lambda done, total: progress((done, total), unit="passes"),
-        )
-        return self.detail(session, mode="occlusion")
+    ) -> Iterator[Values]:
+        """Hide blocks of the page in turn, and random ones beside them, until it is stopped."""
+
+        def work() -> Values:
+            asked = explaining.current(session)
+            explaining.trace(
+                self.bench,
+                session,
+                occlusion=True,
+                progress=lambda done, total: progress((done, total), unit="passes"),
+                stop=lambda: not session.occluding,
+            )
+            # Another page may have been selected meanwhile: this one keeps its map for later.
+            still = (session.run, session.selected) == asked
+            return self.detail(session, mode="occlusion") if still else {}
+
+        session.occluding = True
+        try:
+            yield from _stoppable(self.views.inspector.occlude, self.views.inspector.stop, work)
+        finally:
+            session.occluding = False
+
+    def stop_occluding(self, session: Session) -> None:
+        """The measurement of occlusion stops after the pass in hand."""
+        session.occluding = False
 
     def reencode(self, ratio: float, pruner: Pruner, session: Session) -> Values:
         """The selected page under another keep ratio, beside what it was."""
@@ -254,6 +289,18 @@ class Handlers:
         """A layer was clicked in the bands: its map, which the browser has, is on the page."""
         bands.layer_from(event._data, self.bench.engine(session.settings).loaded.n_layers)
         return {self.views.why: gr.update(selected="page")}
+
+
+def _stoppable(start: gr.Button, stop: gr.Button, work: Callable[[], Values]) -> Iterator[Values]:
+    """Do the work with the button that stops it in the place of the one that started it."""
+    idle = {start: gr.update(visible=True), stop: gr.update(visible=False)}
+    yield {start: gr.update(visible=False), stop: gr.update(visible=True)}
+    try:
+        values = work()
+    except Exception:
+        yield idle
+        raise
+    yield {**idle, **values}
 
 
 def _values(components: Sequence[Any], values: Sequence[Any]) -> Values:

@@ -197,7 +197,14 @@ def _wire_detail(state: gr.State, handlers: Handlers) -> None:
     picked = _on(views.ranking.hits.pick, handlers.pick, state, views.detail)
     _on(picked.success, handlers.trace_selected, state, views.detail)
     _on(page.trace.click, handlers.trace, state, views.detail, busy=[page.view])
-    _on(page.occlude.click, handlers.occlude, state, views.detail, busy=[page.view])
+    _on(
+        page.occlude.click,
+        handlers.occlude,
+        state,
+        [*views.detail, page.occlude, page.stop],
+        busy=[page.view],
+    )
+    _on(page.stop.click, handlers.stop_occluding, state, None)
     _on(
         page.reencode.click,
         handlers.reencode,
@@ -206,19 +213,16 @@ def _wire_detail(state: gr.State, handlers: Handlers) -> None:
         busy=[page.view],
     )
     curves = views.layers
-    _on(curves.mode.change, _curves(handlers), [curves.mode, state], curves.outputs)
+    _on(curves.mode.change, handlers.show_curves_as, [curves.mode, state], curves.outputs)
     _on(
         curves.run.click,
         handlers.trace_dense,
-        [curves.mode, state],
-        curves.outputs,
+        state,
+        [*curves.outputs, curves.run, curves.stop],
         busy=[curves.plot],
     )
     _on(views.bands.view.layer_click, handlers.layer, state, [views.why])
-
-
-def _curves(handlers: Handlers) -> Callable[..., Any]:
-    return lambda mode, session: handlers.curves(session, mode)
+    _on(curves.stop.click, handlers.stop_tracing, state, None)
 
 
 def _wire_pages(state: gr.State, house: Housekeeping) -> None:

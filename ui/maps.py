@@ -9,22 +9,24 @@ from __future__ import annotations
 import numpy as np
 
 from mrr.config import Pruner
+from mrr.explain.maps import Word, words
+from mrr.explain.verdict import occlusion_verdict
 from mrr.prune import kept_mask, kept_tokens
 from mrr.types import AttentionTrace, Explanation, KeepMap, Occlusion
-from ui.packing import pack_mask, pack_values
+from ui.heads import heads_payload
+from ui.packing import Json, pack_mask, pack_values
 
-Json = dict[str, object]
-
-# How each ranking of Occlusion.top_deltas is called, in the order the verdict prefers them; the
-# last is chosen on the measure itself and so proves nothing.
+# How each ranking of Occlusion.top_deltas is called; the last is chosen on the measure itself and
+# so proves nothing.
 RANKINGS = {
     "contrast": "attention minus neutral queries",
     "attention": "attention",
     "importance": "the pruner's importance",
     "occlusion": "this occlusion map itself",
 }
-# What one page's attention maps may weigh before base64; later query tokens are left out.
+# What one page's attention maps may weigh before base64; later words are left out.
 MAX_MAP_BYTES = 1_500_000
+SCORE = -1  # stands for the scoring position where words are counted from 0
 PAGE = 1  # position of the page in the last axis of AttentionTrace.mass
 
 
@@ -73,39 +75,55 @@ def control_masks(keep: KeepMap) -> dict[Pruner, np.ndarray]:
     }
 
 
-def attention_payload(trace: AttentionTrace, kept: np.ndarray) -> Json | None:
-    """Maps of every band layer for the whole query and its tokens; None where none was traced.
+def attention_payload(trace: AttentionTrace, query: str, kept: np.ndarray) -> Json | None:
+    """Maps of every band layer for the query, its words and its heads; None where none was traced.
 
-    maps: (layers, 2 + tokens, R, C), the first two over the whole query: mean, then maximum.
-    neutral: (layers, 2, R, C), what content-free queries gave a word, then the scoring token.
+    maps: (layers, 2 + tokens, R, C), the first two over the whole query: mean over its rows, then
+    maximum over its words. A token is a word, or the scoring position.
+    neutral: (layers, 2, R, C), what content-free queries gave a word, then the scoring position.
     """
     layers = sorted(trace.page_maps)
     if not layers:
         return None
-    shown = shown_tokens(trace, len(layers) * kept.size)
-    start, end = trace.query_span
-    stack = np.stack([_whole_and_tokens(trace, layer, shown) for layer in layers])
+    typed = words(trace, query)
+    shown = shown_words(typed, len(layers) * kept.size)
+    rows = [word.rows for word in shown] + [range(len(trace.tokens) - 1, len(trace.tokens))]
+    whole = range(*trace.query_span)
+
+    def of(layer: int) -> np.ndarray:
+        maps = trace.page_maps[layer]
+        most = np.max([maps[word.rows].mean(axis=0) for word in typed], axis=0)
+        return np.stack([maps[whole].mean(axis=0), most, *(maps[own].mean(axis=0) for own in rows)])
+
+    stack = np.stack([of(layer) for layer in layers])
     mass = trace.mass[layers].mean(axis=1)[:, :, PAGE]  # (layers, n)
-    whole = mass[:, start:end].mean(axis=1, keepdims=True)
+    plain = _plain(trace, kept)
     return {
         "layers": layers,
-        "tokens": _token_labels(trace, shown),
-        "left_out": end - start - sum(start <= index < end for index in shown),
+        "tokens": [
+            *({"index": i, "text": word.text, "role": "query"} for i, word in enumerate(shown)),
+            {"index": SCORE, "text": "", "role": "score"},
+        ],
+        "left_out": len(typed) - len(shown),
         "maps": pack_values(stack),
-        "mass": np.concatenate([whole, whole, mass[:, shown]], axis=1).round(5).tolist(),
+        "mass": np.stack([mass[:, own].mean(axis=1) for own in (whole, whole, *rows)], axis=1)
+        .round(5)
+        .tolist(),
         # Attention is a share, so its scale begins at 0.
         "range": [0.0, float(stack[:, :, kept].max())],
-        "range_without_sinks": [0.0, float(stack[:, :, _plain(trace, kept)].max())],
+        "range_without_sinks": [0.0, float(stack[:, :, plain].max())],
         "sinks": pack_mask(trace.sinks & kept),
         "n_sinks": int((trace.sinks & kept).sum()),
-        **_neutral_payload(trace, layers, stack, shown, kept),
+        "heads": heads_payload(trace, kept, plain),
+        **_neutral_payload(trace, layers, stack, kept),
     }
 
 
-def occlusion_payload(occlusion: Occlusion) -> Json:
+def occlusion_payload(occlusion: Occlusion, kept: np.ndarray) -> Json:
     """The measured change of the logit per block, on a scale symmetric around zero."""
     return {
         "delta": pack_values(occlusion.delta),
+        "measured": pack_mask(occlusion.measured),
         "limit": float(np.abs(occlusion.delta).max()),
         "block": occlusion.block,
         "base_logit": occlusion.base_logit,
@@ -117,67 +135,33 @@ def occlusion_payload(occlusion: Occlusion) -> Json:
         },
         "random": [float(delta) for delta in occlusion.random_deltas],
         "verdict": occlusion_verdict(occlusion),
+        "stopped": stopped_sentence(occlusion, kept),
     }
 
 
-def occlusion_verdict(occlusion: Occlusion) -> str:
-    """Whether hiding the cells that attention ranks first did more than hiding random ones."""
-    random, n = occlusion.random_deltas, len(occlusion.random_deltas)
-    name = next((k for k in RANKINGS if k in occlusion.top_deltas and k != "occlusion"), None)
-    if name is None or n == 0:
-        return "No control was run: read the map as a measurement of this one page, no more."
-    delta = occlusion.top_deltas[name]
-    spread = f" ± {random.std(ddof=1):.2f}" if n > 1 else ""
-    facts = (
-        f"Hiding the {occlusion.n_top} cells ranked first by {RANKINGS[name]}: {signed(delta)} "
-        f"logit; as many random cells: {signed(float(random.mean()))}{spread} (n = {n})."
-    )
-    as_low = int((random <= delta).sum())
-    if as_low == 0:
-        return f"{facts} A larger drop than every random draw."
+def stopped_sentence(occlusion: Occlusion, kept: np.ndarray) -> str:
+    """How far a measurement came that was stopped; empty for a whole one."""
+    if occlusion.measured.all():
+        return ""
+    n = int((occlusion.measured & kept).sum())
     return (
-        f"{facts} {as_low} of {n} random draws lowered it at least as much, so that ranking is "
-        "no explanation here."
+        f"Stopped after {n} of {kept.sum()} cells; the others have no colour. "
+        "Measure occlusion again for all of them."
     )
 
 
-def shown_tokens(trace: AttentionTrace, cells_per_token: int) -> list[int]:
-    """Positions to send: the query's words, as far as they fit, and the last, which scores."""
-    start, end = trace.query_span
-    room = max(1, MAX_MAP_BYTES // (2 * cells_per_token) - 5)
-    last = len(trace.tokens) - 1
-    shown = list(range(start, min(end, start + room)))
-    return shown if last in shown else [*shown, last]
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """A number with its sign, with a true minus."""
-    return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def _whole_and_tokens(trace: AttentionTrace, layer: int, shown: list[int]) -> np.ndarray:
-    maps = trace.page_maps[layer]
-    query = maps[slice(*trace.query_span)]
-    return np.concatenate([query.mean(0, keepdims=True), query.max(0, keepdims=True), maps[shown]])
-
-
-def _token_labels(trace: AttentionTrace, indices: list[int]) -> list[Json]:
-    start, end = trace.query_span
-    return [
-        {"index": i, "text": trace.tokens[i], "role": "query" if start <= i < end else "score"}
-        for i in indices
-    ]
+def shown_words(typed: list[Word], cells_a_word: int) -> list[Word]:
+    """The words that get a map of their own: as many, from the first, as may be sent."""
+    return typed[: max(1, MAX_MAP_BYTES // (2 * cells_a_word) - 5)]
 
 
 def _neutral_payload(
-    trace: AttentionTrace, layers: list[int], stack: np.ndarray, shown: list[int], kept: np.ndarray
+    trace: AttentionTrace, layers: list[int], stack: np.ndarray, kept: np.ndarray
 ) -> Json:
     """What content-free queries gave the same cells, and the scale of the difference."""
-    if not all(layer in trace.neutral_maps for layer in layers):
-        return {"neutral": None}
-    start, end = trace.query_span
+    start, _ = trace.query_span
     neutral = np.stack([trace.neutral_maps[layer][[start, -1]] for layer in layers])
-    rows = [0, 0, *(0 if start <= index < end else 1 for index in shown)]
+    rows = [0] * (stack.shape[1] - 1) + [1]
     contrast = np.abs(stack - neutral[:, rows])
     return {
         "neutral": pack_values(neutral),
@@ -194,14 +178,18 @@ def _plain(trace: AttentionTrace, kept: np.ndarray) -> np.ndarray:
 
 
 def _named_grids(explanation: Explanation) -> list[tuple[str, np.ndarray]]:
+    trace = explanation.attention
     named = [
-        *((f"the attention of layer {i}", m) for i, m in explanation.attention.page_maps.items()),
-        *(
-            (f"the neutral map of layer {i}", m)
-            for i, m in explanation.attention.neutral_maps.items()
-        ),
+        (f"{name} of layer {layer}", maps)
+        for name, of_layers in (
+            ("the attention", trace.page_maps),
+            ("the heads", trace.head_maps),
+            ("the neutral map", trace.neutral_maps),
+            ("the neutral heads", trace.neutral_head_maps),
+        )
+        for layer, maps in of_layers.items()
     ]
-    named.append(("the sink mask", explanation.attention.sinks))
+    named.append(("the sink mask", trace.sinks))
     if explanation.keep.importance is not None:
         named.append(("the importance", explanation.keep.importance))
     if explanation.occlusion is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+Json = dict[str, object]
 ASSETS = Path(__file__).parent / "assets"
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mrr.config import RerankConfig
 from mrr.types import AddedPage, Explanation, Hit, Lens, RankedList, System
+from ui.lenses import Mode
 
 if TYPE_CHECKING:
     from mrr.measure.latency import LatencyReport
@@ -90,8 +91,10 @@ class Session:
     selected: id of the page that every view follows; which layer and which token is between the
     views in the browser (ui/assets/js/common.js).
     relevant: query -> page ids that the user, or the bundled labels, call relevant. added: what
-    caching each page said. busy, comparing: the caching, or the dense ranking, that runs now stops
-    when these are cleared. n_examples_seen: example pages that the tab last drew.
+    caching each page said. busy, comparing, occluding, completing: the caching, the dense ranking,
+    the measurement of occlusion, or the full passes of the lens, that runs now stops when these are
+    cleared. lens_mode: how the layers are shown. n_examples_seen: example pages that the tab last
+    drew.
     """
 
     scope: str = field(default_factory=new_scope)
@@ -105,6 +108,9 @@ class Session:
     n_examples_seen: int = -1
     busy: bool = False
     comparing: bool = False
+    occluding: bool = False
+    completing: bool = False
+    lens_mode: Mode = "logit"
     lenses: tuple[Run, dict[str, Lens]] | None = None
     latency: LatencyReport | None = None
     explanations: OrderedDict[tuple[object, ...], Explanation] = field(default_factory=OrderedDict)
@@ -143,5 +149,5 @@ class Tabs:
     def expired(self, session: Session | None) -> None:
         """The same for state that Gradio drops an hour after its tab: the net under `closed`."""
         if session is not None:
-            session.busy = session.comparing = False
+            session.busy = session.comparing = session.occluding = session.completing = False
             self._remove(session.scope)

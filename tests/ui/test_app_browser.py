@@ -6,8 +6,9 @@ import csv
 import io
 import json
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,110 @@ def test_layers_draw_one_line_a_candidate_and_bands_one_row_a_layer(
     expect(tab.locator(".bands-in")).to_have_count(config.band[1] - config.band[0])
     tab.locator(".bands-in").first.click()
     traced(tab)  # its map, on the page
+
+
+def test_the_unit_of_the_layers_stays_when_another_page_is_picked(tab: Page) -> None:
+    rank(tab)
+    traced(tab)
+    open_tab(tab, "Layers")
+    title = tab.locator(".js-plotly-plot .ytitle")
+    expect(title).to_contain_text("logit")
+    tab.get_by_label("rank", exact=True).click()
+    expect(title).to_contain_text("rank among the candidates")
+    tab.locator("#hits [data-event=pick]").nth(2).click()
+    strong = "document.querySelector('.js-plotly-plot')?.data.find(t => t.line.width === 3).name"
+    label = tab.locator("#hits li .title").nth(2).inner_text()
+    tab.wait_for_function(f"(label) => {strong} === label", arg=label)
+    expect(title).to_contain_text("rank among the candidates")
+    expect(tab.get_by_label("rank", exact=True)).to_be_checked()
+
+
+class Gate:
+    """Holds long work after a number of passes, until the test has done what it does meanwhile."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, n_passes: int) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+        self._left = n_passes
+        monkeypatch.setattr("mrr.explain.turn.time", self)
+        monkeypatch.setattr("mrr.explain.occlusion.MAX_BATCH_COLUMNS", 1)
+
+    def sleep(self, _: float) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.reached.set()
+            assert self.opened.wait(60)
+
+    def open(self, tab: Page) -> None:
+        """After what was clicked has reached the server."""
+        tab.wait_for_timeout(1000)
+        self.opened.set()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Gate]]:
+    made: list[Gate] = []
+
+    def after(n_passes: int) -> Gate:
+        made.append(Gate(monkeypatch, n_passes))
+        return made[-1]
+
+    yield after
+    for each in made:
+        each.opened.set()
+
+
+def test_occlusion_stops_after_the_pass_in_hand_and_keeps_what_is_known(
+    tab: Page, gate: Callable[[int], Gate]
+) -> None:
+    rank(tab)
+    traced(tab)
+    held = gate(30)  # past the control, in the midst of the blocks
+    tab.click("#occlude")
+    expect(tab.locator("#stop-occlusion")).to_be_visible()
+    expect(tab.locator("#occlude")).to_be_hidden()
+    assert held.reached.wait(60)
+    tab.click("#stop-occlusion")
+    held.open(tab)
+    expect(tab.locator(".pi-facts")).to_contain_text("Stopped after")
+    expect(tab.locator(".pi-facts")).to_contain_text("random cells, 20 times")
+    expect(tab.locator("#occlude")).to_be_visible()
+    expect(tab.locator("#stop-occlusion")).to_be_hidden()
+    tab.click("#occlude")
+    expect(tab.locator(".pi-facts")).not_to_contain_text("Stopped")
+    expect(tab.locator(".pi-facts")).to_contain_text("this occlusion map itself")
+
+
+def test_another_query_is_answered_while_occlusion_runs_and_does_not_get_its_map(
+    tab: Page, gate: Callable[[int], Gate]
+) -> None:
+    rank(tab)
+    traced(tab)
+    held = gate(5)
+    tab.click("#occlude")
+    assert held.reached.wait(60)
+    rank(tab, SAMPLES[1])
+    traced(tab)
+    expect(tab.locator("#stop-occlusion")).to_be_visible()
+    held.open(tab)
+    expect(tab.locator("#occlude")).to_be_visible()
+    assert tab.locator(".pi [data-value=occlusion]").is_disabled()
+
+
+def test_the_full_pass_stops_after_a_page_and_goes_on_from_there(
+    tab: Page, gate: Callable[[int], Gate]
+) -> None:
+    rank(tab)
+    traced(tab)
+    open_tab(tab, "Layers")
+    held = gate(4)  # a page is two turns: its band pass and its full pass
+    tab.click("#trace-layers")
+    assert held.reached.wait(60)
+    tab.click("#stop-layers")
+    held.open(tab)
+    expect(tab.get_by_text("was run for 2 of them; add it again for the rest")).to_be_visible()
+    expect(tab.locator("#stop-layers")).to_be_hidden()
+    tab.click("#trace-layers")
+    expect(tab.get_by_text("A full pass over every layer and token ends")).to_be_visible()
 
 
 def test_image_pdf_and_a_broken_file_each_tell_how_they_went(tab: Page, running: Running) -> None:
@@ -233,7 +338,7 @@ def test_tables_traces_and_the_report_are_saved_without_a_file_on_the_server(
     assert [row["rank"] for row in rows] == [str(n) for n in range(1, N_PAGES + 1)]
     assert len(json.loads(saved(tab, "#save-json"))["candidates"]) == N_PAGES
     report = saved(tab, "#save-report")
-    assert SAMPLES[0] in report and "<polyline" in report
+    assert SAMPLES[0] in report and report.count("<polyline") == N_PAGES
     assert "http:" not in report and "https:" not in report and "<script" not in report
     open_tab(tab, "Latency")
     assert json.loads(saved(tab, "#save-trace"))["traceEvents"]

@@ -12,6 +12,7 @@ from ui import explaining
 from ui.caching import upload
 from ui.examples import load_examples
 from ui.exports import ranking_rows, run_record
+from ui.lenses import settled_sentence
 from ui.session import Session, Settings
 from ui.views import history, labels, ranking, settings, start
 from ui.views.report import report
@@ -96,9 +97,11 @@ def test_a_plan_counts_what_is_missing_and_encoding_brings_it_in(bench: Workbenc
 
 def test_settings_that_cannot_be_are_refused_in_words(bench: Workbench) -> None:
     base = bench.base.config
-    good = (3, 1, 3, 0.5, "embedder", "int8", 10, "Find it.", True, "", "")
-    assert settings.read(base, *good).config.band == (1, 3)
-    for position, value, words in ((2, 5, "band"), (1, 3, "band"), (7, "  ", "instruction")):
+    good = (2, 1, 2, 0.5, "embedder", "int8", 10, "Find it.", True, "", "")
+    config = settings.read(base, *good).config
+    assert config.band == (1, 3) and config.exit_layer == 3, "people count both ends in"
+    wrong = ((2, 5, "from layer 1 to 5"), (1, 3, "from layer 3 to 2"), (7, "  ", "instruction"))
+    for position, value, words in wrong:
         bad = [*good[:position], value, *good[position + 1 :]]
         with pytest.raises(InputRejected, match=words):
             settings.read(base, *bad)
@@ -107,10 +110,27 @@ def test_settings_that_cannot_be_are_refused_in_words(bench: Workbench) -> None:
 def test_presets_are_the_three_promised(bench: Workbench) -> None:
     base, n_layers = bench.base.config, bench.base.loaded.n_layers
     paper = settings.preset_values("Paper default", base, n_layers)
-    assert paper == (base.exit_layer, *base.band, base.keep_ratio, base.pruner)
+    start, end = base.band
+    assert paper == (base.exit_layer - 1, start, end - 1, base.keep_ratio, base.pruner)
     dense = settings.preset_values("Dense", base, n_layers)
-    assert dense == (n_layers, 0, n_layers, 1.0, "none")
+    assert dense == (n_layers - 1, 0, n_layers - 1, 1.0, "none")
+    read = settings.read(base, *dense, "int8", 10, "Find it.", True, "", "").config
+    assert (read.band, read.exit_layer) == ((0, n_layers), n_layers)
     assert settings.preset_values("Fastest", base, n_layers)[3] < base.keep_ratio
+
+
+def test_layers_are_said_the_same_way_everywhere(bench: Workbench) -> None:
+    session = Session(settings=Settings(replace(bench.base.config, band=(1, 3))))
+    run = bench.rank(session, SAMPLES[0])
+    explaining.lenses(bench, session)
+    explaining.trace(bench, session)
+    head = start.header(bench.engine(session.settings), N_PAGES)
+    assert "band <b>1–2<" in head and "exit <b>after layer 2 of 0–5<" in head
+    assert "exit after layer 2 of 0–5, band 1–2," in run.described
+    saved = report(bench, session, run, explaining.known(session)).text
+    for text in (head, saved):
+        assert "Layers are counted from 0, and a range includes both its ends." in text
+    assert ">band 1–2</text>" in saved
 
 
 def test_an_upload_can_be_cancelled_and_keeps_what_is_done(bench: Workbench) -> None:
@@ -158,9 +178,61 @@ def test_lenses_cover_every_candidate_and_dense_only_on_demand(bench: Workbench)
     assert len(lenses) == N_PAGES and all(lens.dense is None for lens in lenses.values())
     assert explaining.lenses(bench, session) is lenses
     seen: list[tuple[int, int]] = []
-    full = explaining.lenses(bench, session, dense=True, progress=lambda *at: seen.append(at))
+    full = explaining.complete_lenses(bench, session, progress=lambda *at: seen.append(at))
     assert all(len(lens.dense) == bench.base.loaded.n_layers for lens in full.values())
-    assert seen[-1] == (N_PAGES, N_PAGES)
+    assert seen == [(n, N_PAGES) for n in range(1, N_PAGES + 1)]
+    assert explaining.known_lenses(session) is full
+
+
+def test_full_passes_that_are_stopped_are_kept_and_gone_on_with(bench: Workbench) -> None:
+    session = Session()
+    bench.rank(session, SAMPLES[0])
+    seen: list[tuple[int, int]] = []
+
+    def note(*at: int) -> None:
+        seen.append(at)
+
+    explaining.complete_lenses(bench, session, progress=note, stop=lambda: len(seen) == 2)
+    known = explaining.known_lenses(session)
+    assert len(known) == N_PAGES and sum(lens.dense is not None for lens in known.values()) == 2
+    assert "was run for 2 of them" in settled_sentence(known)
+    explaining.complete_lenses(bench, session, progress=note)
+    assert seen == [(n, N_PAGES) for n in range(1, N_PAGES + 1)], "no page was run twice"
+    assert all(lens.dense is not None for lens in explaining.known_lenses(session).values())
+
+
+def test_full_passes_of_a_ranking_that_gave_way_to_another_are_dropped(bench: Workbench) -> None:
+    session = Session()
+    bench.rank(session, SAMPLES[0])
+
+    def rank_again(*_: int) -> None:
+        if session.run.query == SAMPLES[0]:
+            bench.rank(session, SAMPLES[1])
+            explaining.lenses(bench, session)
+
+    explaining.complete_lenses(bench, session, progress=rank_again)
+    assert all(lens.dense is None for lens in explaining.known_lenses(session).values())
+
+
+def test_an_occlusion_that_was_stopped_is_kept_until_it_is_measured_anew(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrr.explain.occlusion.MAX_BATCH_COLUMNS", 1)
+    session = Session()
+    bench.rank(session, SAMPLES[0])
+    seen: list[tuple[int, int]] = []
+    explaining.trace(
+        bench,
+        session,
+        occlusion=True,
+        progress=lambda *at: seen.append(at),
+        stop=lambda: len(seen) == 26,
+    )
+    part = explaining.known(session).occlusion
+    assert not part.measured.all() and len(part.random_deltas) == 20
+    assert explaining.trace(bench, session).occlusion is part
+    assert explaining.trace(bench, session, occlusion=True).occlusion.measured.all()
+    assert explaining.known(session).occlusion.measured.all()
 
 
 def test_labels_of_the_examples_and_ticks_make_metrics(bench: Workbench) -> None:
@@ -180,7 +252,7 @@ def test_the_record_says_what_was_asked_and_under_which_settings(bench: Workbenc
     run = bench.rank(session, SAMPLES[0])
     record = run_record(run)
     assert record["query"] == SAMPLES[0] and len(record["candidates"]) == N_PAGES
-    assert "tiny-reranker, exit 3 of 6" in record["settings"]
+    assert "tiny-reranker, exit after layer 2 of 0–5" in record["settings"]
     assert "/" not in record["settings"], "a path of the server"
     assert ranking_rows(run)[0]["dense_rank"] is None
     (row,) = history.rows(session)
@@ -191,10 +263,12 @@ def test_the_report_stands_alone(bench: Workbench) -> None:
     session = Session()
     run = bench.rank(session, "<script>alert(1)</script>")
     explanation = explaining.trace(bench, session, occlusion=True)
-    explaining.lenses(bench, session)
+    explaining.complete_lenses(bench, session, progress=lambda *_: None)
+    session.lens_mode = "probability"
     text = report(bench, session, run, explanation).text
     assert "<script" not in text and "&lt;script&gt;" in text
     assert "http:" not in text and "https:" not in text and "//" not in text.split("<body>")[0]
-    assert text.count("<polyline") == N_PAGES
+    assert text.count("<polyline") == 2 * N_PAGES, "solid to the exit, dashed after it"
+    assert "probability of yes" in text and "never run by mini" in text
     assert "random cells" in text, "no map without its control"
     assert "default-src 'none'" in text

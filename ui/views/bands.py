@@ -9,12 +9,13 @@ import gradio as gr
 from gradio.components import Component
 
 from mrr.errors import InputRejected
+from mrr.explain.maps import words
 from mrr.types import Explanation
-from ui.maps import Json
-from ui.packing import pack_values, script
+from ui.maps import SCORE
+from ui.packing import Json, pack_values, script
 
 # Words that get a button of their own; all of them count in the whole query.
-MAX_TOKENS = 64
+MAX_WORDS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +43,23 @@ def build() -> BandsView:
     )
 
 
-def render(
-    explanation: Explanation, *, layer: int | None = None, token: int | None = None
-) -> tuple[Json]:
-    """Values of BandsView.outputs; layer and token None leave the user where they are."""
+def render(explanation: Explanation) -> tuple[Json]:
+    """Values of BandsView.outputs."""
     trace = explanation.attention
     n_layers, n_heads, n_tokens, _ = trace.mass.shape
-    start, end = trace.query_span
-    words = list(range(start, end))
+    shown = words(trace, explanation.query)[:MAX_WORDS]
     value: Json = {
         "kind": "bands",
         "layers": n_layers,
         "heads": n_heads,
         "band": list(explanation.lens.band),
-        "tokens": list(trace.tokens),
-        "words": words,
-        "shown": sorted({*words[:MAX_TOKENS], n_tokens - 1}),
+        "n_tokens": n_tokens,
+        "query": list(range(*trace.query_span)),
+        "tokens": [
+            *({"index": i, "text": w.text, "rows": list(w.rows)} for i, w in enumerate(shown)),
+            {"index": SCORE, "text": "score ▸", "rows": [n_tokens - 1]},
+        ],
         "mass": pack_values(trace.mass),
-        "select": {"layer": layer, "token": token},
     }
     return (value,)
 
@@ -77,5 +77,5 @@ def layer_from(data: object, n_layers: int) -> int:
     layer = data.get("layer") if isinstance(data, Mapping) else None
     # bool is an int to Python, but no layer.
     if type(layer) is not int or not 0 <= layer < n_layers:
-        raise InputRejected(f"That is none of the {n_layers} layers that ran. Click one again.")
+        raise InputRejected(f"That is none of the {n_layers} layers. Click one again.")
     return layer

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import gradio as gr
 from gradio.components import Component
 
-from mrr.errors import InputRejected
+from mrr.explain.verdict import signed
 from mrr.types import Explanation
-from ui.maps import (
-    Json,
-    attention_payload,
-    grid_disagreement,
-    keep_payload,
-    occlusion_payload,
-    signed,
-)
+from ui.maps import attention_payload, grid_disagreement, keep_payload, occlusion_payload
 from ui.markup import note as small_print
-from ui.packing import script
+from ui.packing import Json, script
 
 _IMAGE_URI = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}")
 
@@ -29,7 +21,7 @@ _IMAGE_URI = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}
 class InspectorView:
     """The inspector and the controls that need the engine; all others live in the browser.
 
-    view emits cell_click {row, col}. It must never be an input: what it holds is for the browser.
+    view must never be an input: what it holds is for the browser.
     """
 
     view: gr.HTML
@@ -38,6 +30,7 @@ class InspectorView:
     pruner: gr.Radio
     reencode: gr.Button
     occlude: gr.Button
+    stop: gr.Button
     trace: gr.Button
 
     @property
@@ -58,6 +51,7 @@ def build() -> InspectorView:
             "page_margins.js",
             "page_draw.js",
             "page_control.js",
+            "page_heads.js",
             "page_panels.js",
             "page_controls.js",
             "page_table.js",
@@ -70,6 +64,7 @@ def build() -> InspectorView:
     with gr.Row(equal_height=True):
         trace = gr.Button("Trace this page", size="sm", elem_id="trace-page")
         occlude = gr.Button("Measure occlusion", size="sm", elem_id="occlude")
+        stop = gr.Button("Stop after this pass", size="sm", elem_id="stop-occlusion", visible=False)
     with gr.Accordion("Keep more or fewer tokens of this page", open=False):
         with gr.Row(equal_height=True):
             keep_ratio = gr.Slider(
@@ -80,23 +75,20 @@ def build() -> InspectorView:
             )
         reencode = gr.Button("Encode again and compare", size="sm", elem_id="reencode")
         note = gr.HTML(apply_default_css=False)
-    return InspectorView(view, note, keep_ratio, pruner, reencode, occlude, trace)
+    return InspectorView(view, note, keep_ratio, pruner, reencode, occlude, stop, trace)
 
 
 def render(
     explanation: Explanation,
     image_uri: str,
     *,
-    layer: int | None = None,
-    token: int | None = None,
     mode: str | None = None,
     note: str = "",
 ) -> tuple[Json, str]:
     """Values of InspectorView.outputs.
 
-    layer, token, mode: None leaves the user where they are, and so does a layer or token that was
-    asked for before. token is an index into AttentionTrace.tokens. Raises ValueError unless
-    image_uri is an inline PNG, JPEG or WebP.
+    mode: None leaves the user where they are. Raises ValueError unless image_uri is an inline PNG,
+    JPEG or WebP.
     """
     if not _IMAGE_URI.fullmatch(image_uri):
         raise ValueError("The page image must be an inline PNG, JPEG or WebP data URI.")
@@ -118,9 +110,8 @@ def render(
         "rows": rows,
         "cols": columns,
         "keep": keep_payload(keep),
-        "attention": attention_payload(explanation.attention, keep.kept),
-        "occlusion": None if occlusion is None else occlusion_payload(occlusion),
-        "select": {"layer": layer, "token": token},
+        "attention": attention_payload(explanation.attention, explanation.query, keep.kept),
+        "occlusion": None if occlusion is None else occlusion_payload(occlusion, keep.kept),
         "mode": mode,
     }
     return value, message
@@ -139,20 +130,6 @@ def keep_note(before: Explanation, after: Explanation) -> str:
         f"Kept {kept.sum()} of {kept.size} visual tokens ({kept.mean():.0%}, {after.keep.pruner}): "
         f"logit {signed(before.logit)} → {signed(after.logit)} ({change})."
     )
-
-
-def cell_from(data: object, grid: tuple[int, int]) -> tuple[int, int]:
-    """(row, column), 0-based, of a cell_click; InputRejected for anything outside the grid.
-
-    data: the payload of the event (`gr.EventData._data`), which any client may have forged.
-    """
-    if isinstance(data, Mapping):
-        row, column = data.get("row"), data.get("col")
-        # bool is an int to Python, but no cell index.
-        if type(row) is int and type(column) is int:
-            if 0 <= row < grid[0] and 0 <= column < grid[1]:
-                return row, column
-    raise InputRejected(f"That is no cell of the {grid[0]} × {grid[1]} grid. Click a cell again.")
 
 
 def _sentence(kind: str, sentence: str) -> Json:

@@ -10,8 +10,10 @@ import numpy as np
 import plotly.graph_objects as go
 from gradio.components import Component
 
+from mrr.config import layer_range
 from mrr.types import Lens
 from ui.colour import BAND, DENSE, MINI
+from ui.describe import LAYERS_ARE
 from ui.figures import finish, plain
 from ui.lenses import Mode, full, ran, settled_sentence
 from ui.markup import empty, esc, note, table
@@ -24,19 +26,20 @@ _AXIS = {
 }
 _CAVEAT = (
     "A raw logit lens: each layer's state through the model's last norm and its yes/no rows. "
-    "Only the exit's value is the score."
+    f"Only the exit's value is the score. {LAYERS_ARE}"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class LayersView:
-    """The chart, what it says in one sentence, the same numbers as a table, and two controls."""
+    """The chart, what it says in one sentence, the same numbers as a table, and the controls."""
 
     plot: gr.Plot
     sentence: gr.HTML
     table: gr.HTML
     mode: gr.Radio
     run: gr.Button
+    stop: gr.Button
 
     @property
     def outputs(self) -> list[Component]:
@@ -51,11 +54,14 @@ def build() -> LayersView:
             ["logit", "probability", "rank"], value="logit", show_label=False, container=False
         )
         run = gr.Button("Add the full pass", size="sm", scale=0, elem_id="trace-layers")
+        stop = gr.Button(
+            "Stop after this page", size="sm", scale=0, elem_id="stop-layers", visible=False
+        )
     sentence = gr.HTML(empty("Trace the candidates to see their layers."), apply_default_css=False)
     plot = gr.Plot(show_label=False, visible=False, elem_classes="mrr-figure")
     with gr.Accordion("Layers as a table", open=False):
         values = gr.HTML(apply_default_css=False)
-    return LayersView(plot, sentence, values, mode, run)
+    return LayersView(plot, sentence, values, mode, run, stop)
 
 
 def render(
@@ -68,9 +74,9 @@ def render(
     """Values of LayersView.outputs; lenses and labels by page id, in the order of candidates."""
     if not lenses:
         return blank("Trace the candidates to see their layers.")
-    words = f'<p class="mrr">{esc(settled_sentence(lenses))}</p>{note(_CAVEAT)}'
     drawn = figure(lenses, labels, selected, mode=mode)
-    return gr.update(value=drawn, visible=True), words, numbers(lenses, labels, mode=mode)
+    said = "".join(words(lenses))
+    return gr.update(value=drawn, visible=True), said, numbers(lenses, labels, mode=mode)
 
 
 def blank(sentence: str) -> tuple[object, str, str]:
@@ -106,6 +112,11 @@ def figure(
         drawn.update_yaxes(autorange="reversed", dtick=max(1, len(lenses) // 10))
     drawn.update_layout(hovermode="closest", margin={"t": 26})
     return drawn
+
+
+def words(lenses: Mapping[str, Lens]) -> tuple[str, str]:
+    """When the order settled, and what the curves are, as HTML."""
+    return f'<p class="mrr">{esc(settled_sentence(lenses))}</p>', note(_CAVEAT)
 
 
 def numbers(lenses: Mapping[str, Lens], labels: Mapping[str, str], *, mode: Mode) -> str:
@@ -152,7 +163,7 @@ def _mark_layers(drawn: go.Figure, one: Lens) -> None:
     drawn.add_vrect(start - 0.5, end - 0.5, fillcolor=BAND, line_width=0, layer="below")
     drawn.add_vline(one.exit_layer - 1, line={"color": MINI, "width": 1.5, "dash": "dot"})
     for x, text, anchor in (
-        (start - 0.5, f"band {start}–{end - 1}", "left"),
+        (start - 0.5, f"band {layer_range(one.band)}", "left"),
         (one.exit_layer - 1, "exit", "left"),
     ):
         drawn.add_annotation(

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
 
+from mrr.explain.verdict import occlusion_verdict
 from mrr.types import Explanation, Lens
 from ui.components import File
 from ui.describe import SYSTEM_NAMES
 from ui.explaining import known_lenses
-from ui.markup import count, duration, esc, table
+from ui.lenses import Mode
+from ui.maps import RANKINGS
+from ui.markup import count, duration, esc, note, table
 from ui.session import Run, Session
+from ui.svg import lines_svg
+from ui.views import layers
 from ui.workbench import Workbench, dense_ranks
 
 _STYLE = """
@@ -44,7 +50,8 @@ def report(bench: Workbench, session: Session, run: Run, explanation: Explanatio
         parts += _why(bench, explanation)
     lenses = known_lenses(session)
     if lenses:
-        parts += _curves(lenses, session.selected)
+        names = {hit.page.page_id: hit.page.label for hit in run.mini.hits}
+        parts += _curves(lenses, names, session.selected, session.lens_mode)
     body = "\n".join(parts)
     text = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -95,17 +102,18 @@ def _why(bench: Workbench, explanation: Explanation) -> list[str]:
     if measured is not None:
         control = measured.random_deltas
         rows = [
-            [f"the {measured.n_top} cells first by {esc(name)}", f"{delta:+.3f}"]
+            [f"the {measured.n_top} cells first by {RANKINGS[name]}", f"{delta:+.3f}"]
             for name, delta in measured.top_deltas.items()
         ]
-        rows.append(
-            [
-                f"as many random cells (mean ± standard deviation, n = {len(control)})",
-                f"{control.mean():+.3f} ± {control.std():.3f}",
-            ]
-        )
+        if len(control):
+            rows.append(
+                [
+                    f"as many random cells (mean ± standard deviation, n = {len(control)})",
+                    f"{control.mean():+.3f} ± {control.std():.3f}",
+                ]
+            )
         parts += ["<h2>Change of the logit when cells are hidden</h2>"]
-        parts += [table(["hidden", "change"], rows, (1,))]
+        parts += [table(["hidden", "change"], rows, (1,)), note(occlusion_verdict(measured))]
     return parts
 
 
@@ -122,28 +130,14 @@ def _dimmed(image: Image.Image, kept: np.ndarray, side: int = 1000) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _curves(lenses: dict[str, Lens], selected: str | None) -> list[str]:
-    """Logit against layer for every candidate, the selected one strong, as inline SVG."""
-    width, height = 900, 260
-    values = np.concatenate([lens.mini for lens in lenses.values()])
-    low, high = float(values.min()), float(values.max())
-    n_layers = max(len(lens.mini) for lens in lenses.values())
-
-    def points(lens: Lens) -> str:
-        x = np.linspace(0, width, n_layers)[: len(lens.mini)]
-        y = height - (lens.mini - low) / max(high - low, 1e-6) * height
-        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-
-    lines = "".join(
-        f'<polyline points="{points(lens)}" fill="none" '
-        + ('stroke="#0f6fb8" stroke-width="3"/>' if page_id == selected else 'stroke="#b4b9c2"/>')
-        for page_id, lens in sorted(lenses.items(), key=lambda item: item[0] == selected)
-    )
+def _curves(
+    lenses: Mapping[str, Lens], labels: Mapping[str, str], selected: str | None, mode: Mode
+) -> list[str]:
+    """The Layers view's chart, sentence and numbers, as the session shows them."""
+    chart = layers.figure(lenses, labels, selected, mode=mode)
     return [
         "<h2>Relevance layer by layer</h2>",
-        f'<svg viewBox="-4 -4 {width + 8} {height + 8}" role="img" '
-        f'aria-label="Logit after each of {n_layers} layers">{lines}</svg>',
-        f'<p class="mrr-note">Logit through the final norm and the yes and no rows after layers '
-        f"1 to {n_layers}; from {low:+.2f} to {high:+.2f}. The selected page is the strong line."
-        "</p>",
+        lines_svg(chart, f"Relevance of {count(len(lenses), 'page')} after each layer, by {mode}"),
+        *layers.words(lenses),
+        layers.numbers(lenses, labels, mode=mode),
     ]

@@ -10,6 +10,7 @@ import gradio as gr
 from mrr.config import KVDtype, Pruner, RerankConfig, paper_band
 from mrr.errors import InputRejected
 from ui.components import heading, text
+from ui.describe import LAYERS_ARE
 from ui.markup import bar, count, duration, note
 from ui.session import DEFAULT_TOP_K, Settings
 from ui.workbench import Plan
@@ -73,16 +74,16 @@ def build(engine: MiniReranker, models_allowed: bool) -> SettingsView:
         elem_id="pruner",
     )  # fmt: skip
     exit_layer = gr.Slider(
-        1, n_layers, config.exit_layer, step=1, label="Exit layer", elem_id="exit-layer",
-        info="Layers that run at all.",
+        0, n_layers - 1, config.exit_layer - 1, step=1, label="Exit after layer",
+        elem_id="exit-layer", info=f"The layers after it never run. {LAYERS_ARE}",
     )  # fmt: skip
     band_start = gr.Slider(
-        0, n_layers - 1, config.band[0], step=1, label="Band from", elem_id="band-start",
+        0, n_layers - 1, config.band[0], step=1, label="Band from layer", elem_id="band-start",
         info="First layer in which the query sees the page.",
     )  # fmt: skip
     band_end = gr.Slider(
-        1, n_layers, config.band[1], step=1, label="Band to", elem_id="band-end",
-        info="At most the exit layer.",
+        0, n_layers - 1, config.band[1] - 1, step=1, label="Band to layer", elem_id="band-end",
+        info="Last layer in which it does; not after the exit.",
     )  # fmt: skip
     kv_dtype = gr.Dropdown(
         ["int8", "bf16", "fp16", "fp32"], value=config.kv_dtype, label="Precision of stored K/V",
@@ -129,37 +130,47 @@ def read(
     model: str,
     embedder: str,
 ) -> Settings:
-    """Settings from the switches; InputRejected in words for what cannot be."""
+    """Settings from the switches; InputRejected in words for what cannot be.
+
+    exit_layer, band_start and band_end are layers as people count them: from 0, ends included.
+    """
     if not instruction.strip():
         raise InputRejected("The instruction is empty. Say what counts as relevant.")
     another = bool(model.strip())
+    first, last, end = int(band_start), int(band_end), int(exit_layer)
+    if not another and not first <= last <= end:
+        raise InputRejected(
+            f"The band is set from layer {first} to {last}; it must lie within the layers that "
+            f"run, 0 to {end}."
+        )
     try:
         config = replace(
             base,
             # Another model has another depth: its own band and exit.
-            exit_layer=None if another else int(exit_layer),
-            band=None if another else (int(band_start), int(band_end)),
+            exit_layer=None if another else end + 1,
+            band=None if another else (first, last + 1),
             keep_ratio=float(keep_ratio),
             pruner=pruner,
             kv_dtype=kv_dtype,
             instruction=instruction.strip(),
         )
-        if not another:
-            config.resolve(max(int(exit_layer), int(band_end)))
     except ValueError as error:
         raise InputRejected(str(error)) from error
     return Settings(config, int(top_k), model.strip(), embedder.strip(), bool(auto_trace))
 
 
 def preset_values(name: str, base: RerankConfig, n_layers: int) -> tuple[int, int, int, float, str]:
-    """(exit, band from, band to, keep ratio, pruner) of a preset; base is what the model brings."""
+    """(exit, band from, band to, keep ratio, pruner) of a preset, as the switches show them.
+
+    base: what the model brings.
+    """
     if name == "Dense":
-        return n_layers, 0, n_layers, 1.0, "none"
-    start, exit_layer = base.band or paper_band(n_layers)
+        return n_layers - 1, 0, n_layers - 1, 1.0, "none"
+    start, end = base.band or paper_band(n_layers)
     keep, pruner = base.keep_ratio, base.pruner
     if name == "Fastest":
         keep, pruner = _FASTEST_KEEP, "embedder" if base.pruner == "none" else base.pruner
-    return base.exit_layer or exit_layer, start, exit_layer, keep, pruner
+    return (base.exit_layer or end) - 1, start, end - 1, keep, pruner
 
 
 def plan(change: Plan) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from ui.components import actions, text
-from ui.describe import device_name, model_name
+from ui.describe import LAYERS_ARE, band, device_name, exit_after, model_name
 from ui.markup import bar, count, esc, note
 from ui.session import Session
 from ui.workbench import Workbench
@@ -39,7 +39,6 @@ def build_gallery() -> gr.HTML:
 def header(engine: MiniReranker, n_pages: int) -> str:
     """Heading and status strip. Model names are shown without their folders."""
     config = engine.config
-    assert config.band is not None
     keep = (
         "all visual tokens"
         if config.keep_ratio == 1.0
@@ -47,13 +46,13 @@ def header(engine: MiniReranker, n_pages: int) -> str:
     )
     facts = (
         ("model", f"{model_name(engine)} on {device_name(engine)}"),
-        ("exit", f"layer {config.exit_layer} of {engine.loaded.n_layers}"),
-        ("band", f"{config.band[0]}–{config.band[1]}"),
+        ("exit", exit_after(engine)),
+        ("band", band(engine)),
         ("keeps", keep),
         ("pages", f"{n_pages:,}"),
     )
     items = "".join(f"<li>{name} <b>{esc(value)}</b></li>" for name, value in facts)
-    strip = f'<ul class="mrr-status" aria-label="Status">{items}</ul>'
+    strip = f'<ul class="mrr-status" aria-label="Status" title="{LAYERS_ARE}">{items}</ul>'
     return (
         '<header class="mrr mrr-head"><div><h1><span>mini</span>Reranker</h1>'
         f"<p>{esc(PROMISE)}</p></div>{strip}</header>"

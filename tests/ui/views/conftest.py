@@ -16,7 +16,7 @@ from tests.ui.views import generated
 from ui.pictures import data_uri
 from ui.views import bands, inspector, latency, layers
 
-HOSTILE = "<img src=x onerror='window.hacked=1'>"
+HOSTILE = "<img/src=x/onerror=window.hacked=1>"  # one word
 # From a copy: reading from the canvas itself would make the browser warn about it.
 _READ = """([at, points]) => {
     const canvas = document.querySelectorAll('.pi-stage canvas')[at];
@@ -33,11 +33,17 @@ def _app() -> gr.Blocks:
     picture = data_uri(generated.page_picture(), 1600)
     small = generated.attention(generated.keep_map(6, 5).kept)
     misfit = replace(whole, attention=small)
-    words = (HOSTILE,) * len(generated.TOKENS)
+    tokens = ("Query", ":", HOSTILE, " a", " b", " c", " d", "<end>")
     hostile = replace(
         whole,
+        query=f"{HOSTILE} a b c d",
         page=replace(whole.page, label=HOSTILE, page_id="cd" * 32),
-        attention=replace(whole.attention, tokens=words),
+        attention=replace(whole.attention, tokens=tokens),
+    )
+    unmeasured = replace(
+        whole,
+        page=replace(whole.page, label="no occlusion", page_id="ef" * 32),
+        occlusion=None,
     )
     report = generated.latency_report()
     lenses = {f"page{i}": generated.lens(i) for i in range(6)}
@@ -46,6 +52,7 @@ def _app() -> gr.Blocks:
     with gr.Blocks() as demo:
         with gr.Row():
             again, other, bad = gr.Button("again"), gr.Button("hostile"), gr.Button("misfit")
+            plain, first = gr.Button("unmeasured"), gr.Button("first")
         seen = gr.Textbox(elem_id="seen")
         with gr.Tabs():
             with gr.Tab("Page", id="page"):
@@ -55,31 +62,26 @@ def _app() -> gr.Blocks:
             with gr.Tab("Latency", id="latency"):
                 times = latency.build()
 
-        def show(explanation, **select):
-            layer = select.get("layer")
-            drawn = inspector.render(explanation, picture, **select)
-            return [*drawn, *bands.render(explanation, layer=layer)]
+        def show(explanation, mode=None):
+            return [*inspector.render(explanation, picture, mode=mode), *bands.render(explanation)]
 
         shown = [*page.outputs, *strip.outputs]
         turns = count()
 
         def once_more():
             # Not quite the same: an equal value would not reach the view at all.
-            measured = replace(whole.occlusion, base_logit=float(next(turns)))
-            return show(replace(whole, occlusion=measured), layer=4)
+            return show(replace(whole, keep=replace(whole.keep, keep_ratio=next(turns) / 1000)))
 
         demo.load(lambda: show(whole, mode="attention"), None, shown)
         again.click(once_more, None, shown)
         other.click(lambda: show(hostile), None, shown)
+        plain.click(lambda: show(unmeasured), None, shown)
+        first.click(once_more, None, shown)
         bad.click(lambda: show(misfit), None, shown)
-
-        def cell(event: gr.EventData) -> str:
-            return "cell {} {}".format(*inspector.cell_from(event._data, whole.keep.kept.shape))
 
         def layer(event: gr.EventData) -> str:
             return f"layer {bands.layer_from(event._data, generated.EXIT)}"
 
-        page.view.cell_click(cell, None, seen)
         strip.view.layer_click(layer, None, seen)
 
         def curves_of(mode):

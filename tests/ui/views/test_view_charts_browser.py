@@ -61,10 +61,10 @@ def test_a_layer_outside_the_band_is_no_choice(app: Watched):
     )
 
 
-def test_a_token_chosen_in_one_view_is_chosen_in_the_other(app: Watched):
-    app.choose("Query token", 3)
-    chosen = app.page.locator(".bands [aria-label='Query token'] [aria-checked=true]")
-    assert chosen.inner_text() == generated.TOKENS[3].strip()
+def test_a_word_chosen_in_one_view_is_chosen_in_the_other(app: Watched):
+    app.choose("Query word", 2)
+    chosen = app.page.locator(".bands [aria-label='Query word'] [aria-checked=true]")
+    assert chosen.inner_text() == "region?"
 
 
 def test_layers_draw_one_solid_line_a_candidate_and_dash_only_after_the_exit(both: Watched):

@@ -18,24 +18,28 @@ PLAIN = KEPT & ~WHOLE.attention.sinks
 ALL = [(row, column) for row in range(generated.ROWS) for column in range(generated.COLUMNS)]
 
 
-def raw(layer: int, token: int) -> np.ndarray:
-    return WHOLE.attention.page_maps[layer][token]
+WORDS = ([2, 3], [4], [5, 6])  # rows of "revenue", "by" and "region?"
+CHOSEN = "[aria-checked=true]"
+
+
+def raw(layer: int, word: int) -> np.ndarray:
+    return WHOLE.attention.page_maps[layer][WORDS[word]].mean(axis=0)
 
 
 def luminance(pixel) -> float:
     return float(np.dot(pixel, (0.2126, 0.7152, 0.0722)))
 
 
-def show_raw_map(app: Watched, layer: int, token: int) -> None:
+def show_raw_map(app: Watched, layer: int, word: int) -> None:
     """Attention alone on the canvas: no page, nothing taken off."""
     app.choose("Layout", "map")
     app.choose("Band layer", layer)
-    app.choose("Query token", token)
+    app.choose("Query word", word)
     app.page.uncheck("[data-key=contrast]")
 
 
 def test_the_map_has_the_true_grid_and_brighter_cells_are_larger_values(both: Watched):
-    show_raw_map(both, 4, 3)
+    show_raw_map(both, 4, 1)
     cells = [cell for cell in ALL if PLAIN[cell]]
     offsets = [(-0.3, -0.3), (0.3, 0.3), (0.3, -0.3)]
     points = [
@@ -45,26 +49,26 @@ def test_the_map_has_the_true_grid_and_brighter_cells_are_larger_values(both: Wa
     ]
     pixels = np.array(both.pixels(points)).reshape(len(cells), 4, 3)
     assert (np.ptp(pixels, axis=1) == 0).all(), "a cell must be one block of one colour"
-    values = np.array([raw(4, 3)[cell] for cell in cells])
+    values = np.array([raw(4, 1)[cell] for cell in cells])
     brightness = np.array([luminance(pixel) for pixel in pixels[:, 0]])
     order = np.argsort(values)
     assert (np.diff(brightness[order]) >= -1.5).all()
     assert len(np.unique(brightness)) > 10
 
 
-def test_the_largest_value_of_all_layers_and_tokens_has_the_brightest_colour(app: Watched):
+def test_the_largest_value_of_all_layers_and_words_has_the_brightest_colour(app: Watched):
     top = max(
-        ((layer, token, cell) for layer in range(*generated.BAND)
-         for token in range(*generated.QUERY_SPAN) for cell in ALL if PLAIN[cell]),
+        ((layer, word, cell) for layer in range(*generated.BAND)
+         for word in range(len(WORDS)) for cell in ALL if PLAIN[cell]),
         key=lambda place: raw(place[0], place[1])[place[2]],
     )  # fmt: skip
     show_raw_map(app, top[0], top[1])
     assert app.pixels([app.center(*top[2])]) == [[253, 231, 37]]
 
 
-def test_layer_token_mode_and_sliders_redraw_without_any_request(app: Watched):
+def test_layer_word_head_mode_and_sliders_redraw_without_any_request(app: Watched):
     centers = [app.center(*cell) for cell in ALL if PLAIN[cell]]
-    show_raw_map(app, 4, 3)
+    show_raw_map(app, 4, 1)
     app.page.wait_for_load_state("networkidle")
     app.requests.clear()
     seen = [app.pixels(centers)]
@@ -75,8 +79,10 @@ def test_layer_token_mode_and_sliders_redraw_without_any_request(app: Watched):
         assert seen[-1] != seen[-2]
 
     step(lambda: app.choose("Band layer", 5))
-    step(lambda: app.choose("Query token", 2))
-    step(lambda: app.choose("Query token", "max"))
+    step(lambda: app.choose("Query word", 2))
+    step(lambda: app.choose("Query word", "max"))
+    step(lambda: app.choose("Head", 2))
+    step(lambda: app.choose("Head", 3))
     step(lambda: app.page.check("[data-key=contrast]"))
     app.page.click(".pi-side summary")
     step(lambda: app.page.fill("[data-key=gamma]", "4"))
@@ -110,11 +116,11 @@ def test_controls_stand_beside_the_choice_at_the_same_budget(both: Watched):
 
 def test_hovering_tells_row_column_raw_value_percentile_and_state(app: Watched):
     cell = (5, 2) if PLAIN[5, 2] else next(cell for cell in ALL if PLAIN[cell] and cell[0] > 4)
-    show_raw_map(app, 4, 3)
+    show_raw_map(app, 4, 1)
     app.point(*cell)
     said = app.page.locator(".pi-tip").inner_text()
-    value = raw(4, 3)[cell]
-    share = (raw(4, 3)[PLAIN] <= value).mean()
+    value = raw(4, 1)[cell]
+    share = (raw(4, 1)[PLAIN] <= value).mean()
     assert f"row {cell[0] + 1}, column {cell[1] + 1}" in said
     assert float(re.search(r"attention ([\d.e−]+)", said)[1].replace("−", "-")) == pytest.approx(
         value, rel=0.01
@@ -135,7 +141,7 @@ def test_a_pruned_cell_and_a_sink_say_so_and_give_no_value(app: Watched):
 def test_neutral_queries_are_taken_off_by_default_and_raw_is_one_click_away(app: Watched):
     trace = WHOLE.attention
     words = slice(*generated.QUERY_SPAN)
-    contrast = np.mean([raw(i, words).mean(0) - trace.neutral_maps[i][words].mean(0)
+    contrast = np.mean([trace.page_maps[i][words].mean(0) - trace.neutral_maps[i][words].mean(0)
                         for i in trace.page_maps], axis=0)  # fmt: skip
     cell = np.unravel_index(np.argmax(np.where(PLAIN, contrast, -1)), contrast.shape)
     app.point(*map(int, cell))
@@ -145,13 +151,83 @@ def test_neutral_queries_are_taken_off_by_default_and_raw_is_one_click_away(app:
     assert "neutral" not in app.page.locator(".pi-range").inner_text()
 
 
-def test_clicking_and_the_keyboard_reach_the_server(app: Watched):
+def test_a_click_and_the_keyboard_lock_a_cell(app: Watched):
     app.point(3, 4, click=True)
-    app.page.wait_for_function("document.querySelector('#seen textarea').value === 'cell 3 4'")
+    assert app.page.locator(".pi-tip[data-locked=true]").inner_text().startswith("row 4, column 5")
     for key in ("ArrowDown", "ArrowRight", "Enter"):
         app.page.keyboard.press(key)
-    app.page.wait_for_function("document.querySelector('#seen textarea').value === 'cell 4 5'")
+    assert app.page.locator(".pi-tip[data-locked=true]").inner_text().startswith("row 5, column 6")
     assert "row 5, column 6" in app.page.locator(".pi-live").inner_text()
+
+
+def test_query_chips_are_the_words_that_were_typed(both: Watched):
+    typed = ["whole query", "max", "revenue", "by", "region?", "score ▸"]
+    assert both.page.locator(".pi [aria-label='Query word'] button").all_inner_texts() == typed
+    typed.remove("max")
+    assert both.page.locator(".bands [aria-label='Query word'] button").all_inner_texts() == typed
+
+
+def test_heads_are_small_pictures_on_one_scale_and_a_click_puts_one_on_the_page(both: Watched):
+    heads = both.page.locator(".pi [aria-label='Head'] button")
+    assert heads.count() == 0
+    assert "Choose one layer of the band to see its 4 heads" in both.page.inner_text(".pi-side")
+    both.choose("Layout", "map")
+    both.choose("Band layer", 4)
+    both.page.uncheck("[data-key=contrast]")
+    mass = WHOLE.attention.mass[4, :, slice(*generated.QUERY_SPAN), 1].mean(axis=1)
+    assert heads.all_inner_texts() == [
+        "mean of all heads", *(f"{head} · {100 * share:.0f} %" for head, share in enumerate(mass))
+    ]  # fmt: skip
+    assert (
+        both.page.locator(f".pi [aria-label='Head'] {CHOSEN}").inner_text()
+        == heads.first.inner_text()
+    )
+    top = max(m[:, PLAIN].max() for m in WHOLE.attention.head_maps.values())
+    ends = re.search(
+        r"One scale for all heads and layers: 0 to ([\d.]+)", both.page.inner_text(".pi-side")
+    )
+    assert float(ends[1].rstrip(".")) == pytest.approx(top, rel=0.01)
+
+    both.choose("Head", 2)
+    assert "head 2 of layer 4" in both.page.locator(".pi-stage figcaption").inner_text()
+    assert float(both.page.locator(".pi-scale span").last.inner_text()) == pytest.approx(
+        top, rel=0.01
+    )
+    cells = [cell for cell in ALL if PLAIN[cell]]
+    shown = [luminance(p) for p in both.pixels([both.center(*cell) for cell in cells])]
+    values = [WHOLE.attention.head_maps[4][2][cell] for cell in cells]
+    assert (np.diff(np.array(shown)[np.argsort(values)]) >= -1.5).all()
+    # The small picture has the very colours of the large one.
+    small = both.page.evaluate(
+        """(cells) => {
+            const tile = document.querySelectorAll(".pi-heads canvas")[2];
+            const copy = new OffscreenCanvas(tile.width, tile.height);
+            const context = copy.getContext("2d", { willReadFrequently: true });
+            context.drawImage(tile, 0, 0);
+            return cells.map(([row, column]) =>
+                [...context.getImageData(column, row, 1, 1).data].slice(0, 3));
+        }""",
+        cells,
+    )
+    assert [luminance(p) for p in small] == pytest.approx(shown, abs=1)
+    assert both.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_a_head_is_of_the_whole_query_and_stays_when_the_layer_changes(app: Watched):
+    chosen_head = app.page.locator(f".pi [aria-label='Head'] {CHOSEN}")
+    chosen_word = app.page.locator(f".pi [aria-label='Query word'] {CHOSEN}")
+    app.choose("Band layer", 4)
+    app.choose("Query word", 2)
+    app.choose("Head", 1)
+    assert chosen_word.inner_text() == "whole query"
+    app.choose("Band layer", 5)
+    assert chosen_head.inner_text().startswith("1 ·")
+    assert "head 1 of layer 5" in app.page.locator(".pi-stage figcaption").inner_text()
+    app.choose("Query word", 0)
+    assert chosen_head.inner_text() == "mean of all heads"
+    app.choose("Head", 3)
+    app.choose("Band layer", "mean")
+    assert "mean of the band" in app.page.locator(".pi-stage figcaption").inner_text()
 
 
 def test_the_keyboard_keeps_its_place_among_the_controls(app: Watched):
@@ -194,27 +270,40 @@ def test_the_scale_is_shared_until_it_is_stretched_with_a_badge(app: Watched):
     assert app.page.locator(".pi-badge").count() == 2
 
 
-def show_again(app: Watched) -> None:
-    """The server sends the same page once more, and asks for layer 4."""
+def show(app: Watched, button: str) -> None:
+    """The server sends a page."""
     app.page.evaluate("document.querySelector('.pi-stage').id = 'old'")
-    app.page.click("button:text('again')")
+    app.page.click(f"button:text('{button}')")
     app.page.wait_for_selector("#old", state="detached")
 
 
-def test_a_wish_of_the_server_moves_the_view_once_and_not_against_the_user(app: Watched):
-    pressed = app.page.locator(".pi [aria-label='Band layer'] [aria-checked=true]")
-    show_again(app)
-    assert pressed.inner_text() == "4"
+def test_another_page_keeps_the_mode_the_layer_and_the_word(app: Watched):
+    mode = app.page.locator(f".pi [aria-label='Map'] {CHOSEN}")
+    layer = app.page.locator(f".pi [aria-label='Band layer'] {CHOSEN}")
     app.choose("Band layer", 5)
-    show_again(app)
-    assert pressed.inner_text() == "5"
+    app.choose("Query word", 1)
+    app.choose("Map", "pruned")
+    show(app, "unmeasured")
+    assert mode.inner_text() == "Kept tokens"
+    app.choose("Map", "attention")
+    assert layer.inner_text() == "5"
+    assert app.page.locator(f".pi [aria-label='Query word'] {CHOSEN}").inner_text() == "by"
+
+
+def test_a_mode_that_a_page_lacks_comes_back_with_a_page_that_has_it(app: Watched):
+    mode = app.page.locator(f".pi [aria-label='Map'] {CHOSEN}")
+    app.choose("Map", "occlusion")
+    show(app, "unmeasured")
+    assert mode.inner_text() == "Attention"
+    show(app, "first")
+    assert mode.inner_text() == "Occlusion"
 
 
 def test_the_same_page_again_leaves_the_user_where_they_are(app: Watched):
     app.choose("Map", "occlusion")
     app.choose("Layout", "beside")
     before = app.page.locator(".pi-facts").inner_text()
-    show_again(app)
+    show(app, "again")
     assert app.page.locator(".pi-stage canvas").count() == 2
     assert app.page.locator(".pi-facts").inner_text() == before
 
@@ -222,7 +311,7 @@ def test_the_same_page_again_leaves_the_user_where_they_are(app: Watched):
 def test_occlusion_states_its_control(app: Watched):
     app.choose("Map", "occlusion")
     facts = app.page.locator(".pi-facts").inner_text()
-    assert "−1.60 logit" in facts and "n = 20" in facts
+    assert "by −1.60; hiding as many random cells, 20 times" in facts
     assert [span.inner_text() for span in app.page.locator(".pi-scale span").all()] == [
         "−1.5",
         "+1.5",
@@ -249,11 +338,11 @@ def test_row_and_column_means_are_drawn_along_the_edges(app: Watched):
 
 
 def test_the_table_twin_lists_the_largest_cells(app: Watched):
-    show_raw_map(app, 4, 3)
+    show_raw_map(app, 4, 1)
     app.page.click("summary:text('Cells as a table')")
     app.page.wait_for_selector(".pi table")
     first = app.page.locator(".pi table tbody tr").first.locator("td").all_inner_texts()
-    row, column = np.unravel_index(np.argmax(np.where(PLAIN, raw(4, 3), -1)), KEPT.shape)
+    row, column = np.unravel_index(np.argmax(np.where(PLAIN, raw(4, 1), -1)), KEPT.shape)
     assert first[1:3] == [str(row + 1), str(column + 1)]
     assert app.page.locator(".pi table tbody tr").count() == 20
 

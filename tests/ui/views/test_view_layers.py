@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from tests.ui.views import generated
-from ui import figures, lenses
+from ui import lenses
+from ui.svg import lines_svg
 from ui.views import layers
 
 MANY = {f"p{i}": generated.lens(i) for i in range(5)}
@@ -97,6 +99,47 @@ def test_without_lenses_the_chart_is_hidden_behind_a_sentence():
     assert plot["visible"] is False and "Trace" in sentence and table == ""
 
 
-def test_an_exported_figure_offers_no_upload():
-    page = figures.standalone(layers.figure(MANY, LABELS, None), include_plotlyjs=False)
-    assert '"showSendToCloud": false' in page and '"displaylogo": false' in page
+def test_the_still_picture_has_the_same_lines_band_exit_and_legend():
+    figure = layers.figure(MANY, LABELS, "p2")
+    still = lines_svg(figure, "five pages")
+    root = ElementTree.fromstring(still)
+    lines = list(root.iter("polyline"))
+    assert len(lines) == len(drawn(figure, dash=False)) + len(drawn(figure, dash=True))
+    assert sum("stroke-dasharray" in line.attrib for line in lines) == 5
+    (shade,) = root.iter("rect")
+    words = [text.text for text in root.iter("text")]
+    start, end = generated.BAND
+    assert f"band {start}–{end - 1}" in words and "exit" in words
+    assert "selected page" in words and "logit, yes − no" in words
+    # Each layer stands over its number, and the shade reaches half a layer beyond the band.
+    across = {t.text: float(t.attrib["x"]) for t in root.iter("text") if t.text.isdigit()}
+    points = lines[0].attrib["points"].split()
+    assert [float(p.split(",")[0]) for p in points] == [
+        pytest.approx(across[str(layer)], abs=0.1) for layer in range(generated.EXIT)
+    ]
+    step = across["1"] - across["0"]
+    assert float(shade.attrib["x"]) == pytest.approx(across[str(start)] - step / 2, abs=0.2)
+    assert float(shade.attrib["width"]) == pytest.approx((end - start) * step, abs=0.2)
+
+
+def test_the_still_picture_of_ranks_has_rank_one_on_top_and_a_gap_where_all_are_tied():
+    still = ElementTree.fromstring(
+        lines_svg(layers.figure(MANY, LABELS, "p4", mode="rank"), "ranks")
+    )
+    best = next(line for line in still.iter("polyline") if "p4" in line[0].text)
+    heights = [float(p.split(",")[1]) for p in best.attrib["points"].split()]
+    others = [
+        float(line.attrib["points"].split()[-1].split(",")[1]) for line in still.iter("polyline")
+    ]
+    assert heights[-1] == min(others), "upwards is less in SVG"
+    assert len(heights) < generated.EXIT
+
+
+def test_a_label_stays_text_in_the_still_picture():
+    still = lines_svg(layers.figure(MANY, LABELS, "p2"), "<b>")
+    assert "<b>" not in still and "&lt;b&gt;p2" in still
+
+
+def test_some_full_passes_are_counted_in_the_sentence():
+    some = {**MANY, "p1": generated.lens(1, dense=False)}
+    assert "full pass was run for 4 of them" in lenses.settled_sentence(some)

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from mrr.errors import InputRejected
+from mrr.explain.maps import Word
 from tests.ui.views import generated
 from ui import maps
+from ui.heads import MAX_HEAD_BYTES, shown_heads
 from ui.packing import pack_mask, pack_values
 from ui.views import bands, inspector
 
@@ -26,6 +28,10 @@ def values(packed: str, *shape: int) -> np.ndarray:
 
 def mask(packed: str) -> np.ndarray:
     return np.frombuffer(base64.b64decode(packed), dtype=np.uint8).reshape(KEPT.shape).astype(bool)
+
+
+def sent_attention():
+    return maps.attention_payload(WHOLE.attention, WHOLE.query, KEPT)
 
 
 def test_packed_values_come_back_with_three_significant_digits():
@@ -56,24 +62,49 @@ def test_controls_are_the_other_pruners_and_none_where_all_is_kept():
     assert maps.control_masks(replace(WHOLE.keep, kept=np.ones_like(KEPT))) == {}
 
 
-def test_attention_sends_the_whole_query_then_its_tokens_then_the_scoring_one():
-    sent = maps.attention_payload(WHOLE.attention, KEPT)
-    start, end = generated.QUERY_SPAN
-    assert [t["index"] for t in sent["tokens"]] == [*range(start, end), len(generated.TOKENS) - 1]
+def test_attention_sends_the_whole_query_then_its_words_then_the_scoring_position():
+    sent = sent_attention()
+    assert [t["text"] for t in sent["tokens"]] == ["revenue", "by", "region?", ""]
+    assert [t["index"] for t in sent["tokens"]] == [0, 1, 2, maps.SCORE]
     assert sent["tokens"][-1]["role"] == "score" and sent["left_out"] == 0
-    stack = values(sent["maps"], len(sent["layers"]), 2 + len(sent["tokens"]), *KEPT.shape)
-    words = WHOLE.attention.page_maps[4][start:end]
-    np.testing.assert_allclose(stack[1, 0], words.mean(0), rtol=1e-3, atol=1e-7)
-    np.testing.assert_allclose(stack[1, 1], words.max(0), rtol=1e-3, atol=1e-7)
-    np.testing.assert_allclose(stack[1, 3], words[1], rtol=1e-3, atol=1e-7)
+    stack = values(sent["maps"], len(sent["layers"]), 2 + 4, *KEPT.shape)
+    rows = WHOLE.attention.page_maps[4]
+    close = {"rtol": 1e-3, "atol": 1e-7}
+    np.testing.assert_allclose(stack[1, 0], rows[2:7].mean(0), **close)
+    revenue, region = rows[2:4].mean(0), rows[5:7].mean(0)
+    np.testing.assert_allclose(stack[1, 1], np.max([revenue, rows[4], region], axis=0), **close)
+    np.testing.assert_allclose(stack[1, 2], revenue, **close)
+    np.testing.assert_allclose(stack[1, 5], rows[-1], **close)
+
+
+def test_heads_are_sent_for_kept_cells_only_on_one_scale_of_their_own():
+    trace, heads = WHOLE.attention, sent_attention()["heads"]
+    layers = sorted(trace.head_maps)
+    assert heads["shown"] == [[0, 1, 2, 3]] * len(layers) and heads["n_heads"] == 4
+    for name, source in (("maps", trace.head_maps), ("neutral", trace.neutral_head_maps)):
+        sent = values(heads[name], len(layers), 4, int(KEPT.sum()))
+        np.testing.assert_allclose(sent[1, 2], source[layers[1]][2][KEPT], rtol=1e-3, atol=1e-7)
+    top = max(m[:, KEPT].max() for m in trace.head_maps.values())
+    assert heads["range"] == [0.0, pytest.approx(top)]
+    assert heads["range_without_sinks"][1] < top
+    assert heads["mass"][1][2] == pytest.approx(trace.mass[4, 2, 2:7, 1].mean(), abs=1e-4)
+
+
+def test_of_very_many_heads_those_that_give_the_page_most_are_sent():
+    mass = np.array([[0.1, 0.5, 0.2, 0.4], [0.9, 0.1, 0.2, 0.3]])
+    assert shown_heads(mass, 8).tolist() == [[0, 1, 2, 3]] * 2
+    two = shown_heads(mass, MAX_HEAD_BYTES)
+    assert two.tolist() == [[1, 3], [0, 3]]
+    assert two.shape[1] * MAX_HEAD_BYTES / 2 <= MAX_HEAD_BYTES
+    assert shown_heads(mass, 10 * MAX_HEAD_BYTES).shape == (2, 1)
 
 
 def test_every_layer_and_token_shares_one_scale_that_sinks_do_not_set():
-    trace = WHOLE.attention
-    sent = maps.attention_payload(trace, KEPT)
+    trace, sent = WHOLE.attention, sent_attention()
     sink = generated.SINK
     all_maps = np.stack([trace.page_maps[layer] for layer in sorted(trace.page_maps)])
-    shown = all_maps[:, [2, 3, 4, 5, 6]]
+    rows = ([2, 3], [4], [5, 6], [7])
+    shown = np.stack([all_maps[:, own].mean(axis=1) for own in rows], axis=1)
     assert sent["range"] == [0.0, pytest.approx(shown.max())]
     shown = shown.copy()
     shown[..., sink[0], sink[1]] = 0
@@ -83,12 +114,11 @@ def test_every_layer_and_token_shares_one_scale_that_sinks_do_not_set():
 
 
 def test_the_contrast_limit_covers_each_token_against_its_own_neutral_row():
-    trace = WHOLE.attention
-    sent = maps.attention_payload(trace, KEPT)
+    trace, sent = WHOLE.attention, sent_attention()
     largest = max(
-        np.abs(trace.page_maps[layer][t] - trace.neutral_maps[layer][t])[KEPT].max()
+        np.abs(trace.page_maps[layer][rows].mean(0) - trace.neutral_maps[layer][2])[KEPT].max()
         for layer in trace.page_maps
-        for t in range(*generated.QUERY_SPAN)
+        for rows in ([2, 3], [4], [5, 6])
     )
     assert sent["contrast_limit"] >= largest * 0.999
     assert values(sent["neutral"], len(sent["layers"]), 2, *KEPT.shape)[0, 1] == pytest.approx(
@@ -97,27 +127,24 @@ def test_the_contrast_limit_covers_each_token_against_its_own_neutral_row():
 
 
 def test_mass_is_the_pages_share_over_the_heads():
-    sent = maps.attention_payload(WHOLE.attention, KEPT)
+    sent = sent_attention()
     mean = WHOLE.attention.mass[4, :, :, 1].mean(axis=0)
-    assert sent["mass"][1][2] == pytest.approx(mean[2], abs=1e-4)
+    assert sent["mass"][1][2] == pytest.approx(mean[2:4].mean(), abs=1e-4)
     assert sent["mass"][1][0] == pytest.approx(mean[slice(*generated.QUERY_SPAN)].mean(), abs=1e-4)
 
 
-def test_a_long_query_sends_as_many_tokens_as_fit_and_counts_the_rest():
-    n = 400
-    span = (2, n - 1)
-    trace = replace(WHOLE.attention, tokens=("x",) * n, query_span=span)
+def test_a_long_query_sends_as_many_words_as_fit():
+    typed = [Word("x", range(i, i + 1)) for i in range(400)]
     cells = maps.MAX_MAP_BYTES // 200
-    shown = maps.shown_tokens(trace, cells)
-    assert shown[0] == 2 and shown[-1] == n - 1 and len(shown) < n
-    assert (len(shown) + 4) * cells * 2 <= maps.MAX_MAP_BYTES
-    everything = maps.shown_tokens(WHOLE.attention, 100)
-    assert everything == [2, 3, 4, 5, 6]
+    shown = maps.shown_words(typed, cells)
+    assert shown[0] == typed[0] and len(shown) < 400
+    assert (len(shown) + 5) * cells * 2 <= maps.MAX_MAP_BYTES
+    assert maps.shown_words(typed[:5], 100) == typed[:5]
 
 
 def test_nothing_traced_sends_no_attention():
     empty = replace(WHOLE.attention, page_maps={}, neutral_maps={})
-    assert maps.attention_payload(empty, KEPT) is None
+    assert maps.attention_payload(empty, WHOLE.query, KEPT) is None
 
 
 def test_a_map_on_another_grid_is_refused_with_both_counts():
@@ -127,7 +154,7 @@ def test_a_map_on_another_grid_is_refused_with_both_counts():
     assert "12 × 8 = 96 cells" in value["sentence"] and "6 × 5 = 30 cells" in value["sentence"]
 
 
-@pytest.mark.parametrize("part", ["importance", "delta", "neutral", "sinks"])
+@pytest.mark.parametrize("part", ["importance", "delta", "neutral", "heads", "sinks"])
 def test_each_array_is_held_against_the_grid(part):
     wrong = np.zeros((3, 3), np.float32)
     broken = {
@@ -136,6 +163,7 @@ def test_each_array_is_held_against_the_grid(part):
         "neutral": replace(
             WHOLE, attention=replace(WHOLE.attention, neutral_maps={3: wrong[None]})
         ),
+        "heads": replace(WHOLE, attention=replace(WHOLE.attention, head_maps={3: wrong[None]})),
         "sinks": replace(WHOLE, attention=replace(WHOLE.attention, sinks=wrong > 0)),
     }[part]
     assert "3 × 3 = 9 cells" in maps.grid_disagreement(broken)
@@ -150,17 +178,21 @@ def test_only_inline_pictures_are_drawn(uri):
         inspector.render(WHOLE, uri)
 
 
-def test_the_verdict_compares_the_top_cells_with_every_random_draw():
-    strong = maps.occlusion_verdict(WHOLE.occlusion)
-    assert "−1.60 logit" in strong and "larger drop than every random draw" in strong
-    weak = replace(WHOLE.occlusion, top_deltas={"contrast": -0.05})
-    n = int((weak.random_deltas <= -0.05).sum())
-    assert f"{n} of 20 random draws" in maps.occlusion_verdict(weak)
-    assert "No control" in maps.occlusion_verdict(replace(weak, random_deltas=np.zeros(0)))
+def test_a_measurement_that_was_stopped_says_how_far_it_came():
+    whole = maps.occlusion_payload(WHOLE.occlusion, KEPT)
+    assert whole["stopped"] == "" and mask(whole["measured"]).all()
+    measured = np.zeros_like(KEPT)
+    measured[:6] = True
+    part = replace(WHOLE.occlusion, measured=measured)
+    sent = maps.occlusion_payload(part, KEPT)
+    assert f"Stopped after {KEPT[:6].sum()} of {KEPT.sum()} cells" in sent["stopped"]
+    assert (mask(sent["measured"]) == measured).all()
+    early = replace(part, top_deltas={}, random_deltas=np.zeros(0))
+    assert "control was not run" in maps.occlusion_payload(early, KEPT)["verdict"]
 
 
 def test_the_occlusion_scale_is_symmetric():
-    sent = maps.occlusion_payload(WHOLE.occlusion)
+    sent = maps.occlusion_payload(WHOLE.occlusion, KEPT)
     assert sent["limit"] == pytest.approx(np.abs(WHOLE.occlusion.delta).max())
 
 
@@ -170,18 +202,7 @@ def test_the_note_of_a_new_keep_ratio_gives_both_logits_and_the_change():
     assert "+1.25 → −0.50 (−1.75)" in note and "of 96 visual tokens" in note
 
 
-@pytest.mark.parametrize(
-    "data",
-    [None, [], {}, {"row": "1", "col": 1}, {"row": True, "col": 1}, {"row": -1, "col": 0},
-     {"row": 12, "col": 0}, {"row": 0, "col": 8}, {"row": 1.0, "col": 1}],
-)  # fmt: skip
-def test_a_forged_cell_is_rejected(data):
-    with pytest.raises(InputRejected):
-        inspector.cell_from(data, (12, 8))
-
-
-def test_a_real_cell_and_a_real_layer_are_accepted():
-    assert inspector.cell_from({"row": 11, "col": 7}, (12, 8)) == (11, 7)
+def test_a_real_layer_is_accepted():
     assert bands.layer_from({"layer": 6}, 7) == 6
 
 
@@ -193,10 +214,12 @@ def test_a_forged_layer_is_rejected(data):
         bands.layer_from(data, 7)
 
 
-def test_bands_send_every_head_and_the_band():
-    (value,) = bands.render(WHOLE, layer=4)
-    assert value["band"] == [3, 7] and value["layers"] == 7 and value["select"]["layer"] == 4
+def test_bands_send_every_head_and_the_rows_of_each_word():
+    (value,) = bands.render(WHOLE)
+    assert value["band"] == [3, 7] and value["layers"] == 7
     np.testing.assert_allclose(
         values(value["mass"], *WHOLE.attention.mass.shape), WHOLE.attention.mass, atol=1e-3
     )
-    assert value["words"] == [2, 3, 4, 5] and value["shown"] == [2, 3, 4, 5, 6]
+    assert value["query"] == [2, 3, 4, 5, 6] and value["n_tokens"] == 8
+    rows = {token["text"]: token["rows"] for token in value["tokens"]}
+    assert rows == {"revenue": [2, 3], "by": [4], "region?": [5, 6], "score ▸": [7]}

@@ -3,7 +3,6 @@
 
 const root = element.querySelector(".bands");
 const SEGMENTS = ["instruction", "page", "query"];
-const wished = newWishes();
 let data = null, state = { token: null, layer: null };
 
 const median = (sorted) => {
@@ -11,13 +10,14 @@ const median = (sorted) => {
   return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 };
 
-// Shares of one layer for the chosen token, or the mean over the query's words: [segment][head].
+// Shares of one layer for the chosen word, or the mean over the query: [segment][head].
 const headsOf = (layer) => {
-  const rows = state.token == null ? data.words : [state.token];
-  const at = (head, token, segment) => data.mass[((layer * data.heads + head) * data.tokens.length + token) * 3 + segment];
+  const rows = tokenOf(state.token)?.rows ?? data.query;
+  const at = (head, row, segment) => data.mass[((layer * data.heads + head) * data.n_tokens + row) * 3 + segment];
   return SEGMENTS.map((_, segment) => Array.from({ length: data.heads }, (_, head) =>
-    rows.reduce((sum, token) => sum + at(head, token, segment), 0) / rows.length));
+    rows.reduce((sum, row) => sum + at(head, row, segment), 0) / rows.length));
 };
+const tokenOf = (index) => data.tokens.find((token) => token.index === index);
 const inBand = (layer) => layer >= data.band[0] && layer < data.band[1];
 const place = (layer) => (inBand(layer) ? "band" : layer < data.band[0] ? "before the band" : "after the band");
 
@@ -88,11 +88,9 @@ const table = () => {
       make("tbody", {}, ...rows)));
 };
 
-const tokens = () => segmented("Query token", [
+const tokens = () => segmented("Query word", [
   { value: null, text: "whole query" },
-  ...data.shown.map((index) => ({
-    value: index, text: index === data.tokens.length - 1 && !data.words.includes(index) ? "score ▸" : data.tokens[index].trim() || "␣",
-  })),
+  ...data.tokens.map((token) => ({ value: token.index, text: token.text })),
 ], state.token, (token) => {
   state.token = token;
   build();
@@ -118,14 +116,14 @@ const show = (value) => {
     return;
   }
   data = { ...value, mass: float16(value.mass) };
-  follow({ ...selection.get(), ...wished(value.select) });
+  follow(selection.get());
 };
 
 const follow = ({ layer, token }) => {
   if (!data) return;
   if (layer !== undefined) state.layer = layer != null && inBand(layer) ? layer : null;
-  if (token !== undefined) state.token = data.shown.includes(token) ? token : null;
-  if (!data.shown.includes(state.token)) state.token = null;
+  if (token !== undefined) state.token = token;
+  if (!tokenOf(state.token)) state.token = null;
   build();
 };
 

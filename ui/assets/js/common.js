@@ -59,17 +59,6 @@ const selection = {
   },
 };
 
-// What the server newly asks to select. It repeats its last wish with every value; only a new one
-// may move what the user has chosen since.
-const newWishes = () => {
-  let last = {};
-  return (select) => {
-    const wishes = Object.entries(select).filter(([key, choice]) => choice != null && choice !== last[key]);
-    last = { ...last, ...select };
-    return Object.fromEntries(wishes);
-  };
-};
-
 // Rebuild controls without losing the keyboard's place among them.
 const keepFocus = (container, rebuild) => {
   const active = container.contains(document.activeElement) ? document.activeElement : null;

@@ -1,15 +1,15 @@
 // The page inspector: holds the state, draws on every change, and answers pointer and keyboard.
-// Only a clicked cell goes to the server; everything else happens here.
+// All of it happens here; nothing goes to the server.
 
 const root = element.querySelector(".pi");
 const preferences = {
-  mode: null, layout: "overlay", opacity: 0.75, gamma: null, share: 1, stretch: false, smooth: false,
+  layout: "overlay", opacity: 0.75, gamma: null, share: 1, stretch: false, smooth: false,
   cividis: false, contrast: true, hideSinks: true, controls: true, colour: false, margins: false, appearance: false,
 };
-const wished = newWishes();
+let wanted = null; // the mode last asked for, also while this page lacks its map
 let shown = {}; // what the last value was about, also while a sentence stands in its place
 let page = null, map = null, colours = null, parts = null, queued = null;
-let state = { ...preferences, layer: BAND_MEAN, token: WHOLE_MEAN, cursor: null, locked: null };
+let state = { ...preferences, mode: null, layer: BAND_MEAN, token: WHOLE_MEAN, head: null, cursor: null, locked: null };
 let view = { zoom: 1, x: 0, y: 0 };
 
 const set = (change, weight) => {
@@ -27,8 +27,7 @@ const set = (change, weight) => {
 
 const refresh = () => {
   map = currentMap(page, state);
-  const palette = map.scale.signed ? "diverging" : state.cividis ? "cividis" : "viridis";
-  colours = lookupTable(palette, map.scale.flip);
+  colours = lookupTable(paletteOf(state, map), map.scale.flip);
 };
 
 // --- building the page ---------------------------------------------------------------------
@@ -39,11 +38,12 @@ const showSentence = (sentence, isError) => {
 };
 
 const buildFrame = () => {
+  const tableOpen = Boolean(parts?.table.open);
   parts = {
     modes: make("div"), stage: make("div", { class: "pi-stage" }), side: make("div", { class: "pi-side" }),
     legend: make("div", { class: "pi-legend" }), facts: make("div", { class: "pi-facts" }),
     tip: make("div", { class: "pi-tip", hidden: true }), live: make("div", { class: "pi-live", "aria-live": "polite" }),
-    table: make("details", { class: "pi-details" }, make("summary", {}, "Cells as a table")),
+    table: make("details", { class: "pi-details", open: tableOpen }, make("summary", {}, "Cells as a table")),
   };
   const zoom = make("div", { class: "pi-zoom", role: "group", "aria-label": "Zoom" },
     ...[["+", "Zoom in", () => zoomAt(1.5)], ["−", "Zoom out", () => zoomAt(1 / 1.5)], ["1:1", "Fit the page", fit],
@@ -68,7 +68,7 @@ const buildModes = () => {
   const absent = { attention: !page.attention, occlusion: !page.occlusion };
   keepFocus(parts.modes, () => parts.modes.replaceChildren(segmented("Map", MODES.map((mode) => ({
     ...mode, disabled: absent[mode.value], title: absent[mode.value] ? "Not measured yet" : null,
-  })), state.mode, (mode) => { set({ mode }); buildModes(); })));
+  })), state.mode, (mode) => { wanted = mode; set({ mode }); buildModes(); })));
 };
 
 const buildSide = () => keepFocus(parts.side, () =>
@@ -208,7 +208,6 @@ const point = (cell, canvas, loud) => {
 const lock = (cell, canvas) => {
   state.locked = state.locked === cell ? null : cell;
   point(cell, canvas, true);
-  trigger("cell_click", { row: Math.floor(cell / page.cols), col: cell % page.cols });
 };
 
 // --- files, values from the server, selection from the other views ---------------------------
@@ -226,13 +225,12 @@ const applySelection = ({ layer, token }) => {
   if (layer !== undefined) change.layer = page.attention?.layers.includes(layer) ? layer : BAND_MEAN;
   const known = token === WHOLE_MAX || page.attention?.tokens.some((t) => t.index === token);
   if (token !== undefined) change.token = known ? token : WHOLE_MEAN;
+  const head = change.token === undefined || change.token === WHOLE_MEAN ? state.head : null;
+  change.head = page.attention ? headIn(page.attention, change.layer ?? state.layer, head) : null;
   return change;
 };
 
-const startMode = () => {
-  const wanted = [state.mode, "occlusion", "attention", "pruned"];
-  return wanted.find((mode) => mode === "pruned" || (mode && page[mode]));
-};
+const startMode = () => [wanted, "attention", "pruned"].find((mode) => mode === "pruned" || (mode && page[mode]));
 
 const show = (value) => {
   if (!value || value.kind !== "page") return showSentence(value?.sentence || "Select a page.", value?.kind === "error");
@@ -249,10 +247,9 @@ const show = (value) => {
     view = { zoom: 1, x: 0, y: 0 };
     Object.assign(state, { cursor: null, locked: null });
   }
-  if (!samePage || !sameQuery) {
-    Object.assign(state, applySelection({ layer: shared.layer ?? null, token: shared.token }));
-  }
-  Object.assign(state, applySelection(wished(value.select)), value.mode ? { mode: value.mode } : {});
+  const { layer = null, token = null } = samePage && sameQuery ? state : shared;
+  Object.assign(state, applySelection({ layer, token }));
+  if (value.mode) wanted = value.mode;
   state.mode = startMode();
   buildFrame();
   buildModes();
@@ -269,6 +266,7 @@ const show = (value) => {
 
 selection.follow(element, (change) => {
   if (!page?.attention) return;
+  wanted = "attention";
   set({ ...applySelection(change), mode: "attention" });
   buildModes();
 });

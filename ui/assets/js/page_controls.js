@@ -7,6 +7,7 @@ const slider = (label, key, state, set, [low, high, step], show, now = state[key
     output.textContent = show(Number(input.value));
     set({ [key]: Number(input.value) }, "light");
   });
+  input.addEventListener("change", () => set({}));
   return make("label", { class: "pi-slider" }, make("span", {}, label), input, output);
 };
 
@@ -21,20 +22,19 @@ const group = (title, ...children) => make("div", { class: "pi-group" }, make("d
 
 const tokenChips = (attention, state, set) => {
   const chips = [
-    { value: WHOLE_MEAN, text: "whole query", title: "Mean over the words of the query" },
+    { value: WHOLE_MEAN, text: "whole query", title: "Mean over the query" },
     { value: WHOLE_MAX, text: "max", title: "Maximum over the words of the query" },
     ...attention.tokens.map((token) => ({
       value: token.index,
-      text: token.role === "score" ? "score ▸" : token.text.trim() || "␣",
-      title: token.role === "score" ? "The last position, whose state becomes the score" : "Query token " + token.index,
-      class: /[\p{L}\p{N}]/u.test(token.text) || token.role === "score" ? null : "pi-faint",
+      text: token.role === "score" ? "score ▸" : token.text,
+      title: token.role === "score" ? "The last position, whose state becomes the score" : "Mean over the pieces of this word",
     })),
   ];
   const choose = (token) => {
-    set({ token });
+    set({ token, head: null });
     selection.set({ token: token === WHOLE_MEAN ? null : token }, element);
   };
-  return segmented("Query token", chips, state.token, choose, "pi-chips");
+  return segmented("Query word", chips, state.token, choose, "pi-chips");
 };
 
 const layerChips = (attention, state, set) => {
@@ -43,7 +43,7 @@ const layerChips = (attention, state, set) => {
     ...attention.layers.map((layer) => ({ value: layer, text: String(layer) })),
   ];
   const choose = (layer) => {
-    set({ layer });
+    set({ layer, head: headIn(attention, layer, state.head) });
     selection.set({ layer: layer === BAND_MEAN ? null : layer }, element);
   };
   return segmented("Band layer", chips, state.layer, choose, "pi-chips");
@@ -80,8 +80,9 @@ const controlsFor = (page, state, set) => {
     parts.unshift(
       group("From", tokenChips(a, state, set)),
       group("Layer of the band", layerChips(a, state, set)),
+      headGallery(page, state, set),
       checkbox("Minus neutral queries", "contrast", state, set,
-        a.neutral ? "What content-free queries get on this page is taken off: " + a.neutral_queries.join(" · ") : "No neutral queries were traced", !a.neutral),
+        "What content-free queries get on this page is taken off: " + a.neutral_queries.join(" · ")),
       checkbox("Leave out sinks", "hideSinks", state, set, "Cells that take outlying attention whatever the query", !a.n_sinks));
   }
   parts.push(checkbox("Row and column means", "margins", state, set, "Along the edges: shows whether a map merely favours a place"));

@@ -16,22 +16,34 @@ const decodePage = (value) => {
   }
   page.keep.controls = value.keep.controls.map((c) => ({ ...c, mask: mask(c.mask, "a control mask") }));
   if (value.attention) {
-    const { layers, tokens, maps, neutral, sinks } = value.attention;
+    const { layers, tokens, maps, neutral, sinks, heads } = value.attention;
+    const ofHeads = layers.length * heads.shown[0].length * value.keep.n_kept;
     page.attention = {
       ...value.attention,
       n_maps: tokens.length + 2,
       maps: expect(float16(maps), layers.length * (tokens.length + 2) * n, "the attention"),
-      neutral: neutral && expect(float16(neutral), layers.length * 2 * n, "the neutral attention"),
+      neutral: expect(float16(neutral), layers.length * 2 * n, "the neutral attention"),
       sinks: mask(sinks, "the sink mask"),
+      heads: {
+        ...heads,
+        maps: expect(float16(heads.maps), ofHeads, "the heads' attention"),
+        neutral: expect(float16(heads.neutral), ofHeads, "the heads' neutral attention"),
+      },
     };
   }
   if (value.occlusion) {
-    page.occlusion = { ...value.occlusion, delta: expect(float16(value.occlusion.delta), n, "the occlusion map") };
+    page.occlusion = {
+      ...value.occlusion,
+      delta: expect(float16(value.occlusion.delta), n, "the occlusion map"),
+      measured: mask(value.occlusion.measured, "the measured mask"),
+    };
   }
   return page;
 };
 
 const WHOLE_MEAN = "mean", WHOLE_MAX = "max", BAND_MEAN = "mean";
+
+const paletteOf = (state, map) => (map.scale.signed ? "diverging" : state.cividis ? "cividis" : "viridis");
 
 // Position of the chosen token among the maps of a layer: 0 mean, 1 maximum, then single tokens.
 const mapIndex = (attention, token) => {
@@ -45,12 +57,13 @@ const tokenName = (attention, token) => {
   if (token === WHOLE_MAX) return "the whole query (maximum)";
   const found = attention.tokens.find((t) => t.index === token);
   if (!found) return "the whole query (mean)";
-  return found.role === "score" ? "the scoring position" : "“" + found.text.trim() + "”";
+  return found.role === "score" ? "the scoring position" : "“" + found.text + "”";
 };
 
 // {values, scale, hidden, title, ...}: hidden cells carry no value (pruned, or a sink left out).
 const currentMap = (page, state) => {
-  const build = { pruned: importanceMap, attention: attentionMap, occlusion: occlusionMap }[state.mode];
+  const attention = state.head == null ? attentionMap : headMap;
+  const build = { pruned: importanceMap, attention, occlusion: occlusionMap }[state.mode];
   const map = build(page, state);
   map.hidden ||= new Uint8Array(page.n);
   const shown = [...map.values.keys()].filter((i) => !map.hidden[i]);
@@ -78,9 +91,44 @@ const importanceMap = (page) => {
   };
 };
 
+// What every attention map says of itself. ranges: the payload's scales, of tokens or of heads.
+const attentionScale = (page, state, ranges) => {
+  const a = page.attention;
+  const plain = state.hideSinks && a.n_sinks > 0;
+  const limit = plain ? ranges.contrast_limit_without_sinks : ranges.contrast_limit;
+  const [low, high] = plain ? ranges.range_without_sinks : ranges.range;
+  return {
+    hidden: page.keep.mask.map((kept, i) => (!kept || (state.hideSinks && a.sinks[i]) ? 1 : 0)),
+    coloured: true, contrast: state.contrast,
+    scale: state.contrast ? { low: -limit, high: limit, signed: true } : { low, high, signed: false },
+    what: state.contrast ? "attention − neutral" : "attention",
+    ends: state.contrast ? ["less than neutral queries", "more than neutral queries"] : null,
+    title: "Where the query’s attention went (weights, not causes)",
+  };
+};
+
+const headMap = (page, state) => {
+  const { layers, heads, sinks } = page.attention;
+  const row = layers.indexOf(state.layer), slot = heads.shown[row].indexOf(state.head);
+  let at = (row * heads.shown[row].length + slot) * page.keep.n_kept;
+  let onSinks = 0;
+  const values = new Float32Array(page.n);
+  for (let i = 0; i < page.n; i++) {
+    if (!page.keep.mask[i]) continue;
+    if (sinks[i]) onSinks += heads.maps[at];
+    values[i] = heads.maps[at] - (state.contrast ? heads.neutral[at] : 0);
+    at++;
+  }
+  return {
+    ...attentionScale(page, state, heads),
+    values, onSinks, mass: heads.mass[row][slot],
+    over: "all heads and layers of this query",
+    subject: "the whole query (mean) in head " + state.head + " of layer " + state.layer,
+  };
+};
+
 const attentionMap = (page, state) => {
   const a = page.attention;
-  const contrast = state.contrast && Boolean(a.neutral);
   const index = mapIndex(a, state.token);
   const scoring = index >= 2 && a.tokens[index - 2].role === "score";
   const rows = state.layer === BAND_MEAN ? a.layers.keys() : [a.layers.indexOf(state.layer)];
@@ -92,38 +140,30 @@ const attentionMap = (page, state) => {
     const from = (row * a.n_maps + index) * page.n;
     const neutralFrom = (row * 2 + (scoring ? 1 : 0)) * page.n;
     for (let i = 0; i < page.n; i++) {
-      const base = contrast ? a.neutral[neutralFrom + i] : 0;
+      const base = state.contrast ? a.neutral[neutralFrom + i] : 0;
       values[i] += (a.maps[from + i] - base) / chosen.length;
     }
   }
   let onSinks = 0;
-  const hidden = new Uint8Array(page.n);
+  // Of the maximum over words no share can be taken: the sinks' share is that of the mean.
+  const row = index === 1 ? 0 : index;
   for (let i = 0; i < page.n; i++) {
-    // Of the maximum over tokens no share can be taken: the sinks' share is that of the mean.
-    const row = index === 1 ? 0 : index;
     if (a.sinks[i]) for (const l of chosen) onSinks += a.maps[(l * a.n_maps + row) * page.n + i] / chosen.length;
-    hidden[i] = !page.keep.mask[i] || (state.hideSinks && a.sinks[i]) ? 1 : 0;
   }
-  const plain = state.hideSinks && a.n_sinks > 0;
-  const limit = plain ? a.contrast_limit_without_sinks : a.contrast_limit;
-  const [low, high] = plain ? a.range_without_sinks : a.range;
   return {
-    values, hidden, mass, onSinks, coloured: true, contrast,
-    scale: contrast ? { low: -limit, high: limit, signed: true } : { low, high, signed: false },
-    what: contrast ? "attention − neutral" : "attention",
-    over: "all layers and tokens of this query",
-    ends: contrast ? ["less than neutral queries", "more than neutral queries"] : null,
-    title: "Where the query’s attention went (weights, not causes)",
+    ...attentionScale(page, state, a),
+    values, mass, onSinks,
+    over: "all layers and words of this query",
     subject: tokenName(a, state.token) + " in " +
       (state.layer === BAND_MEAN ? "the mean of the band" : "layer " + state.layer),
   };
 };
 
 const occlusionMap = (page) => {
-  const { delta, limit } = page.occlusion;
+  const { delta, limit, measured } = page.occlusion;
   return {
     values: delta,
-    hidden: Uint8Array.from(page.keep.mask, (kept) => (kept ? 0 : 1)),
+    hidden: page.keep.mask.map((kept, i) => (kept && measured[i] ? 0 : 1)),
     scale: { low: -limit, high: limit, signed: true, flip: true },
     coloured: true,
     what: "Δ logit",
@@ -152,5 +192,6 @@ const cutoff = (map, share) => {
 
 const cellState = (page, state, i) => {
   if (!page.keep.mask[i]) return "pruned: not read";
+  if (state.mode === "occlusion" && !page.occlusion.measured[i]) return "kept, not measured";
   return state.mode === "attention" && page.attention.sinks[i] ? "kept, a sink" : "kept";
 };
