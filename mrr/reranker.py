@@ -309,7 +309,7 @@ class MiniReranker:
         top_k: int | None,
         stages: Stages,
     ) -> list[Candidate]:
-        """First stage: pages in descending cosine; without an embedder all of them, unscored."""
+        """First stage: the best pages first; without an embedder all of them, unscored."""
         with stages("retrieve"):
             pages = [
                 page
@@ -318,9 +318,9 @@ class MiniReranker:
             ]
             if self.embedder is None or not pages:
                 return [(page, None) for page in pages]
-            cosines = self.cache.vectors(pages) @ self.embedder.embed_query(text)
-            order = np.argsort(-cosines, kind="stable")[:top_k]
-            return [(pages[i], float(cosines[i])) for i in order]
+            suits = self.embedder.similarity(text, self.cache.vectors(pages))
+            order = np.argsort(-suits, kind="stable")[:top_k]
+            return [(pages[i], float(suits[i])) for i in order]
 
     # -------------------------------------------------------------- explain
 

@@ -112,7 +112,7 @@ class Hit:
     """One ranked page.
 
     score: sigmoid(logit), in [0, 1]. logit: z_yes - z_no at the exit layer, float32.
-    retrieval_score: cosine of the first stage, or None where there was no embedder.
+    retrieval_score: similarity of the first stage, or None where there was no embedder.
     n_kept_tokens of n_visual_tokens: what the reranker read of the page.
     """
 

@@ -20,14 +20,14 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def first_stage_run(reranker: MiniReranker, corpus: Corpus, tasks: Sequence[Task]) -> Run:
-    """Every page by the cosine of its vector with the query's. Needs an embedder."""
+    """Every page by how its vector suits the query. Needs an embedder."""
     assert reranker.embedder is not None
     page_ids = list(corpus.pages)
     vectors = reranker.cache.vectors(list(corpus.pages.values()))
     run = {}
     for task in tasks:
         text, _ = reranker.clean(task.query.text)
-        run[task.query.query_id] = _order(page_ids, vectors @ reranker.embedder.embed_query(text))
+        run[task.query.query_id] = _order(page_ids, reranker.embedder.similarity(text, vectors))
     return run
 
 

@@ -2,7 +2,8 @@
 
 One pass over a page yields both: the last token's final state is the vector, and the attention
 it paid to each visual token, averaged over all layers and heads, is the importance.
-Source: miniReranker 3.2 (single layers are unstable, so all are used).
+Source: miniReranker 3.2 (single layers are unstable, so all are used). A checkpoint that says so
+is searched by lexical vectors instead (mrr/model/lexical.py); its importance is the same.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from mrr.config import digest
+from mrr.model import lexical
 from mrr.model.layers import run_layers
 from mrr.model.load import LoadedModel
 from mrr.model.prefix import embed_rows, kept_rows
 from mrr.model.prompt import EMBEDDER_PROMPT, QWEN_RERANKER, PromptEncoder
-from mrr.model.vision import encode_vision, preprocess, rope_positions
+from mrr.model.vision import VisualTokens, encode_vision, preprocess, rope_positions
 
 # Raised whenever the code changes what a vector or an importance is.
-FORMAT = 1
+FORMAT = 2
 DEFAULT_INSTRUCTION = "Represent the user's input."
 
 
@@ -50,10 +52,11 @@ class LastTokenRecorder:
 
 
 class Embedder:
-    """Vectors of unit length for pages and queries, from one loaded checkpoint."""
+    """Vectors of pages, and how well they suit a query, from one loaded checkpoint."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
+        self.lexical = loaded.trained.get("pooling") == "lexical"
         self.encoder = PromptEncoder(loaded.tokenizer, QWEN_RERANKER)
 
     def fingerprint(self, min_pixels: int, max_pixels: int) -> str:
@@ -67,9 +70,15 @@ class Embedder:
             pixels=[min_pixels, max_pixels, self.loaded.cell],
         )
 
+    def similarity(self, text: str, vectors: np.ndarray) -> np.ndarray:
+        """(N,) float32 of a query with pages (N, D): cosines, or shares of the query in [0, 1]."""
+        if self.lexical:
+            return lexical.similarity(self.encoder.text_ids(f" {text}"), vectors)
+        return vectors @ self.embed_query(text)
+
     @torch.inference_mode()
     def embed_query(self, text: str) -> np.ndarray:
-        """(d,) float32 of unit length."""
+        """(d,) float32 of unit length: the last token's final state."""
         ids = self.encoder.embed(DEFAULT_INSTRUCTION, text)
         hidden = self.loaded.lm.embed_tokens(torch.tensor([ids], device=self.loaded.device))
         positions = torch.arange(len(ids), device=self.loaded.device).expand(3, 1, -1)
@@ -85,7 +94,7 @@ class Embedder:
     def embed_page(
         self, image: Image.Image, min_pixels: int, max_pixels: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Vector (d,) and importance (R, C), both float32, of one page in one pass."""
+        """Vector (D,) and importance (R, C), both float32, of one page in one pass."""
         pixels = preprocess(self.loaded, image, min_pixels, max_pixels)
         ids = self.encoder.embed(DEFAULT_INSTRUCTION, None, pixels.n_tokens)
         visual = encode_vision(self.loaded, pixels)
@@ -105,7 +114,12 @@ class Embedder:
             recorder=recorder,
         )
         importance = recorder.mean()[visual_rows].cpu().numpy()
-        return self._vector(hidden), importance.reshape(pixels.grid)
+        vector = self._lexical_vector(visual) if self.lexical else self._vector(hidden)
+        return vector, importance.reshape(pixels.grid)
+
+    def _lexical_vector(self, visual: VisualTokens) -> np.ndarray:
+        table = self.loaded.lm.embed_tokens.weight
+        return lexical.page_vector(visual.embeds, table, list(self.encoder.control.values()))
 
     def _vector(self, hidden: Tensor) -> np.ndarray:
         last = self.loaded.lm.norm(hidden[0, -1]).float()

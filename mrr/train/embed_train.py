@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from mrr.model import lexical
 from mrr.model.prompt import QWEN_RERANKER, PromptEncoder
 from mrr.train import muon
-from mrr.train.embedding import PageEmbedder, aim_at_pooling, contrast, keep_half
+from mrr.train.embedding import PageEmbedder, aim_at_pooling, contrast, guide_loss, keep_half
 from mrr.train.eyes import Eyes
 from mrr.train.fit import Step, fit, loader
 from mrr.train.match_data import MatchBatch, MatchBatches
@@ -67,13 +69,15 @@ def train(plan: EmbedPlan, embedder: PageEmbedder, eyes: Eyes, pixels: bool) -> 
 
     def take(batch: MatchBatch) -> Step:
         visual, _ = eyes(batch)
-        loss, cosine = contrast(embedder, visual, batch, texts_of(batch))
+        vectors, importance = embedder.pages(visual, batch.grid)
+        loss, cosine = contrast(embedder, vectors, batch, texts_of(batch))
+        guide = guide_loss(importance, batch)
 
         def shown() -> dict[str, float]:
             ndcg, hit = ranking_quality(cosine, batch.answer)
-            return {"ndcg5": ndcg, "hit1": hit, "rows": batch.grid[0]}
+            return {"guide": float(guide), "ndcg5": ndcg, "hit1": hit, "rows": batch.grid[0]}
 
-        return Step(loss, shown, visual.shape[0] * visual.shape[1])
+        return Step(loss + 0.5 * guide, shown, visual.shape[0] * visual.shape[1])
 
     batches = MatchBatches(
         sources,
@@ -106,10 +110,27 @@ def evaluate(
     torch.manual_seed(0)
     with autocast(device):
         visual, _ = eyes(batch)
-        _, cosine = contrast(embedder, visual, batch, texts_of(batch))
+        vectors, _ = embedder.pages(visual, batch.grid)
+        _, cosine = contrast(embedder, vectors, batch, texts_of(batch))
         kept = keep_half(embedder, visual, batch.grid)
     ndcg, hit = ranking_quality(cosine, batch.answer)
-    return {"ndcg5": ndcg, "hit1": hit, "kept_printed": printed_share(kept, batch)}
+    lexical_ndcg, lexical_hit = ranking_quality(_lexical(embedder, visual, batch), batch.answer)
+    return {
+        "ndcg5": ndcg,
+        "hit1": hit,
+        "lexical_ndcg5": lexical_ndcg,
+        "lexical_hit1": lexical_hit,
+        "kept_printed": printed_share(kept, batch),
+    }
+
+
+def _lexical(embedder: PageEmbedder, visual: Tensor, batch: MatchBatch) -> Tensor:
+    """(B, Q) similarity as the engine's first stage computes it for a lexical embedder."""
+    table, control = embedder.lm.embed_tokens.weight, list(embedder.encoder.control.values())
+    vectors = np.stack([lexical.page_vector(page, table, control) for page in visual])
+    texts = [embedder.encoder.text_ids(f" {text}") for text in texts_of(batch)]
+    scores = np.stack([lexical.similarity(ids, vectors) for ids in texts], 1)
+    return torch.from_numpy(scores).to(visual.device)
 
 
 def printed_share(kept: Tensor, batch: MatchBatch) -> float:

@@ -97,10 +97,9 @@ def aim_at_pooling(lm: Any) -> None:
 
 
 def contrast(
-    embedder: PageEmbedder, visual: Tensor, batch: MatchBatch, texts: list[str]
+    embedder: PageEmbedder, page_vectors: Tensor, batch: MatchBatch, texts: list[str]
 ) -> tuple[Tensor, Tensor]:
     """(loss, page-query cosines (B, Q)). Every page that answers a query is right for it."""
-    page_vectors, _ = embedder.pages(visual, batch.grid)
     cosine = page_vectors @ embedder.queries(texts).T
     score = cosine * embedder.log_scale.exp()
     asked = batch.answer.sum(0) > 0
@@ -108,6 +107,15 @@ def contrast(
     by_page = -(score[:, asked].log_softmax(0) * right).sum(0) / right.sum(0)
     by_query = -(score.log_softmax(1) * batch.answer).sum(1) / batch.answer.sum(1).clamp(min=1)
     return by_page.mean() + 0.5 * by_query.mean(), cosine.detach()
+
+
+def guide_loss(importance: Tensor, batch: MatchBatch) -> Tensor:
+    """Cross entropy of the last token's attention (B, cells) with where word pieces are printed."""
+    printed = torch.zeros_like(importance)
+    page, cell, _ = batch.pieces.unbind(1)
+    printed[page, cell] = 1.0
+    share = printed / printed.sum(1, keepdim=True).clamp(min=1)
+    return -(share * importance.clamp(min=1e-8).log()).sum(1).mean()
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ def export(
     tokenizer: PreTrainedTokenizerFast,
     folder: Path,
     training: dict[str, Any],
-    trained: dict[str, Any] | None = None,
+    trained: dict[str, Any],
 ) -> int:
     """Save the model in float16 (it is cast in place) with its card. Returns the bytes written.
 
@@ -42,8 +42,7 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.safetensors*"):
         old.unlink()
-    if trained is not None:
-        model.config.mini_reranker = trained
+    model.config.mini_reranker = trained
     model.half().save_pretrained(folder, max_shard_size=MAX_SHARD)
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)

@@ -16,8 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mrr.model.lexical import SHARPNESS, confidence_axis
+from mrr.train.confidence import UNIT, confidence
 from mrr.train.interact import Interaction, Prefixes, Suffixes, interact, logits
 from mrr.train.match_data import MatchBatch
+
+STRENGTH = 25.0  # of the first search: a score is this times the cosine
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class SimulatedReader:
     leak: float = 0.35
 
     def __call__(self, table: Tensor, blank: Tensor, batch: MatchBatch) -> Tensor:
-        """(B, cells, D) visual tokens of about unit length."""
+        """(B, cells, D) visual tokens of about unit length, and how sure they are (confidence)."""
         b, (r, c) = batch.present.shape[0], batch.grid
         device, dim = table.device, table.shape[1]
         tokens = torch.zeros(b * r * c, dim, device=device)
@@ -69,9 +73,11 @@ class SimulatedReader:
         tokens = F.normalize(tokens, dim=-1).view(b, r * c, dim)
         error = torch.randn_like(tokens) / math.sqrt(dim)
         tokens = tokens + error * (self.noise * torch.rand(b, 1, 1, device=device))
-        return F.normalize(tokens, dim=-1) * torch.empty(b, r * c, 1, device=device).uniform_(
+        level = confidence(tokens.flatten(0, 1), table).view(b, r * c, 1)
+        tokens = F.normalize(tokens, dim=-1) * torch.empty(b, r * c, 1, device=device).uniform_(
             0.8, 1.25
         )
+        return tokens + level * confidence_axis(table)
 
 
 class Matcher(nn.Module):
@@ -212,7 +218,7 @@ def _readout_loss(on_own: Tensor, batch: MatchBatch) -> Tensor:
 
 
 def aim_at_words(
-    lm: Any, layer: int, table: Tensor, strength: float = 25.0, self_penalty: float = 5.0
+    lm: Any, layer: int, table: Tensor, strength: float = STRENGTH, self_penalty: float = 5.0
 ) -> None:
     """Start one layer's attention as a search: queries and keys are the same reading of a token.
 
@@ -241,3 +247,20 @@ def aim_at_words(
         attn.k_proj.weight.zero_()
         attn.k_proj.weight[rows] = directions * scale
         attn.k_proj.bias[turning] = math.sqrt(self_penalty / attn.scaling)
+    aim_at_confidence(lm, layer, table, int(rows[-1]))
+
+
+def aim_at_confidence(lm: Any, layer: int, table: Tensor, row: int) -> None:
+    """Give one row of a layer's keys to what the tower says of its confidence, and take it off.
+
+    The first head's scores become STRENGTH * cosine less the same share of the log partition that
+    the level stands for: the log probability that a cell holds the word (mrr/train/confidence.py).
+    """
+    attn = lm.layers[layer].self_attn
+    # A level of 1 on a token of length 1 is sqrt(dim) after the norm.
+    wanted = STRENGTH / SHARPNESS / UNIT / (math.sqrt(table.shape[1]) * attn.scaling)
+    with torch.no_grad():
+        attn.q_proj.weight[row] = 0
+        attn.q_proj.bias[row] = math.sqrt(wanted)
+        attn.k_proj.weight[row] = -math.sqrt(wanted) * confidence_axis(table)
+        attn.k_proj.bias[row] = 0

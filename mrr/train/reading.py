@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from mrr.train import fonts, muon, tower
+from mrr.model import lexical
+from mrr.train import confidence, fonts, muon, tower
 from mrr.train.data import PageSource, WindowBatch, WindowBatches
 from mrr.train.fit import Step, fit, loader
 from mrr.train.labels import N_CLASSES, SLOTS
@@ -34,12 +35,14 @@ class Reader(nn.Module):
     """The tower with its training heads. table: (V, D) frozen token embeddings."""
 
     table: Tensor
+    axis: Tensor
 
     def __init__(self, visual: Any, table: Tensor, blank_id: int):
         super().__init__()
         self.visual = visual
         self.blank_id = blank_id
         self.register_buffer("table", table.detach().clone(), persistent=False)
+        self.register_buffer("axis", lexical.confidence_axis(self.table), persistent=False)
         self.char_head = nn.Linear(visual.config.hidden_size, SLOTS * N_CLASSES)
         self.log_scale = nn.Parameter(torch.tensor(2.5))
 
@@ -58,6 +61,7 @@ class ReadingLoss:
     pieces: Tensor
     characters: Tensor
     aim: Tensor
+    confidence: Tensor
     recall: Tensor
 
     def shown(self) -> dict[str, float]:
@@ -66,6 +70,7 @@ class ReadingLoss:
             "pieces": float(self.pieces),
             "characters": float(self.characters),
             "aim": float(self.aim),
+            "confidence": float(self.confidence),
             "recall": float(self.recall),
         }
 
@@ -130,24 +135,31 @@ def character_loss(logits: Tensor, classes: Tensor) -> Tensor:
 def reading_loss(reader: Reader, batch: WindowBatch, character_weight: float = 1.0) -> ReadingLoss:
     """All losses of one batch."""
     cells, character_logits = reader(batch.windows)
-    pieces, recall = piece_loss(reader, cells, batch)
+    read, level = lexical.split_confidence(cells, reader.axis)
+    pieces, recall = piece_loss(reader, read, batch)
     characters = character_loss(character_logits, batch.characters)
     # Keep cells at the length of word embeddings, whatever the scale of the softmax.
-    length = (cells.norm(dim=-1) - 1.0).pow(2).mean()
-    aim = aim_loss(reader, cells, batch)
-    total = pieces + character_weight * characters + 2.0 * aim + 0.05 * length
-    return ReadingLoss(total, pieces.detach(), characters.detach(), aim.detach(), recall)
+    length = (read.norm(dim=-1) - 1.0).pow(2).mean()
+    aim = aim_loss(reader, read, batch)
+    sure = confidence.confidence_loss(read, level, reader.table)
+    total = pieces + character_weight * characters + 2.0 * aim + 0.05 * length + 2.0 * sure
+    return ReadingLoss(
+        total, pieces.detach(), characters.detach(), aim.detach(), sure.detach(), recall
+    )
 
 
 @torch.no_grad()
 def evaluate(reader: Reader, batches: list[WindowBatch], device: torch.device) -> dict[str, float]:
     """Recall of pieces against the whole vocabulary; accuracy of characters where there is ink."""
     hit = total = right = printed = 0
+    miss = []
     for batch in batches:
         batch = batch.to(device)
         with autocast(device):
             cells, characters = reader(batch.windows)
-        scores = F.normalize(cells.float(), dim=-1) @ reader.table.T
+        cells, level = lexical.split_confidence(cells.float(), reader.axis)
+        miss.append(float(confidence.confidence_loss(cells, level, reader.table)))
+        scores = F.normalize(cells, dim=-1) @ reader.table.T
         cell, piece = batch.pieces.unbind(1)
         n_top = torch.bincount(cell, minlength=len(cells))[cell]
         rank = (scores[cell] > scores[cell, piece][:, None]).sum(1)
@@ -159,6 +171,7 @@ def evaluate(reader: Reader, batches: list[WindowBatch], device: torch.device) -
     return {
         "cell_recall": round(hit / max(1, total), 4),
         "char_accuracy": round(right / max(1, printed), 4),
+        "confidence_miss": round(sum(miss) / len(miss), 4),
     }
 
 

@@ -180,11 +180,12 @@ class Workshop:
             "parameters": {name: count_parameters(model) for name, model in models.items()},
             "rendered": self.measure(matcher, embedder, tower),
         }
-        section = export.trained_section(self.scale.sizes, keep_ratio)
+        sections = {
+            "tiny-reranker": export.trained_section(self.scale.sizes, keep_ratio),
+            "tiny-embedder": {"pooling": "lexical"},
+        }
         return {
-            name: export.export(
-                model, tokenizer, folder / name, training, section if "reranker" in name else None
-            )
+            name: export.export(model, tokenizer, folder / name, training, sections[name])
             for name, model in models.items()
         }
 

@@ -10,6 +10,9 @@ import pytest
 from mrr.train.data import PageSource
 from mrr.train.fonts import find
 from mrr.train.layout import Style
+from mrr.train.match_data import MatchBatch, MatchBatches
+from mrr.train.match_train import MatchPlan, fresh_matcher
+from mrr.train.matching import Matcher
 from mrr.train.pair import Sizes
 from mrr.train.stages import Scale, Workshop
 from mrr.train.text import load
@@ -57,3 +60,16 @@ def source(shop: Workshop) -> PageSource:
     """Pages of 512 x 256 px in the common faces."""
     style = Style(tuple(find()), body_px=(13.0, 15.0))
     return PageSource(load(shop.corpus_dir, "train"), shop.tokenizer, ((0, style),), (512, 256))
+
+
+@pytest.fixture
+def batch(source: PageSource) -> MatchBatch:
+    """Four laid-out pages and their queries."""
+    return next(iter(MatchBatches(((0, source),), 4, 3, 2, "s", pixels=False)))
+
+
+@pytest.fixture
+def matcher(shop: Workshop) -> Matcher:
+    """A matcher as training begins."""
+    plan = MatchPlan(shop.root / "fresh", shop.corpus_dir, shop.tokenizer, model=SIZES)
+    return fresh_matcher(plan)

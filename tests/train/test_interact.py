@@ -21,6 +21,11 @@ from mrr.train.tokens import WordPieces
 from tests.train.conftest import SIZES
 
 QUERIES = [("parser", "error"), ("message",)]
+TRAINING = {
+    "runs": [{"stages": {}, "seed": 0, "commit": "unknown", "device": "cpu"}],
+    "parameters": {"tiny-reranker": 1, "tiny-embedder": 1},
+    "rendered": {},
+}
 
 
 def _batch(source: PageSource, shop: Workshop) -> MatchBatch:
@@ -82,8 +87,8 @@ def test_the_mini_pass_equals_the_engine_on_the_exported_pair(
         visual = eyes.see(model.model.visual, batch.windows, batch.grid)
         ours, _ = matcher(visual, batch, dense=False)
     section = export.trained_section(SIZES, keep_ratio=1.0)
-    export.export(model, shop.tokenizer, tmp_path / "reranker", "card", section)
-    reranker = MiniReranker.from_pretrained(tmp_path / "reranker", store=tmp_path / "store")
+    export.export(model, shop.tokenizer, tmp_path / "tiny-reranker", TRAINING, section)
+    reranker = MiniReranker.from_pretrained(tmp_path / "tiny-reranker", store=tmp_path / "store")
     assert (reranker.config.band, reranker.config.exit_layer) == (SIZES.band, SIZES.band[1])
     reranker = reranker.with_config(
         RerankConfig(
@@ -119,8 +124,8 @@ def test_the_embedder_equals_the_engine_on_the_exported_pair(
         visual = eyes.see(model.model.visual, batch.windows, batch.grid)
         vectors, importance = embedder.pages(visual, batch.grid)
         asked = embedder.queries([" ".join(query) for query in QUERIES])
-    export.export(model, shop.tokenizer, tmp_path / "embedder", "card")
-    engine = Embedder(load_model(tmp_path / "embedder"))
+    export.export(model, shop.tokenizer, tmp_path / "tiny-embedder", TRAINING, {})
+    engine = Embedder(load_model(tmp_path / "tiny-embedder"))
     for b in range(2):
         vector, attention = engine.embed_page(_page(batch, b), 1024, 1024 * 1024)
         assert vector == pytest.approx(vectors[b].numpy(), abs=5e-3)

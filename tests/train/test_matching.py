@@ -1,21 +1,16 @@
 import pytest
 import torch
 
-from mrr.train.data import PageSource
+from mrr.model.lexical import confidence_axis, split_confidence
 from mrr.train.embed_train import fresh_embedder, printed_share
 from mrr.train.embedding import keep_half
 from mrr.train.eyes import simulated
-from mrr.train.match_data import MatchBatch, MatchBatches
+from mrr.train.match_data import MatchBatch
 from mrr.train.match_train import area, late_interaction, ranking_quality
 from mrr.train.matching import SimulatedReader
 from mrr.train.stages import Workshop
 from mrr.train.tokens import spelling_embeddings
 from tests.train.conftest import SIZES
-
-
-@pytest.fixture
-def batch(source: PageSource) -> MatchBatch:
-    return next(iter(MatchBatches(((0, source),), 4, 3, 2, "s", pixels=False)))
 
 
 def test_ranking_quality_counts_only_queries_that_one_page_answers() -> None:
@@ -53,7 +48,7 @@ def test_noise_makes_simulated_tokens_less_like_their_pieces(
         return float((visual[page, cell] * table[piece]).sum(-1).mean())
 
     assert likeness(clear) > likeness(dim) + 0.2
-    lengths = clear.norm(dim=-1)
+    lengths = split_confidence(clear, confidence_axis(table))[0].norm(dim=-1)
     assert lengths.min() > 0.75 and lengths.max() < 1.3
 
 

@@ -1,0 +1,60 @@
+"""The tower's confidence: what it is, and that the first band layer takes it off."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mrr.model.lexical import SHARPNESS, confidence_axis
+from mrr.train.confidence import UNIT, confidence, confidence_loss
+from mrr.train.embedding import guide_loss
+from mrr.train.interact import project
+from mrr.train.match_data import MatchBatch
+from mrr.train.matching import STRENGTH, Matcher
+from mrr.train.stages import Workshop
+from mrr.train.tokens import spelling_embeddings
+
+
+@pytest.fixture
+def table(shop: Workshop) -> torch.Tensor:
+    return spelling_embeddings(shop.tokenizer, 64)
+
+
+def test_a_clear_cell_is_surer_than_a_blurred_one_and_the_loss_asks_for_just_that(
+    table: torch.Tensor,
+) -> None:
+    cells = torch.stack([table[100], table[[100, 200, 150, 120]].sum(0)])
+    clear, blurred = confidence(cells, table)
+    assert clear > blurred + 0.1
+    assert confidence_loss(cells, torch.stack([clear, blurred]), table) < 1e-10
+    assert confidence_loss(cells, torch.stack([blurred, clear]), table) > 0.01
+
+
+def test_a_fresh_matcher_takes_the_confidence_off_its_scores(
+    shop: Workshop, matcher: Matcher
+) -> None:
+    """The score of a cell falls by what its level stands for, whatever the query's word."""
+    layer = matcher.lm.layers[matcher.depths.match_layer]
+    for block in matcher.lm.layers[: matcher.depths.match_layer]:
+        block.self_attn.o_proj.weight.data.zero_()
+        block.mlp.down_proj.weight.data.zero_()
+    level = 0.2
+    cell = matcher.table[100]
+    both = torch.stack([cell, cell + level * confidence_axis(matcher.table)])
+    hidden = torch.cat([both, matcher.table[200][None]])[None, None]
+    positions = torch.zeros(3, 1, 3, dtype=torch.long)
+    q, k, _ = project(layer, hidden, matcher.lm.rotary_emb(hidden[0], positions))
+    scores = (q[0, 0, 0] @ k[0, 0, 0].T) * layer.self_attn.scaling
+    fall = scores[2, 0] - scores[2, 1]
+    wanted = STRENGTH / SHARPNESS * level / UNIT
+    assert float(fall) == pytest.approx(wanted, rel=0.35)
+
+
+def test_attention_on_printed_cells_is_what_the_guide_is_asked_for(batch: MatchBatch) -> None:
+    n = batch.grid[0] * batch.grid[1]
+    printed = torch.zeros(len(batch.present), n)
+    printed[batch.pieces[:, 0], batch.pieces[:, 1]] = 1.0
+    on_print = printed / printed.sum(1, keepdim=True)
+    beside = (1 - printed) / (1 - printed).sum(1, keepdim=True)
+    assert guide_loss(on_print, batch) < guide_loss(torch.full_like(printed, 1 / n), batch)
+    assert guide_loss(torch.full_like(printed, 1 / n), batch) < guide_loss(beside, batch)
