@@ -86,8 +86,10 @@ def main() -> None:
         demo, bench = build()
     except MRRError as error:
         sys.exit(f"The app cannot start. {error}")
+    # As it starts, Gradio asks itself for the page and gives up where the answer takes 3 s.
+    demo.launch(**launch_flags(), prevent_thread_lock=True)
     start_examples(bench)
-    demo.launch(**launch_flags())
+    demo.block_thread()
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from ui.workbench import Workbench
 TITLE = "miniReranker"
 _WARM_TICK_S = 1.0
 _TEMP_FILES_S = 3600
+_MAX_WAITING = 128  # events of all visitors; one more is told that the queue is full
 
 
 def build_ui(bench: Workbench) -> gr.Blocks:
@@ -79,7 +80,7 @@ def build_ui(bench: Workbench) -> gr.Blocks:
         if function.api_name not in ENDPOINTS:
             function.api_visibility = "private"
     # Off Spaces, api_open would let a POST run handlers past the queue and its limits.
-    demo.queue(max_size=32, api_open=False, default_concurrency_limit=4)
+    demo.queue(max_size=_MAX_WAITING, api_open=False, default_concurrency_limit=4)
     return demo
 
 
