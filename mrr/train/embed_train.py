@@ -13,7 +13,14 @@ from transformers import PreTrainedTokenizerFast
 from mrr.model import lexical
 from mrr.model.prompt import QWEN_RERANKER, PromptEncoder
 from mrr.train import muon
-from mrr.train.embedding import PageEmbedder, aim_at_pooling, contrast, guide_loss, keep_half
+from mrr.train.embedding import (
+    PageEmbedder,
+    aim_at_pooling,
+    aim_at_print,
+    contrast,
+    guide_loss,
+    keep_half,
+)
 from mrr.train.eyes import Eyes
 from mrr.train.fit import Step, fit, loader
 from mrr.train.match_data import MatchBatch, MatchBatches
@@ -48,6 +55,7 @@ def fresh_embedder(tokenizer: PreTrainedTokenizerFast, sizes: Sizes, seed: int =
     lm = model.model.language_model
     lm.embed_tokens.weight.requires_grad_(False)
     aim_at_pooling(lm)
+    aim_at_print(lm, lm.embed_tokens.weight[model.config.image_token_id].detach())
     return PageEmbedder(lm, PromptEncoder(tokenizer, QWEN_RERANKER))
 
 

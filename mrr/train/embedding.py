@@ -7,6 +7,7 @@ prunes the reranker's visual tokens by it. Source: miniReranker section 3.2.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -94,6 +95,27 @@ def aim_at_pooling(lm: Any) -> None:
             nn.init.eye_(attn.v_proj.weight)
             nn.init.eye_(attn.o_proj.weight)
             layer.mlp.down_proj.weight.mul_(0.1)
+
+
+def aim_at_print(lm: Any, blank: Tensor, strength: float = 6.0) -> None:
+    """Start every head's attention away from empty cells.
+
+    blank: (D,) what the tower writes in an empty cell, of length 1. One row of each head, on a
+    rotary pair that hardly turns over a page, takes `strength` off an empty cell's score.
+    """
+    for layer in lm.layers:
+        attn = layer.self_attn
+        half = attn.head_dim // 2
+        row = half + int((lm.rotary_emb.inv_freq * 64 < 0.6).nonzero()[-1])
+        # An empty cell is sqrt(D) long after the norm.
+        each = math.sqrt(strength / (math.sqrt(len(blank)) * attn.scaling))
+        with torch.no_grad():
+            for head in range(attn.num_heads):
+                at = head * attn.head_dim + row
+                attn.q_proj.weight[at] = 0
+                attn.q_proj.bias[at] = each
+                attn.k_proj.weight[at] = -each * blank
+                attn.k_proj.bias[at] = 0
 
 
 def contrast(

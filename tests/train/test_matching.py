@@ -61,3 +61,14 @@ def test_pruning_keeps_half_of_the_cells_and_the_share_of_print_is_counted(
     assert (kept.sum(1) == visual.shape[1] // 2).all()
     assert printed_share(torch.ones_like(kept), batch) == 1.0
     assert 0.2 < printed_share(kept, batch) < 0.8
+
+
+def test_a_fresh_embedder_looks_away_from_empty_cells(shop: Workshop, batch: MatchBatch) -> None:
+    embedder = fresh_embedder(shop.tokenizer, SIZES)
+    table = embedder.lm.embed_tokens.weight.detach()
+    visual, _ = simulated(table, embedder.encoder.image_id, SimulatedReader(0.0, 0.0))(batch)
+    with torch.no_grad():
+        _, importance = embedder.pages(visual, batch.grid)
+    printed = torch.zeros_like(importance, dtype=torch.bool)
+    printed[batch.pieces[:, 0], batch.pieces[:, 1]] = True
+    assert importance[printed].mean() > 2 * importance[~printed].mean()
