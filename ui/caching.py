@@ -50,11 +50,6 @@ class Upload:
     finished: bool = False
     cancelled: bool = False
 
-    @property
-    def pages_per_s(self) -> float:
-        """Pages cached or found, per second."""
-        return self.n_done / self.elapsed_s if self.elapsed_s else 0.0
-
 
 def upload(
     bench: Workbench, session: Session, files: Sequence[tuple[str, bytes]], page_range: str | None
@@ -81,20 +76,22 @@ def _upload(
     work = Upload([Line(name, "queued") for name, _ in files])
     yield work
     for name, data in files:
-        waiting = next(line for line in work.lines if line.label == name and line.state == "queued")
-        work.lines.remove(waiting)
+        place = next(at for at, line in enumerate(work.lines) if line.state == "queued")
+        del work.lines[place]
         for item in bench.base.decode([(name, data)], page_range):
             if isinstance(item, FailedFile):
-                work.lines.append(Line(item.file, "failed", item.reason))
-                yield work
-                continue
-            if is_full(bench, session, item):
-                work.lines.append(Line(item.label, "failed", FULL))
-                yield work
-                break
-            line = Line(item.label, "encoding")
-            work.lines.append(line)
+                line = Line(item.file, "failed", item.reason)
+            elif is_full(bench, session, item):
+                line = Line(item.label, "failed", FULL)
+            else:
+                line = Line(item.label, "encoding")
+            work.lines.insert(place, line)
+            place += 1
             yield work
+            if isinstance(item, FailedFile):
+                continue
+            if line.state == "failed":
+                break
             _cache(bench, session, item, line)
             work.n_done += line.added is not None
             work.elapsed_s = time.perf_counter() - begin

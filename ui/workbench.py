@@ -151,8 +151,12 @@ class Workbench:
         return page
 
     def removable(self, page: Page) -> bool:
-        """Whether a visitor may remove it: the examples stay."""
-        return page.page_id not in set(self.examples.page_ids.values())
+        """Whether a visitor may remove it: the examples stay, those still to be cached too, and
+        so does whatever else is public where strangers come."""
+        if page.scope != PUBLIC:
+            return True
+        known = self.examples.finished and not self.hosted
+        return known and page.page_id not in set(self.examples.page_ids.values())
 
     def thumbnail(self, page: Page) -> str:
         """A small picture as a data URI; empty where the store has lost the picture."""

@@ -338,3 +338,20 @@ def test_ui_imports_no_torch_and_the_engine_no_gradio() -> None:
     for package, foreign in (("ui.layout", "torch"), ("mrr.reranker", "gradio")):
         code = f"import sys, {package}; sys.exit({foreign!r} in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0, package
+
+
+def test_public_pages_of_others_are_never_the_visitors_to_remove(bench: Workbench) -> None:
+    session = bench.session()
+    (added,) = bench.base.add([("by-the-owner.png", png(90))]).pages
+    try:
+        bench.hosted = True
+        with pytest.raises(InputRejected, match="stay"):
+            bench.remove(session, added.page.page_id)
+        bench.hosted, bench.examples.finished = False, False
+        assert not bench.removable(added.page), "it may be an example on its way in"
+        assert "Added by you" not in upload_view.pages(bench, session)
+        bench.examples.finished = True
+        assert bench.removable(added.page)
+    finally:
+        bench.hosted, bench.examples.finished = False, True
+        bench.base.remove_pages([added.page.page_id])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mrr.errors import InputRejected
-from tests.ui.conftest import N_PAGES, SAMPLES, Running, make_corpus, png
+from tests.ui.conftest import N_PAGES, SAMPLES, Running, make_corpus, pdf, png
 from ui import explaining
 from ui.caching import upload
 from ui.examples import load_examples
@@ -142,6 +142,16 @@ def test_an_upload_can_be_cancelled_and_keeps_what_is_done(bench: Workbench) -> 
     assert step.cancelled and step.n_done == 2
     assert [line.state for line in step.lines].count("queued") == 2
     assert len(bench.pages(session)) == N_PAGES + 2
+    bench.remove_own(session)
+
+
+def test_pages_stand_where_their_file_stood(bench: Workbench) -> None:
+    session = bench.session()
+    files = [("a.pdf", pdf(61, 62)), ("b.png", png(63)), ("c.png", png(64))]
+    steps = [[line.label for line in work.lines] for work in upload(bench, session, files, None)]
+    assert steps[0] == ["a.pdf", "b.png", "c.png"]
+    assert ["a.pdf p. 1", "a.pdf p. 2", "b.png", "c.png"] in steps
+    assert all(labels[-1] == "c.png" for labels in steps)
     bench.remove_own(session)
 
 

@@ -15,7 +15,7 @@ from ui.markup import bar, count, duration, empty, esc, nbytes, note
 from ui.session import Session
 from ui.workbench import Workbench
 
-TYPES = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".pdf"]
+TYPES = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".pdf"]
 _STATES = {
     "queued": "queued",
     "encoding": "encoding",
@@ -43,8 +43,9 @@ def build(limits: Limits, hosted: bool) -> UploadView:
     size = f"{limits.max_file_bytes / 2**20:.0f} MB"
     gr.HTML(
         note(
-            f"Drop page images (PNG, JPEG, WebP, GIF) or PDFs: up to {limits.max_files} files at "
-            f"once, {size} a file, {limits.max_pdf_pages} pages a PDF. Each page is read once and "
+            "Drop page images (PNG, JPEG, WebP, GIF, TIFF) or PDFs: up to "
+            f"{limits.max_files} files at once, {size} a file, {limits.max_pdf_pages} pages a PDF. "
+            "Each page is read once and "
             "can then be asked anything."
             + (
                 " Your pages are seen by this browser tab only and removed when it is closed."
@@ -97,8 +98,8 @@ def progress(work: Upload) -> str:
     if work.cancelled:
         words.append("cancelled; what was done is kept")
     elif not work.finished:
-        words.append(f"{count(total - closed, 'line')} to go")
-    pace = f"{work.pages_per_s:.1f} pages/s" if work.n_done else ""
+        words.append(f"{total - closed} to go")
+    pace = f"{duration(work.elapsed_s * 1e3 / work.n_done)} a page" if work.n_done else ""
     rows = "".join(_row(line) for line in work.lines)
     return (
         '<section class="mrr mrr-card" aria-live="polite"><div class="mrr-row spread">'
@@ -106,7 +107,8 @@ def progress(work: Upload) -> str:
         f"{bar(1.0 if work.finished else closed / max(total, 1))}"
         '<div class="mrr-scroll"><table class="mrr-table mrr-steps">'
         "<thead><tr><th>page</th><th>state</th>"
-        '<th class="num">grid</th><th class="num">kept tokens</th><th class="num">K/V</th>'
+        '<th class="num fact">grid</th><th class="num fact">kept tokens</th>'
+        '<th class="num fact">K/V</th>'
         f'<th class="num">time</th></tr></thead><tbody>{rows}</tbody></table></div></section>'
     )
 
@@ -116,8 +118,10 @@ def _row(line: Line) -> str:
     if line.added is None:
         reason = f'<td colspan="4" class="mrr-note">{esc(line.reason)}</td>'
         return f"<tr><td>{esc(line.label)}</td><td>{state}</td>{reason}</tr>"
-    cells = "".join(f'<td class="num">{cell}</td>' for cell in facts(line.added))
-    return f"<tr><td>{esc(line.label)}</td><td>{state}</td>{cells}</tr>"
+    *known, took = facts(line.added)
+    cells = "".join(f'<td class="num fact">{cell}</td>' for cell in known)
+    row = f"<td>{esc(line.label)}</td><td>{state}</td>{cells}"
+    return f'<tr>{row}<td class="num">{took}</td></tr>'
 
 
 def facts(added: AddedPage) -> tuple[str, str, str, str]:
