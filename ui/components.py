@@ -34,6 +34,13 @@ def text(elem_id: str) -> gr.HTML:
     return gr.HTML(js_on_load=None, apply_default_css=False, elem_id=elem_id)
 
 
+def running() -> gr.HTML:
+    """Room under the button of long work, in which Gradio shows how far it is."""
+    return gr.HTML(
+        visible=False, js_on_load=None, apply_default_css=False, elem_classes="mrr-running"
+    )
+
+
 def heading(words: str) -> gr.HTML:
     """A section's name."""
     return gr.HTML(f'<h2 class="mrr">{words}</h2>', js_on_load=None, apply_default_css=False)

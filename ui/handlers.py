@@ -238,7 +238,8 @@ class Handlers:
 
         session.completing = True
         try:
-            yield from _stoppable(self.views.layers.run, self.views.layers.stop, work)
+            view = self.views.layers
+            yield from _stoppable(view.run, view.stop, view.busy, work)
         finally:
             session.completing = False
 
@@ -268,7 +269,8 @@ class Handlers:
 
         session.occluding = True
         try:
-            yield from _stoppable(self.views.inspector.occlude, self.views.inspector.stop, work)
+            view = self.views.inspector
+            yield from _stoppable(view.occlude, view.stop, view.busy, work)
         finally:
             session.occluding = False
 
@@ -291,10 +293,13 @@ class Handlers:
         return {self.views.why: gr.update(selected="page")}
 
 
-def _stoppable(start: gr.Button, stop: gr.Button, work: Callable[[], Values]) -> Iterator[Values]:
+def _stoppable(
+    start: gr.Button, stop: gr.Button, busy: gr.HTML, work: Callable[[], Values]
+) -> Iterator[Values]:
     """Do the work with the button that stops it in the place of the one that started it."""
-    idle = {start: gr.update(visible=True), stop: gr.update(visible=False)}
-    yield {start: gr.update(visible=False), stop: gr.update(visible=True)}
+    shown, hidden = gr.update(visible=True), gr.update(visible=False)
+    idle = {start: shown, stop: hidden, busy: hidden}
+    yield {start: hidden, stop: shown, busy: shown}
     try:
         values = work()
     except Exception:

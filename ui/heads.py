@@ -16,15 +16,18 @@ MAX_HEAD_BYTES = 1_500_000
 
 
 def heads_payload(trace: AttentionTrace, kept: np.ndarray, plain: np.ndarray) -> Json:
-    """Maps of the heads of every band layer, on one scale.
+    """Maps of the heads of every band layer, on one scale a layer: layers differ by powers of ten.
 
     kept, plain: (R, C) bool, plain those of the kept cells that set the scale without sinks.
     shown: (layers, S) numbers of the heads that are sent. maps, neutral: (layers, S, kept cells).
-    mass: (layers, S) share of a head's attention that goes to the page.
+    mass: (layers, S) share of a head's attention that goes to the page. limits: (layers,) each.
     """
     layers = sorted(trace.head_maps)
-    maps = np.stack([trace.head_maps[layer][:, kept] for layer in layers])
-    neutral = np.stack([trace.neutral_head_maps[layer][:, kept] for layer in layers])
+    # Rounded as they travel, so that no cell lies outside its scale.
+    maps, neutral = (
+        np.stack([of[layer][:, kept] for layer in layers]).astype(np.float16).astype(np.float32)
+        for of in (trace.head_maps, trace.neutral_head_maps)
+    )
     mass = trace.mass[layers][:, :, slice(*trace.query_span), 1].mean(axis=2)
     shown = shown_heads(mass, 2 * maps[:, 0].nbytes)
     contrast = np.abs(maps - neutral)
@@ -36,10 +39,10 @@ def heads_payload(trace: AttentionTrace, kept: np.ndarray, plain: np.ndarray) ->
         "maps": pack_values(np.take_along_axis(maps, pick, axis=1)),
         "neutral": pack_values(np.take_along_axis(neutral, pick, axis=1)),
         "mass": np.take_along_axis(mass, shown, axis=1).round(5).tolist(),
-        "range": [0.0, float(maps.max())],
-        "range_without_sinks": [0.0, float(maps[..., inside].max())],
-        "contrast_limit": float(contrast.max()),
-        "contrast_limit_without_sinks": float(contrast[..., inside].max()),
+        "limit": maps.max(axis=(1, 2)).tolist(),
+        "limit_without_sinks": maps[..., inside].max(axis=(1, 2)).tolist(),
+        "contrast_limit": contrast.max(axis=(1, 2)).tolist(),
+        "contrast_limit_without_sinks": contrast[..., inside].max(axis=(1, 2)).tolist(),
     }
 
 

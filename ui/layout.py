@@ -202,8 +202,8 @@ def _wire_detail(state: gr.State, handlers: Handlers) -> None:
         page.occlude.click,
         handlers.occlude,
         state,
-        [*views.detail, page.occlude, page.stop],
-        busy=[page.view],
+        [*views.detail, page.occlude, page.stop, page.busy],
+        busy=[page.busy],
     )
     _on(page.stop.click, handlers.stop_occluding, state, None)
     _on(
@@ -219,12 +219,12 @@ def _wire_detail(state: gr.State, handlers: Handlers) -> None:
         curves.run.click,
         handlers.trace_dense,
         state,
-        [*curves.outputs, curves.run, curves.stop],
-        busy=[curves.plot],
+        [*curves.outputs, curves.run, curves.stop, curves.busy],
+        busy=[curves.busy],
     )
-    _on(views.bands.view.layer_click, handlers.layer, state, [views.why])
     _on(curves.stop.click, handlers.stop_tracing, state, None)
 
+    _on(views.bands.view.layer_click, handlers.layer, state, [views.why])
 
 def _wire_pages(state: gr.State, house: Housekeeping) -> None:
     view = house.views.upload

@@ -54,7 +54,7 @@ def settled_sentence(lenses: Mapping[str, Lens]) -> str:
 def _full_pass_sentence(lenses: Mapping[str, Lens]) -> str:
     dense = [lens.dense for lens in lenses.values() if lens.dense is not None]
     if len(dense) < len(lenses):
-        partly = f"The full pass was run for {len(dense)} of them; add it again for the rest."
+        partly = f"The full pass was run for {len(dense)} of them, not for the rest."
         return partly if dense else ""
     here = _ranks(np.stack([lens.mini for lens in lenses.values()]))[:, -1]
     there = _ranks(np.stack(dense))[:, -1]

@@ -110,8 +110,8 @@ def attention_payload(trace: AttentionTrace, query: str, kept: np.ndarray) -> Js
         .round(5)
         .tolist(),
         # Attention is a share, so its scale begins at 0.
-        "range": [0.0, float(stack[:, :, kept].max())],
-        "range_without_sinks": [0.0, float(stack[:, :, plain].max())],
+        "limit": float(stack[:, :, kept].max()),
+        "limit_without_sinks": float(stack[:, :, plain].max()),
         "sinks": pack_mask(trace.sinks & kept),
         "n_sinks": int((trace.sinks & kept).sum()),
         "heads": heads_payload(trace, kept, plain),

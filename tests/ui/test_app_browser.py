@@ -197,7 +197,7 @@ def test_the_full_pass_stops_after_a_page_and_goes_on_from_there(
     assert held.reached.wait(60)
     tab.click("#stop-layers")
     held.open(tab)
-    expect(tab.get_by_text("was run for 2 of them; add it again for the rest")).to_be_visible()
+    expect(tab.get_by_text("was run for 2 of them, not for the rest")).to_be_visible()
     expect(tab.locator("#stop-layers")).to_be_hidden()
     tab.click("#trace-layers")
     expect(tab.get_by_text("A full pass over every layer and token ends")).to_be_visible()

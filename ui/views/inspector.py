@@ -10,6 +10,7 @@ from gradio.components import Component
 
 from mrr.explain.verdict import signed
 from mrr.types import Explanation
+from ui.components import running
 from ui.maps import attention_payload, grid_disagreement, keep_payload, occlusion_payload
 from ui.markup import note as small_print
 from ui.packing import Json, script
@@ -31,6 +32,7 @@ class InspectorView:
     reencode: gr.Button
     occlude: gr.Button
     stop: gr.Button
+    busy: gr.HTML
     trace: gr.Button
 
     @property
@@ -65,6 +67,7 @@ def build() -> InspectorView:
         trace = gr.Button("Trace this page", size="sm", elem_id="trace-page")
         occlude = gr.Button("Measure occlusion", size="sm", elem_id="occlude")
         stop = gr.Button("Stop after this pass", size="sm", elem_id="stop-occlusion", visible=False)
+    busy = running()
     with gr.Accordion("Keep more or fewer tokens of this page", open=False):
         with gr.Row(equal_height=True):
             keep_ratio = gr.Slider(
@@ -75,7 +78,7 @@ def build() -> InspectorView:
             )
         reencode = gr.Button("Encode again and compare", size="sm", elem_id="reencode")
         note = gr.HTML(apply_default_css=False)
-    return InspectorView(view, note, keep_ratio, pruner, reencode, occlude, stop, trace)
+    return InspectorView(view, note, keep_ratio, pruner, reencode, occlude, stop, busy, trace)
 
 
 def render(

@@ -13,6 +13,7 @@ from gradio.components import Component
 from mrr.config import layer_range
 from mrr.types import Lens
 from ui.colour import BAND, DENSE, MINI
+from ui.components import running
 from ui.describe import LAYERS_ARE
 from ui.figures import finish, plain
 from ui.lenses import Mode, full, ran, settled_sentence
@@ -40,6 +41,7 @@ class LayersView:
     mode: gr.Radio
     run: gr.Button
     stop: gr.Button
+    busy: gr.HTML
 
     @property
     def outputs(self) -> list[Component]:
@@ -57,11 +59,12 @@ def build() -> LayersView:
         stop = gr.Button(
             "Stop after this page", size="sm", scale=0, elem_id="stop-layers", visible=False
         )
+    busy = running()
     sentence = gr.HTML(empty("Trace the candidates to see their layers."), apply_default_css=False)
     plot = gr.Plot(show_label=False, visible=False, elem_classes="mrr-figure")
     with gr.Accordion("Layers as a table", open=False):
         values = gr.HTML(apply_default_css=False)
-    return LayersView(plot, sentence, values, mode, run, stop)
+    return LayersView(plot, sentence, values, mode, run, stop, busy)
 
 
 def render(
@@ -110,7 +113,8 @@ def figure(
     drawn.update_yaxes(title_text=_AXIS[mode])
     if mode == "rank":
         drawn.update_yaxes(autorange="reversed", dtick=max(1, len(lenses) // 10))
-    drawn.update_layout(hovermode="closest", margin={"t": 26})
+    # Room at the top for plotly's own buttons, and under them for the band and the exit.
+    drawn.update_layout(hovermode="closest", margin={"t": 46})
     return drawn
 
 

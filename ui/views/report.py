@@ -31,6 +31,7 @@ table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
 th { text-align: left; color: #5c6370; font-weight: 500; }
 td, th { padding: 6px 10px 6px 0; border-bottom: 1px solid #e4e4df; vertical-align: top; }
 .num { text-align: right; font-variant-numeric: tabular-nums; } td img { width: 64px; }
+.mrr-scroll { overflow-x: auto; }
 """
 
 

@@ -77,16 +77,16 @@ def test_attention_sends_the_whole_query_then_its_words_then_the_scoring_positio
     np.testing.assert_allclose(stack[1, 5], rows[-1], **close)
 
 
-def test_heads_are_sent_for_kept_cells_only_on_one_scale_of_their_own():
+def test_heads_are_sent_for_kept_cells_only_on_one_scale_a_layer():
     trace, heads = WHOLE.attention, sent_attention()["heads"]
     layers = sorted(trace.head_maps)
     assert heads["shown"] == [[0, 1, 2, 3]] * len(layers) and heads["n_heads"] == 4
     for name, source in (("maps", trace.head_maps), ("neutral", trace.neutral_head_maps)):
         sent = values(heads[name], len(layers), 4, int(KEPT.sum()))
         np.testing.assert_allclose(sent[1, 2], source[layers[1]][2][KEPT], rtol=1e-3, atol=1e-7)
-    top = max(m[:, KEPT].max() for m in trace.head_maps.values())
-    assert heads["range"] == [0.0, pytest.approx(top)]
-    assert heads["range_without_sinks"][1] < top
+    tops = [trace.head_maps[layer][:, KEPT].max() for layer in layers]
+    assert heads["limit"] == pytest.approx(tops, rel=1e-3)
+    assert all(np.array(heads["limit_without_sinks"]) < tops)
     assert heads["mass"][1][2] == pytest.approx(trace.mass[4, 2, 2:7, 1].mean(), abs=1e-4)
 
 
@@ -105,11 +105,11 @@ def test_every_layer_and_token_shares_one_scale_that_sinks_do_not_set():
     all_maps = np.stack([trace.page_maps[layer] for layer in sorted(trace.page_maps)])
     rows = ([2, 3], [4], [5, 6], [7])
     shown = np.stack([all_maps[:, own].mean(axis=1) for own in rows], axis=1)
-    assert sent["range"] == [0.0, pytest.approx(shown.max())]
+    assert sent["limit"] == pytest.approx(shown.max())
     shown = shown.copy()
     shown[..., sink[0], sink[1]] = 0
-    assert sent["range_without_sinks"] == [0.0, pytest.approx(shown.max())]
-    assert sent["range_without_sinks"][1] < sent["range"][1]
+    assert sent["limit_without_sinks"] == pytest.approx(shown.max())
+    assert sent["limit_without_sinks"] < sent["limit"]
     assert sent["n_sinks"] == 1 and mask(sent["sinks"])[sink]
 
 

@@ -107,6 +107,7 @@ const build = () => keepFocus(root, () => {
       make("span", { class: "bands-key" }, make("i", { class: "bands-dot" }), "end of the page’s part for one head")),
     tokens(), rows, detail, table());
   root.querySelector("details").open = Boolean(open);
+  if (state.layer != null) explain(state.layer);
 });
 
 const show = (value) => {

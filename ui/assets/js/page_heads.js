@@ -31,7 +31,7 @@ const headGallery = (page, state, set) => {
   const left = heads.n_heads - heads.shown[row].length;
   return group("Heads of layer " + state.layer + " · share on the page",
     segmented("Head", tiles, state.head, choose, "pi-heads"),
-    make("p", { class: "pi-small-print" }, "One scale for all heads and layers: " + say(scale.low) + " to " + say(scale.high) +
+    make("p", { class: "pi-small-print" }, "One scale for the heads of this layer: " + say(scale.low) + " to " + say(scale.high) +
       ". Heads show the whole query; single words are means over the heads." +
       (left ? " The " + left + " heads that give the page least are left out." : "")));
 };

@@ -91,16 +91,15 @@ const importanceMap = (page) => {
   };
 };
 
-// What every attention map says of itself. ranges: the payload's scales, of tokens or of heads.
-const attentionScale = (page, state, ranges) => {
+// What every attention map says of itself. limitOf(name): one of the payload's scales.
+const attentionScale = (page, state, limitOf) => {
   const a = page.attention;
-  const plain = state.hideSinks && a.n_sinks > 0;
-  const limit = plain ? ranges.contrast_limit_without_sinks : ranges.contrast_limit;
-  const [low, high] = plain ? ranges.range_without_sinks : ranges.range;
+  const plain = state.hideSinks && a.n_sinks > 0 ? "_without_sinks" : "";
+  const limit = limitOf((state.contrast ? "contrast_limit" : "limit") + plain);
   return {
     hidden: page.keep.mask.map((kept, i) => (!kept || (state.hideSinks && a.sinks[i]) ? 1 : 0)),
     coloured: true, contrast: state.contrast,
-    scale: state.contrast ? { low: -limit, high: limit, signed: true } : { low, high, signed: false },
+    scale: { low: state.contrast ? -limit : 0, high: limit, signed: state.contrast },
     what: state.contrast ? "attention − neutral" : "attention",
     ends: state.contrast ? ["less than neutral queries", "more than neutral queries"] : null,
     title: "Where the query’s attention went (weights, not causes)",
@@ -120,9 +119,9 @@ const headMap = (page, state) => {
     at++;
   }
   return {
-    ...attentionScale(page, state, heads),
+    ...attentionScale(page, state, (name) => heads[name][row]),
     values, onSinks, mass: heads.mass[row][slot],
-    over: "all heads and layers of this query",
+    over: "the heads of this layer",
     subject: "the whole query (mean) in head " + state.head + " of layer " + state.layer,
   };
 };
@@ -151,7 +150,7 @@ const attentionMap = (page, state) => {
     if (a.sinks[i]) for (const l of chosen) onSinks += a.maps[(l * a.n_maps + row) * page.n + i] / chosen.length;
   }
   return {
-    ...attentionScale(page, state, a),
+    ...attentionScale(page, state, (name) => a[name]),
     values, mass, onSinks,
     over: "all layers and words of this query",
     subject: tokenName(a, state.token) + " in " +
