@@ -40,8 +40,9 @@ def build_ui(bench: Workbench) -> gr.Blocks:
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(_TEMP_FILES_S, _TEMP_FILES_S)
     ) as demo:
-        # A function, so that every tab makes its own secret.
-        state = gr.State(lambda: bench.session(), delete_callback=tabs.expired)
+        # Functions: every tab makes its own secret, and Gradio, which copies both for each visitor,
+        # does not copy along what a bound method is bound to, which in the end is the model.
+        state = gr.State(lambda: bench.session(), delete_callback=lambda gone: tabs.expired(gone))
         build_api(bench, tabs, state)  # first, so that no handler takes its names
         side = _side_bar(bench)
         header = start.build_header()

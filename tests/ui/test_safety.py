@@ -15,8 +15,11 @@ from typing import Any
 import gradio as gr
 import httpx
 import pytest
+import torch
 
 import app as the_app
+from cache_db import PageStore
+from mrr import MiniReranker
 from mrr.errors import InputRejected
 from tests.ui.conftest import N_PAGES, SAMPLES, Running, pdf, png
 from ui import caching
@@ -355,3 +358,18 @@ def test_public_pages_of_others_are_never_the_visitors_to_remove(bench: Workbenc
     finally:
         bench.hosted, bench.examples.finished = False, True
         bench.base.remove_pages([added.page.page_id])
+
+
+def test_serving_the_page_copies_no_model_and_no_store(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[str] = []
+    for kind in (torch.nn.Parameter, PageStore, MiniReranker, Workbench, Tabs):
+        monkeypatch.setattr(
+            kind,
+            "__deepcopy__",
+            lambda self, memo: copied.append(type(self).__name__) or self,
+            raising=False,
+        )
+    assert httpx.get(running.url, timeout=60).status_code == 200
+    assert not copied
