@@ -20,7 +20,7 @@ from ui.exports import (
     run_record,
 )
 from ui.handlers import Handlers, Values
-from ui.markup import note
+from ui.markup import empty, note
 from ui.parts import OtherTabs
 from ui.session import Session, Settings, Tabs
 from ui.told import tell
@@ -141,13 +141,18 @@ class Housekeeping:
         self,
         session: Session,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Values:
+    ) -> Iterator[Values]:
         """Time every system, here and now."""
-        found = explaining.measure(
-            self.bench, session, lambda done, total: progress((done, total), unit="rounds")
-        )
         view = self.views.latency
-        return dict(zip(view.outputs, latency.render(found), strict=True))
+        yield {view.headline: empty("")}  # room for the progress
+        try:
+            found = explaining.measure(
+                self.bench, session, lambda done, total: progress((done, total), unit="rounds")
+            )
+        except Exception:
+            yield {view.headline: latency.headline(session.latency)}
+            raise
+        yield dict(zip(view.outputs, latency.render(found), strict=True))
 
     # ------------------------------------------------------------ exports
 

@@ -69,8 +69,10 @@ def blank(sentence: str) -> tuple[object, ...]:
     return (empty(sentence), hidden, hidden, hidden, "")
 
 
-def headline(report: LatencyReport) -> str:
+def headline(report: LatencyReport | None) -> str:
     """The result in one sentence, or that the machine was too noisy for one; then how measured."""
+    if report is None:
+        return empty(_EMPTY)
     how = (
         f"Times: median of {report.repeats}, {report.state} after {report.warmup} warm-up, "
         f"{report.n_candidates} candidates, {report.machine}. Query: “{report.query}”."

@@ -8,6 +8,7 @@ import pytest
 
 from tests.ui.views import generated
 from ui import costs
+from ui.colour import SYSTEM_NAMES
 from ui.latency_figures import candidates_figure, queries_figure, stages_figure
 from ui.views import latency
 
@@ -75,6 +76,8 @@ def test_the_break_even_point_is_drawn_where_caching_is_dear():
     point = costs.break_even(known["mini"], known["original"], 10)
     marks = [t for t in queries_figure(slow).data if t.name and t.name.startswith("break-even")]
     assert [mark.x[0] for mark in marks] == [pytest.approx(point)]
+    lowest = min(y for trace in queries_figure(slow).data for y in trace.y)
+    assert 10 ** queries_figure(slow).layout.yaxis.range[0] < lowest / 3, "no room for its words"
     assert f"from query {int(point) + 1} on" in costs.break_even_sentence(slow)
     assert not [t for t in queries_figure(REPORT).data if t.name and t.name.startswith("break")]
 
@@ -108,3 +111,10 @@ def test_render_and_blank_fill_every_output():
     assert len(shown) == len(hidden) == 5
     assert all(each["visible"] for each in shown[1:4])
     assert not any(each["visible"] for each in hidden[1:4])
+
+
+def test_the_bars_stand_in_the_order_of_the_table():
+    drawn = stages_figure(REPORT)
+    names = [SYSTEM_NAMES[each.system] for each in REPORT.systems]
+    for axis in drawn.select_yaxes():
+        assert list(axis.categoryarray) == names and axis.autorange == "reversed"
