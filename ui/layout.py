@@ -224,8 +224,8 @@ def _wire_detail(state: gr.State, handlers: Handlers) -> None:
         busy=[curves.busy],
     )
     _on(curves.stop.click, handlers.stop_tracing, state, None)
-
     _on(views.bands.view.layer_click, handlers.layer, state, [views.why])
+
 
 def _wire_pages(state: gr.State, house: Housekeeping) -> None:
     view = house.views.upload
