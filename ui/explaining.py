@@ -29,9 +29,12 @@ def current(session: Session) -> tuple[Run, str]:
 def known(session: Session, keep: Keep | None = None) -> Explanation | None:
     """The selected page's explanation, if it was traced for this run."""
     run, page_id = current(session)
-    return session.explanations.get(
-        (run.query, run.settings.config, run.settings.model, page_id, keep)
-    )
+    return session.explanations.get(_key(run, page_id, keep))
+
+
+def _key(run: Run, page_id: str, keep: Keep | None) -> tuple[object, ...]:
+    settings = run.settings
+    return run.query, settings.config, settings.model, settings.embedder, page_id, keep
 
 
 def trace(
@@ -68,8 +71,7 @@ def trace(
         progress=progress,
         stop=stop,
     )
-    key = (run.query, run.settings.config, run.settings.model, page_id, keep)
-    session.remember(key, explanation)
+    session.remember(_key(run, page_id, keep), explanation)
     return explanation
 
 

@@ -15,6 +15,7 @@ from mrr.config import RerankConfig
 from mrr.errors import InputRejected
 from tests.tiny import save_checkpoint
 from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
+from ui import explaining
 from ui.caching import upload
 from ui.examples import Examples
 from ui.session import Settings
@@ -55,6 +56,19 @@ def test_another_embedder_alone_goes_with_the_first_model(
     assert engine.loaded.digest == bench.base.loaded.digest
     assert engine.embedder is not None and bench.base.embedder is not None
     assert engine.embedder.loaded.digest != bench.base.embedder.loaded.digest
+
+
+def test_a_trace_of_one_embedders_page_is_not_shown_for_anothers(
+    bench: Workbench, pair: tuple[Path, Path]
+) -> None:
+    session = bench.session()
+    list(upload(bench, session, [("mine.png", png(6))], None))
+    bench.rank(session, "blue page")
+    first = explaining.trace(bench, session)
+    session.settings = Settings(embedder=str(pair[0]))
+    bench.rank(session, "blue page")
+    assert explaining.known(session) is None
+    assert (explaining.trace(bench, session).keep.kept != first.keep.kept).any()
 
 
 def test_of_other_models_only_the_last_one_is_kept(
