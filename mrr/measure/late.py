@@ -24,7 +24,10 @@ from mrr.reranker import MiniReranker
 def late_interaction_run(
     reranker: MiniReranker, corpus: Corpus, tasks: Sequence[Task], progress: Progress | None = None
 ) -> Run:
-    """Every page of the corpus for every query; each page goes through the tower once."""
+    """{query id: all page ids of the corpus, best first}; each page goes through the tower once.
+
+    Raises PageLost where the store has lost a page's picture.
+    """
     loaded, scorer = reranker.loaded, reranker.cache.scorer
     tokens = []
     for task in tasks:

@@ -121,7 +121,10 @@ def aim_at_print(lm: Any, blank: Tensor, strength: float = 6.0) -> None:
 def contrast(
     embedder: PageEmbedder, page_vectors: Tensor, batch: MatchBatch, texts: list[str]
 ) -> tuple[Tensor, Tensor]:
-    """(loss, page-query cosines (B, Q)). Every page that answers a query is right for it."""
+    """(loss, page-query cosines (B, Q)). Every page that answers a query is right for it.
+
+    page_vectors: (B, D) of unit length. texts: the batch's Q queries.
+    """
     cosine = page_vectors @ embedder.queries(texts).T
     score = cosine * embedder.log_scale.exp()
     asked = batch.answer.sum(0) > 0
@@ -132,7 +135,10 @@ def contrast(
 
 
 def guide_loss(importance: Tensor, batch: MatchBatch) -> Tensor:
-    """Cross entropy of the last token's attention (B, cells) with where word pieces are printed."""
+    """Scalar cross entropy of the last token's attention with where word pieces are printed.
+
+    importance: (B, cells), shares of attention.
+    """
     printed = torch.zeros_like(importance)
     page, cell, _ = batch.pieces.unbind(1)
     printed[page, cell] = 1.0
