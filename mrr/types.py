@@ -15,6 +15,8 @@ from PIL import Image
 
 System = Literal["mini", "dense-reuse", "original"]
 SYSTEMS: tuple[System, ...] = ("mini", "dense-reuse", "original")
+# As people read them, everywhere.
+SYSTEM_NAMES = {"mini": "mini", "dense-reuse": "dense + reuse", "original": "original"}
 AddOutcome = Literal["encoded", "hit"]
 
 

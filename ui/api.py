@@ -125,7 +125,7 @@ def build_api(bench: Workbench, tabs: Tabs, state: gr.State) -> None:
             "importance": None if importance is None else importance.tolist(),
             "lens": found.lens.mini.tolist(),
             "exit_layer": found.lens.exit_layer,
-            "band": list(found.lens.band),
+            "band_layers": list(range(*found.lens.band)),
             "tokens": list(found.attention.tokens),
             "mass": found.attention.mass.mean(axis=1).tolist(),
             "notes": list(found.notes),

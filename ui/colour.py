@@ -13,7 +13,6 @@ TEXT = "#7a828e"  # the fallback: in the app, figures.css gives text the theme's
 BAND = "rgba(43,138,214,0.12)"
 
 SYSTEM_COLOURS = {"mini": MINI, "dense-reuse": DENSE, "original": ORIGINAL}
-SYSTEM_NAMES = {"mini": "mini", "dense-reuse": "dense + reuse", "original": "original"}
 
 # Okabe and Ito's set, in the order the stages run.
 STAGE_COLOURS = {

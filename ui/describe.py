@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 # What layer numbers mean, wherever people read or set them.
 LAYERS_ARE = "Layers are counted from 0, and a range includes both its ends."
-SYSTEM_NAMES = {"mini": "mini", "dense-reuse": "dense + reuse", "original": "original"}
 
 
 def describe(reranker: MiniReranker) -> str:

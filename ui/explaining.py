@@ -135,7 +135,9 @@ def known_lenses(session: Session) -> dict[str, Lens]:
     return session.lenses[1]
 
 
-def measure(bench: Workbench, session: Session, progress: Progress) -> LatencyReport:
+def measure(
+    bench: Workbench, session: Session, *, progress: Progress, stop: Stop = never
+) -> LatencyReport:
     """Time every system on the current candidates, or on the first pages there are."""
     from mrr.measure.latency import measure_latency
 
@@ -151,5 +153,6 @@ def measure(bench: Workbench, session: Session, progress: Progress) -> LatencyRe
         pages[:_LATENCY_PAGES],
         scopes=bench.scopes(session),
         progress=lambda _, done, total: progress(done, total),
+        stop=stop,
     )
     return session.latency

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mrr.errors import InputRejected
+from mrr.types import SYSTEM_NAMES
 from ui.components import File
-from ui.describe import SYSTEM_NAMES
 from ui.explaining import known_lenses
 from ui.session import Run, Session
 from ui.views.upload import known_pages

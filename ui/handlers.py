@@ -239,7 +239,7 @@ class Handlers:
         session.completing = True
         try:
             view = self.views.layers
-            yield from _stoppable(view.run, view.stop, view.busy, work)
+            yield from stoppable(view.run, view.stop, view.busy, work)
         finally:
             session.completing = False
 
@@ -270,7 +270,7 @@ class Handlers:
         session.occluding = True
         try:
             view = self.views.inspector
-            yield from _stoppable(view.occlude, view.stop, view.busy, work)
+            yield from stoppable(view.occlude, view.stop, view.busy, work)
         finally:
             session.occluding = False
 
@@ -293,7 +293,7 @@ class Handlers:
         return {self.views.why: gr.update(selected="page")}
 
 
-def _stoppable(
+def stoppable(
     start: gr.Button, stop: gr.Button, busy: gr.HTML, work: Callable[[], Values]
 ) -> Iterator[Values]:
     """Do the work with the button that stops it in the place of the one that started it."""

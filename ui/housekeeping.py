@@ -19,8 +19,8 @@ from ui.exports import (
     ranking_rows,
     run_record,
 )
-from ui.handlers import Handlers, Values
-from ui.markup import empty, note
+from ui.handlers import Handlers, Values, stoppable
+from ui.markup import note
 from ui.parts import OtherTabs
 from ui.session import Session, Settings, Tabs
 from ui.told import tell
@@ -142,17 +142,27 @@ class Housekeeping:
         session: Session,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Iterator[Values]:
-        """Time every system, here and now."""
+        """Time every system, here and now, until it is stopped."""
         view = self.views.latency
-        yield {view.headline: empty("")}  # room for the progress
-        try:
+
+        def work() -> Values:
             found = explaining.measure(
-                self.bench, session, lambda done, total: progress((done, total), unit="rounds")
+                self.bench,
+                session,
+                progress=lambda done, total: progress((done, total), unit="rounds"),
+                stop=lambda: not session.timing,
             )
-        except Exception:
-            yield {view.headline: latency.headline(session.latency)}
-            raise
-        yield dict(zip(view.outputs, latency.render(found), strict=True))
+            return dict(zip(view.outputs, latency.render(found), strict=True))
+
+        session.timing = True
+        try:
+            yield from stoppable(view.measure, view.stop, view.busy, work)
+        finally:
+            session.timing = False
+
+    def stop_measuring(self, session: Session) -> None:
+        """The measurement of latency stops after the repeat in hand."""
+        session.timing = False
 
     # ------------------------------------------------------------ exports
 

@@ -9,7 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ui.colour import OTHER_STAGE, STAGE_COLOURS, SYSTEM_COLOURS, SYSTEM_NAMES, TEXT
+from mrr.types import SYSTEM_NAMES
+from ui.colour import OTHER_STAGE, STAGE_COLOURS, SYSTEM_COLOURS, TEXT
 from ui.costs import Cost, break_even, costs
 from ui.figures import finish
 from ui.markup import duration

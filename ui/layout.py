@@ -284,7 +284,14 @@ def _wire_exports(demo: gr.Blocks, state: gr.State, house: Housekeeping) -> None
     for elem_id, export in house.exports().items():
         _on(by_id[elem_id].click, house.saving(export), state, house.ranking.views.download)
     timing = house.views.latency
-    _on(timing.measure.click, house.measure, state, timing.outputs, busy=[timing.headline])
+    _on(
+        timing.measure.click,
+        house.measure,
+        state,
+        [*timing.outputs, timing.measure, timing.stop, timing.busy],
+        busy=[timing.busy],
+    )
+    _on(timing.stop.click, house.stop_measuring, state, None)
 
 
 def _on(event: Any, handler: Any, inputs: Any, outputs: Any, busy: Any = None) -> Any:

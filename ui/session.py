@@ -91,9 +91,9 @@ class Session:
     selected: id of the page that every view follows; which layer and which token is between the
     views in the browser (ui/assets/js/common.js).
     relevant: query -> page ids that the user, or the bundled labels, call relevant. added: what
-    caching each page said. busy, comparing, occluding, completing: the caching, the dense ranking,
-    the measurement of occlusion, or the full passes of the lens, that runs now stops when these are
-    cleared. lens_mode: how the layers are shown. n_examples_seen: example pages that the tab last
+    caching each page said. busy, comparing, occluding, completing, timing: the caching, the dense
+    ranking, the measurement of occlusion, the full passes of the lens, or the measurement of
+    latency, that runs now stops when these are cleared. lens_mode: how the layers are shown. n_examples_seen: example pages that the tab last
     drew.
     """
 
@@ -110,6 +110,7 @@ class Session:
     comparing: bool = False
     occluding: bool = False
     completing: bool = False
+    timing: bool = False
     lens_mode: Mode = "logit"
     lenses: tuple[Run, dict[str, Lens]] | None = None
     latency: LatencyReport | None = None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mrr.errors import InputRejected
+from mrr.explain.turn import Stop, never
 from mrr.measure.corpus import Progress, report
 from mrr.measure.machine import Machine, describe
 from mrr.measure.spread import Spread, spread
@@ -20,7 +21,7 @@ from mrr.page_cache import PageCache
 from mrr.prune import kept_tokens
 from mrr.reranker import PUBLIC, MiniReranker
 from mrr.timing import Stages
-from mrr.types import SYSTEMS, Page, System
+from mrr.types import SYSTEM_NAMES, SYSTEMS, Page, System
 
 Call = Mapping[str, float]  # stage -> milliseconds, in the order they first ran
 # Stages that run once a query, however many the candidates; all others grow with them.
@@ -101,12 +102,14 @@ def measure_latency(
     max_original_pages: int = 2,
     scopes: Collection[str] = (PUBLIC,),
     progress: Progress | None = None,
+    stop: Stop = never,
 ) -> LatencyReport:
     """Rank the same pages with every system, warmup + repeats times, and encode a few again.
 
     max_original_pages: pages that are run whole, by `original`, by `mini` in a prompt order that
-    allows no reuse, and by encoding again; each page costs them the same. Raises InputRejected
-    without a page, a repeat or a warm-up call.
+    allows no reuse, and by encoding again; each page costs them the same. stop: asked after each
+    repeat; those that were done are reported. Raises InputRejected without a page, a repeat or a
+    warm-up call.
     """
     pages = [page for page in reranker.store.pages(scopes) if page.page_id in set(page_ids)]
     if not pages or min(repeats, warmup, max_original_pages) < 1:
@@ -123,12 +126,17 @@ def measure_latency(
         for system in _rotated(systems, turn):
             usage = reranker.rank(query, system=system, pages=chosen[system], scopes=scopes).usage
             calls[system].append((dict(usage.ms), usage.bytes_read))
+        done = turn + 1 - warmup
+        if done >= 1 and stop():
+            break
     report(progress, "measure", rounds, rounds)
+    if done < repeats:
+        notes += (f"Stopped after {done} of {repeats} repeats.",)
     measured = tuple(_system(s, calls[s], warmup, len(chosen[s]), len(pages)) for s in systems)
     return LatencyReport(
         query=query,
         n_candidates=len(pages),
-        repeats=repeats,
+        repeats=done,
         warmup=warmup,
         state="warm",
         machine=describe(reranker.loaded),
@@ -208,14 +216,13 @@ def _times_mini(systems: Sequence[SystemLatency], n_candidates: int) -> dict[str
 def _remarks(systems: Sequence[SystemLatency]) -> tuple[str, ...]:
     notes: list[str] = []
     for each in systems:
+        name = SYSTEM_NAMES[each.system]
         if each.scaled:
-            notes.append(
-                f"{each.system} was measured on {each.n_measured} pages and scaled per page."
-            )
+            notes.append(f"{name} was measured on {each.n_measured} pages and scaled per page.")
         if any("encode" in call for call in each.calls):
-            notes.append(f"{each.system} had to encode pages again: its cache is too small.")
+            notes.append(f"{name} had to encode pages again: its cache is too small.")
         if each.total.noisy:
-            notes.append(f"{each.system} varied by over 20% between repeats; measure again.")
+            notes.append(f"{name} varied by over 20% between repeats; measure again.")
     return tuple(notes)
 
 

@@ -87,13 +87,23 @@ def page_sources(
     sizes: tuple[tuple[int, int], ...],
     unit: int,
     part: str = "train",
-    faces: tuple[str, ...] = fonts.COMMON,
+    style: Style | None = None,
 ) -> tuple[tuple[int, PageSource], ...]:
-    """Small pages first, then larger ones, every `unit` batches."""
+    """Small pages first, then larger ones, every `unit` batches; in common faces unless styled."""
     corpus: Corpus = load(corpus_dir, part)
-    style = Style(tuple(fonts.find(faces)), body_px=(13.0, 18.0))
+    style = style or Style(tuple(fonts.find(fonts.COMMON)), body_px=(13.0, 18.0))
     made = (PageSource(corpus, tokenizer, ((0, style),), size) for size in sizes)
     return tuple((i * unit, source) for i, source in enumerate(made))
+
+
+def varied() -> Style:
+    """Pages that are trained on: many faces, small print, some light scans.
+
+    So that the language model meets clear cells and blurred ones.
+    """
+    common = tuple(fonts.find(fonts.COMMON))
+    wide = (face for face in fonts.find(fonts.LATIN) if not fonts.is_held_out(face))
+    return Style((*wide, *common * 4), body_px=(10.5, 18.0), scan_share=0.1)
 
 
 def train(plan: MatchPlan, matcher: Matcher, eyes: Eyes, pixels: bool) -> Matcher:
@@ -104,7 +114,7 @@ def train(plan: MatchPlan, matcher: Matcher, eyes: Eyes, pixels: bool) -> Matche
     optimizers = muon.optimizers(matcher.named_parameters(), plan.matrix_lr, plan.other_lr)
     run = Run(plan.folder)
     run.resume(matcher, optimizers)
-    sources = page_sources(plan.corpus_dir, plan.tokenizer, plan.sizes, plan.unit)
+    sources = page_sources(plan.corpus_dir, plan.tokenizer, plan.sizes, plan.unit, style=varied())
     held_out = ranking_batch(plan.corpus_dir, plan.tokenizer, pixels, plan.check_pages).to(device)
     name = f"{plan.folder.name}/{plan.seed}"
     coin = random.Random(f"{name}/{run.step}")
@@ -158,10 +168,9 @@ def ranking_batch(
     pixels: bool,
     n_pages: int = 20,
     n_queries: int = 3,
-    faces: tuple[str, ...] = fonts.COMMON,
 ) -> MatchBatch:
     """Full-size pages of held-out text that all meet each other's queries: 1 + 19 candidates."""
-    sources = page_sources(corpus_dir, tokenizer, ((768, 1024),), 1, "validation", faces)
+    sources = page_sources(corpus_dir, tokenizer, ((768, 1024),), 1, "validation")
     return next(iter(MatchBatches(sources, n_pages, n_queries, 0, "validation", pixels)))
 
 

@@ -173,7 +173,7 @@ def match_loss(matcher: Matcher, score: Tensor, seen: Interaction, batch: MatchB
         matcher.so_far_head(_unit(last)).squeeze(-1)[ends], all_so_far[ends]
     )
     readout = _readout_loss(seen.suffix_attention[d.exit_layer - 1], batch)
-    total = answer + 0.5 * ranked + 0.3 * (found + absent) + 0.3 * heads + 0.1 * readout
+    total = answer + ranked + 0.3 * (found + absent) + 0.3 * heads + 0.1 * readout
     parts = {
         "answer": answer,
         "ranked": ranked,

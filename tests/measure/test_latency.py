@@ -55,6 +55,15 @@ def test_every_system_is_measured_on_the_same_pages(report: LatencyReport) -> No
     assert "original was measured on 2 pages and scaled per page." in report.notes
 
 
+def test_a_measurement_that_is_stopped_reports_the_repeats_it_made(
+    engine: MiniReranker, page_ids: list[str]
+) -> None:
+    asked = iter([False, True])
+    found = measure_latency(engine, "blue page", page_ids, repeats=5, stop=lambda: next(asked))
+    assert found.repeats == 2 and all(len(each.calls) == 2 for each in found.systems)
+    assert "Stopped after 2 of 5 repeats." in found.notes
+
+
 def test_warm_calls_are_counted_and_the_first_is_kept_apart(report: LatencyReport) -> None:
     assert (report.state, report.warmup, report.repeats) == ("warm", 1, REPEATS)
     for each in report.systems:

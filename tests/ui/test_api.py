@@ -48,6 +48,8 @@ def test_add_rank_and_explain_from_a_program(
     assert why["logit"] == pytest.approx(logit, abs=1e-4)
     assert sum(map(sum, why["kept"])) == added["pages"][0]["kept_tokens"]
     assert len(why["lens"]) == why["exit_layer"]
+    band = running.bench.base.config.band
+    assert why["band_layers"] == list(range(*band))
 
     stranger = connect(running)
     with pytest.raises(AppError, match="not here"):

@@ -349,9 +349,14 @@ def test_latency_is_measured_here_at_the_press_of_a_button(tab: Page) -> None:
     rank(tab)
     open_tab(tab, "Latency")
     tab.click("#measure")
+    expect(tab.locator("#stop-measuring")).to_be_visible()
     panel = tab.get_by_role("tabpanel").filter(has=tab.locator("#measure"))
     expect(panel.locator(".js-plotly-plot .barlayer .trace").first).to_be_visible(timeout=60_000)
     expect(panel.locator(".mrr-table").first).to_contain_text("dense + reuse")
+    expect(tab.locator("#stop-measuring")).to_be_hidden()
+    tab.click("#measure")
+    tab.click("#stop-measuring")
+    expect(panel).to_contain_text("Stopped after", timeout=60_000)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from mrr.types import SYSTEM_NAMES
 from ui.components import text
-from ui.describe import SYSTEM_NAMES
 from ui.markup import count, empty, esc, note, table
 from ui.session import Run, Session
 from ui.workbench import Workbench, dense_list

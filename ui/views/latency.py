@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import gradio as gr
 from gradio.components import Component
 
-from ui.colour import SYSTEM_NAMES
+from mrr.types import SYSTEM_NAMES
+from ui.components import running
 from ui.costs import break_even_sentence, caching_of
 from ui.latency_figures import candidates_figure, queries_figure, stages_figure
 from ui.markup import duration, empty, esc, nbytes, note, table
@@ -22,9 +23,11 @@ _EMPTY = "Nothing measured yet. Measure times every system on this machine, with
 
 @dataclass(frozen=True, slots=True)
 class LatencyView:
-    """The button, the headline, three charts and the numbers behind them."""
+    """The buttons, the headline, three charts and the numbers behind them."""
 
     measure: gr.Button
+    stop: gr.Button
+    busy: gr.HTML
     headline: gr.HTML
     stages: gr.Plot
     candidates: gr.Plot
@@ -41,6 +44,10 @@ def build() -> LatencyView:
     """Place the view into the surrounding Blocks."""
     with gr.Row():
         measure = gr.Button("Measure on this machine", elem_id="measure", size="sm", scale=0)
+        stop = gr.Button(
+            "Stop after this repeat", size="sm", scale=0, elem_id="stop-measuring", visible=False
+        )
+    busy = running()
     headline = gr.HTML(empty(_EMPTY), apply_default_css=False)
     stages = _plot()
     with gr.Row():
@@ -49,7 +56,7 @@ def build() -> LatencyView:
         with gr.Column(min_width=320):
             queries = _plot()
     return LatencyView(
-        measure, headline, stages, candidates, queries, gr.HTML(apply_default_css=False)
+        measure, stop, busy, headline, stages, candidates, queries, gr.HTML(apply_default_css=False)
     )
 
 

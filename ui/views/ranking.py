@@ -8,9 +8,8 @@ from typing import Literal
 
 import gradio as gr
 
-from mrr.types import Hit
+from mrr.types import SYSTEM_NAMES, Hit
 from ui.components import actions, text
-from ui.describe import SYSTEM_NAMES
 from ui.markup import bar, count, duration, empty, esc, nbytes
 from ui.session import Run, Session
 from ui.workbench import Workbench, dense_list, dense_ranks

@@ -10,9 +10,8 @@ import numpy as np
 from PIL import Image
 
 from mrr.explain.verdict import occlusion_verdict
-from mrr.types import Explanation, Lens
+from mrr.types import SYSTEM_NAMES, Explanation, Lens
 from ui.components import File
-from ui.describe import SYSTEM_NAMES
 from ui.explaining import known_lenses
 from ui.lenses import Mode
 from ui.maps import RANKINGS

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from mrr.types import SYSTEM_NAMES
 from tests.ui.views import generated
 from ui import costs
-from ui.colour import SYSTEM_NAMES
 from ui.latency_figures import candidates_figure, queries_figure, stages_figure
 from ui.views import latency
 
