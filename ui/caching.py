@@ -148,7 +148,7 @@ def check_quota(bench: Workbench, session: Session, sizes: Sequence[int]) -> Non
     if bench.hosted and total > MAX_SESSION_BYTES:
         raise InputRejected(
             f"That would make {total / 1e6:.0f} MB uploaded in this session; the limit here is "
-            f"{MAX_SESSION_BYTES / 1e6:.0f} MB. Run the app yourself for more."
+            f"{MAX_SESSION_BYTES / 1e6:.0f} MB. Remove your pages first, or run the app yourself."
         )
     session.uploaded_bytes = total
 

@@ -93,8 +93,9 @@ class Session:
     relevant: query -> page ids that the user, or the bundled labels, call relevant. added: what
     caching each page said. busy, comparing, occluding, completing, timing: the caching, the dense
     ranking, the measurement of occlusion, the full passes of the lens, or the measurement of
-    latency, that runs now stops when these are cleared. lens_mode: how the layers are shown. n_examples_seen: example pages that the tab last
-    drew.
+    latency, that runs now stops when these are cleared. uploaded_bytes: since its pages were last
+    all removed. lens_mode: how the layers are shown. n_examples_seen: example pages that the tab
+    last drew.
     """
 
     scope: str = field(default_factory=new_scope)

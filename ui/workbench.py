@@ -182,6 +182,7 @@ class Workbench:
         """Remove everything that this session added."""
         own = [p.page_id for p in self.pages(session) if self.removable(p)]
         session.added.clear()
+        session.uploaded_bytes = 0
         return self._remove(own)
 
     def remove_scope(self, scope: str) -> int:

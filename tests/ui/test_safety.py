@@ -175,6 +175,8 @@ def test_a_session_of_a_hosted_app_has_a_budget_of_bytes(
         patch.setattr(Path, "read_bytes", lambda path: pytest.fail("it was read all the same"))
         with pytest.raises(InputRejected, match=r"126 MB uploaded .* limit here is 105 MB"):
             read_uploads(hosted, session, received(tmp_path, 20 * 2**20))
+    hosted.remove_own(session)
+    assert read_uploads(hosted, session, received(tmp_path, 1)), "its pages are gone: begin anew"
     hosted.hosted = False
     assert read_uploads(hosted, session, received(tmp_path, 1))
 
