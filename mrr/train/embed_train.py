@@ -24,7 +24,7 @@ from mrr.train.embedding import (
 from mrr.train.eyes import Eyes
 from mrr.train.fit import Step, fit, loader
 from mrr.train.match_data import MatchBatch, MatchBatches
-from mrr.train.match_train import page_sources, ranking_batch, ranking_quality
+from mrr.train.match_train import PAGE, page_sources, ranking_batch, ranking_quality
 from mrr.train.pair import Sizes, build
 from mrr.train.run import Run, autocast, pick_device, seed_everything
 
@@ -45,7 +45,7 @@ class EmbedPlan:
     other_lr: float = 2e-3
     eval_every: int = 150
     seed: int = 0
-    sizes: tuple[tuple[int, int], ...] = ((512, 512), (768, 1024))
+    sizes: tuple[tuple[int, int], ...] = ((512, 512), PAGE)
     check_pages: int = 20
 
 

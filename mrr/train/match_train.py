@@ -27,6 +27,7 @@ from mrr.train.run import Run, autocast, pick_device, seed_everything
 from mrr.train.text import Corpus, load
 
 DENSE_SHARE = 0.3
+PAGE = (768, 1280)  # whole windows, about as many cells as A4 has (mrr/train/export.py)
 _CHECKED = 4  # pages in one pass of an evaluation: bounds its memory
 
 
@@ -47,7 +48,7 @@ class MatchPlan:
     other_lr: float = 2e-3
     eval_every: int = 200
     seed: int = 0
-    sizes: tuple[tuple[int, int], ...] = ((256, 256), (512, 512), (768, 1024))
+    sizes: tuple[tuple[int, int], ...] = ((256, 256), (512, 512), PAGE)
     model: Sizes = field(default_factory=Sizes)
     check_pages: int = 20
 
@@ -170,7 +171,7 @@ def ranking_batch(
     n_queries: int = 3,
 ) -> MatchBatch:
     """Full-size pages of held-out text that all meet each other's queries: 1 + 19 candidates."""
-    sources = page_sources(corpus_dir, tokenizer, ((768, 1024),), 1, "validation")
+    sources = page_sources(corpus_dir, tokenizer, (PAGE,), 1, "validation")
     return next(iter(MatchBatches(sources, n_pages, n_queries, 0, "validation", pixels)))
 
 

@@ -28,6 +28,7 @@ from mrr.errors import InputRejected
 from mrr.model.prompt import EMBEDDER_PROMPT, QWEN_RERANKER
 from mrr.train import begin, embed_train, export, eyes, match_train, reading, text, tokens
 from mrr.train.embedding import PageEmbedder, keep_half
+from mrr.train.match_train import PAGE
 from mrr.train.matching import Matcher, SimulatedReader
 from mrr.train.pair import Sizes, build, count_parameters
 from mrr.train.run import current_commit, pick_device, read_state
@@ -241,7 +242,7 @@ class Workshop:
 
     def _match_plan(self, name: str, steps: int, seeing: bool = False) -> match_train.MatchPlan:
         scale = self.scale
-        sizes = ((512, 512), (768, 1024)) if seeing else ((256, 256), (512, 512), (768, 1024))
+        sizes = ((512, 512), PAGE) if seeing else ((256, 256), (512, 512), PAGE)
         return match_train.MatchPlan(
             self.root / name,
             self.corpus_dir,
@@ -270,7 +271,7 @@ class Workshop:
             unit=scale.unit,
             matrix_lr=2e-3 if seeing else 4e-3,
             seed=scale.seed,
-            sizes=((512, 512), (768, 1024)),
+            sizes=((512, 512), PAGE),
             check_pages=scale.check_pages,
         )
 
