@@ -1,8 +1,9 @@
 """Render the example corpus and derive its labels: `python assets/examples/build.py`.
 
 Each `source/*.html` is one document and each `<section class="page" data-title="...">` one page,
-photographed by headless Chromium at 1.5 pixels a CSS pixel, which is A4 at 139 dpi. A page's text is what Chromium shows of it, and
-the relevance labels follow from that text, so that pages, text and labels cannot drift apart.
+photographed by headless Chromium at 1.5 pixels a CSS pixel, which is A4 at 139 dpi. A page's text
+is what Chromium shows of it, and the relevance labels follow from that text, so that pages, text
+and labels cannot drift apart.
 """
 
 import json

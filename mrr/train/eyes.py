@@ -26,12 +26,19 @@ def simulated(table: Tensor, blank_id: int, reader: SimulatedReader) -> Eyes:
 
 
 def real(visual: Any) -> Eyes:
-    """Visual tokens of the trained tower, which is not trained further here."""
+    """Visual tokens of the trained tower, which is not trained further here.
+
+    The last pages are remembered: they come several times in a row, with other queries.
+    """
+    last: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def look(batch: MatchBatch) -> tuple[Tensor, None]:
+        nonlocal last
         assert batch.windows is not None, "real eyes need drawn pages"
-        return see(visual, batch.windows, batch.grid), None
+        if last is None or not torch.equal(last[0], batch.windows):
+            last = batch.windows, see(visual, batch.windows, batch.grid)
+        return last[1], None
 
     return look
 

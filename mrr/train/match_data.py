@@ -195,7 +195,11 @@ def assemble(
 
 
 class MatchBatches(IterableDataset[MatchBatch]):
-    """Batches first, first + 1, ...: pages, and for each page positives and near misses."""
+    """Batches first, first + 1, ...: pages, and for each page positives and near misses.
+
+    reuse: batches in a row that have the same pages and other queries. Drawing pages and looking
+    at them costs more than asking.
+    """
 
     def __init__(
         self,
@@ -207,8 +211,9 @@ class MatchBatches(IterableDataset[MatchBatch]):
         pixels: bool,
         first: int = 0,
         last: int = 1 << 60,
+        reuse: int = 1,
     ):
-        self.sources, self.n_pages = sources, n_pages
+        self.sources, self.n_pages, self.reuse = sources, n_pages, reuse
         self.n_positive, self.n_near = n_positive, n_near
         self.seed, self.pixels, self.first, self.last = seed, pixels, first, last
 
@@ -222,17 +227,18 @@ class MatchBatches(IterableDataset[MatchBatch]):
 
     def batch(self, index: int, pieces: WordPieces, encoder: SuffixEncoder) -> MatchBatch:
         """Batch `index` of the stream."""
+        drawn = index - index % self.reuse
         # A growing page: the source that the curriculum has reached.
-        reached = [source for first, source in self.sources if first <= index]
+        reached = [source for first, source in self.sources if first <= drawn]
         # Sizes already learned are kept in, so that they are not unlearned.
-        rng = random.Random(f"{self.seed}/{index}")
+        rng = random.Random(f"{self.seed}/{drawn}")
         source = reached[-1] if rng.random() < 0.7 else rng.choice(reached)
         pages: list[MatchPage] = []
         for i in range(self.n_pages):
-            page = make_page(source, pieces, f"{self.seed}/{index}/{i}", index, self.pixels)
+            page = make_page(source, pieces, f"{self.seed}/{drawn}/{i}", drawn, self.pixels)
             if len(page.text.present) > 3:
                 pages.append(page)
-        maker = QueryMaker(source.corpus, rng)
+        maker = QueryMaker(source.corpus, random.Random(f"{self.seed}/{index}/queries"))
         queries: list[tuple[str, ...]] = []
         for page in pages:
             asked = [maker.positive(page.text) for _ in range(self.n_positive)]

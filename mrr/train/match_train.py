@@ -28,6 +28,7 @@ from mrr.train.text import Corpus, load
 
 DENSE_SHARE = 0.3
 PAGE = (768, 1280)  # whole windows, about as many cells as A4 has (mrr/train/export.py)
+_REUSE = 3  # batches in a row about the same drawn pages
 _CHECKED = 4  # pages in one pass of an evaluation: bounds its memory
 
 
@@ -141,6 +142,7 @@ def train(plan: MatchPlan, matcher: Matcher, eyes: Eyes, pixels: bool) -> Matche
         pixels,
         run.step,
         plan.steps,
+        reuse=_REUSE if pixels else 1,
     )
     fit(
         run,

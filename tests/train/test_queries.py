@@ -1,5 +1,9 @@
 import random
 
+import pytest
+import torch
+
+from mrr.train import eyes
 from mrr.train.data import PageSource
 from mrr.train.match_data import MatchBatches
 from mrr.train.queries import QueryMaker, page_text
@@ -33,3 +37,19 @@ def test_a_batch_knows_which_words_are_where(source: PageSource) -> None:
     # Every query asked first of a page is answered by it; its near misses are not.
     assert batch.answer[0, :3].all() and not batch.answer[0, 3:5].any()
     assert batch.answer[1, 5:8].all() and not batch.answer[1, 8:].any()
+
+
+def test_pages_are_asked_again_with_other_queries_and_looked_at_once(source: PageSource) -> None:
+    stream = MatchBatches(((0, source),), 2, 3, 2, "s", pixels=True, last=4, reuse=2)
+    first, again, other, _ = stream
+    assert first.windows is not None and again.windows is not None and other.windows is not None
+    assert torch.equal(first.windows, again.windows) and first.queries != again.queries
+    assert not torch.equal(first.windows[:1], other.windows[:1])
+
+    seen: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(eyes, "see", lambda visual, windows, grid: seen.append(1) or windows.float())
+        look = eyes.real(None)
+        for batch in (first, again, other):
+            assert torch.equal(look(batch)[0], batch.windows.float())
+    assert len(seen) == 2
