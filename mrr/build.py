@@ -14,7 +14,7 @@ from cache_db.store import PageStore
 from mrr.config import RerankConfig
 from mrr.errors import InputRejected, UnsupportedModel
 from mrr.model.embedder import Embedder
-from mrr.model.load import LoadedModel, load_model
+from mrr.model.load import LoadedModel, load_model, share_tower
 from mrr.model.prompt import PromptTemplate, template_for
 from mrr.model.selfcheck import check_parity
 
@@ -60,6 +60,7 @@ def load_parts(
             f"The embedder's visual tokens are {guide.loaded.cell} pixels wide and the "
             f"reranker's {loaded.cell}; they must see the same tokens. Choose another embedder."
         )
+    share_tower(loaded, guide.loaded)
     return Parts(loaded, words, guide)
 
 

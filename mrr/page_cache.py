@@ -17,6 +17,7 @@ from mrr.errors import PageLost
 from mrr.model.embedder import Embedder
 from mrr.model.kv import KVPage, pack, unpack
 from mrr.model.scorer import Scorer
+from mrr.model.vision import Sight
 from mrr.pages.keys import entry_key, page_id
 from mrr.prune import kept_tokens
 from mrr.timing import Stages
@@ -67,20 +68,21 @@ class PageCache:
         known = self.pages.page(page.page_id) is not None
         self.pages.add_page(page, item.image)
         stages = Stages(self.scorer.loaded.device)
+        sight = self.scorer.sight(item.image, stages)
         if self.embedder is not None:
-            self.importance(page, item.image, stages)
+            self.importance(page, sight, stages)
         if self.scorer.image_first:
             entry = self.kv.get(self.key(page))
             known = entry is not None
             if entry is None:
-                kv = self.encode(page, item.image, stages)
+                kv = self.encode(page, sight, stages)
             else:
                 kv = unpack(entry.tensors, entry.meta, torch.device("cpu"))
             grid, n_kept = kv.grid, len(kv.kept)
             nbytes = kv.nbytes if self.kv.contains([self.key(page)]) else 0
         else:  # with the query first, nothing of a page can be computed beforehand
-            grid, nbytes = self.scorer.preprocess(item.image).grid, 0
-            n_kept = len(self.kept(page, item.image, grid, stages))
+            grid, nbytes = sight.pixels.grid, 0
+            n_kept = len(self.kept(page, sight, stages))
         return AddedPage(
             page=page,
             outcome="hit" if known else "encoded",
@@ -105,48 +107,47 @@ class PageCache:
             for key, page in missing.items():
                 with stages("encode"):
                     inner = Stages(self.scorer.loaded.device)
-                    found[key] = self.encode(page, self.picture(page), inner)
+                    sight = self.scorer.sight(self.picture(page), inner)
+                    found[key] = self.encode(page, sight, inner)
         n_bytes = sum(entry.nbytes for entry in entries.values() if entry.source == "disk")
         return [found[key] for key in keys], len(missing), n_bytes
 
-    def encode(self, page: Page, image: Image.Image, stages: Stages) -> KVPage:
+    def encode(self, page: Page, sight: Sight, stages: Stages) -> KVPage:
         """Compute and store one page's K/V."""
-        with stages("preprocess"):
-            pixels = self.scorer.preprocess(image)
-        kept = self.kept(page, image, pixels.grid, stages)
-        kv = self.scorer.encode(pixels, kept, stages)
+        kept = self.kept(page, sight, stages)
+        kv = self.scorer.encode(sight, kept, stages)
         with stages("store"):
             self.kv.put(self.key(page), page.page_id, *pack(kv))
         return kv
 
-    def kept(
-        self, page: Page, image: Image.Image, grid: tuple[int, int], stages: Stages
-    ) -> np.ndarray:
+    def kept(self, page: Page, sight: Sight, stages: Stages) -> np.ndarray:
         """Ascending indices of the visual tokens that this configuration keeps of a page."""
         config = self.scorer.config
         guided = config.pruner == "embedder"
         return kept_tokens(
             config.pruner,
             config.keep_ratio,
-            grid,
-            importance=self.importance(page, image, stages) if guided else None,
+            sight.pixels.grid,
+            importance=self.importance(page, sight, stages) if guided else None,
             seed=(config.seed, int(page.page_id[:16], 16)),
         )
 
-    def importance(self, page: Page, image: Image.Image, stages: Stages) -> np.ndarray:
+    def importance(self, page: Page, sight: Sight, stages: Stages) -> np.ndarray:
         """(R, C) attention of the embedder's last token, from the store where it is known."""
         known = self.pages.embedding(page.page_id, self.embedding_fingerprint)
         if known is not None:
             return known.importance
-        with stages("embed"):
-            vector, importance = self.embed_picture(image)
+        vector, importance = self.embed(sight, stages)
         self.pages.put_embedding(page.page_id, self.embedding_fingerprint, vector, importance)
         return importance
 
-    def embed_picture(self, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    def embed(self, sight: Sight, stages: Stages) -> tuple[np.ndarray, np.ndarray]:
         """Vector (d,) and importance (R, C) of a picture, computed now; needs an embedder."""
         assert self.embedder is not None
-        return self.embedder.embed_page(image, self.scorer.min_pixels, self.scorer.max_pixels)
+        own = sight.by(self.embedder.loaded)
+        pixels, visual = own.pixels, own.visual
+        with stages("embed"):
+            return self.embedder.embed_page(pixels, visual)
 
     def vectors(self, pages: Sequence[Page]) -> np.ndarray:
         """(N, d) first-stage vectors of pages, embedding those that another model added."""
@@ -164,7 +165,8 @@ class PageCache:
 
     def _embed(self, page: Page) -> np.ndarray:
         """The vector of a page that has none yet, stored where the disk allows it."""
-        vector, importance = self.embed_picture(self.picture(page))
+        stages = Stages(self.scorer.loaded.device)
+        vector, importance = self.embed(self.scorer.sight(self.picture(page), stages), stages)
         self.pages.put_embedding(page.page_id, self.embedding_fingerprint, vector, importance)
         return vector
 

@@ -81,22 +81,22 @@ def _score_texts(engine: MiniReranker, picture: Image.Image, texts: list[str]) -
     """Logits of cleaned texts against one picture, some texts at a time."""
     scorer = Scorer(engine.loaded, engine.encoder, engine.config, image_is="query")
     stages = Stages(engine.device)
-    pixels = scorer.preprocess(picture)
+    sight = scorer.sight(picture, stages)
     guided = engine.embedder is not None and scorer.config.pruner == "embedder"
     kept = kept_tokens(
         scorer.config.pruner,
         scorer.config.keep_ratio,
-        pixels.grid,
-        importance=engine.cache.embed_picture(picture)[1] if guided else None,
+        sight.pixels.grid,
+        importance=engine.cache.embed(sight, stages)[1] if guided else None,
         seed=(scorer.config.seed,),
     )
     if scorer.image_first:
-        page = scorer.encode(pixels, kept, stages)
+        page = scorer.encode(sight, kept, stages)
         logits: list[float] = []
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             logits += scorer.score(texts[start : start + _TEXTS_AT_ONCE], [page], stages).tolist()
         return logits
-    return [scorer.score_joint(text, pixels, kept, stages) for text in texts]
+    return [scorer.score_joint(text, sight, kept, stages) for text in texts]
 
 
 def _candidate(engine: MiniReranker, text: str, index: int) -> str:

@@ -51,11 +51,10 @@ def joint(cache: PageCache, text: str, pages: list[Page], stages: Stages) -> Sco
     for page in pages:
         with stages("decode"):
             image = cache.picture(page)
-        with stages("preprocess"):
-            pixels = scorer.preprocess(image)
-        kept = cache.kept(page, image, pixels.grid, stages)
-        logits.append(scorer.score_joint(text, pixels, kept, stages))
-        n_visual.append(pixels.n_tokens)
+        sight = scorer.sight(image, stages)
+        kept = cache.kept(page, sight, stages)
+        logits.append(scorer.score_joint(text, sight, kept, stages))
+        n_visual.append(sight.pixels.n_tokens)
         n_kept.append(len(kept))
     return Scored(logits, n_visual, n_kept, len(pages), 0)
 

@@ -149,14 +149,14 @@ def run_bench(
     cached: dict[str, list[KVPage]] = {"mini": [], "dense": []}
     caching: list[float] = []
     for picture in pictures:
-        pixels = mini.preprocess(picture)
-        kept = kept_tokens(config.pruner, config.keep_ratio, pixels.grid)
         stages = Stages(loaded.device)
-        cached["mini"].append(mini.encode(pixels, kept, stages))
+        sight = mini.sight(picture, stages)
+        kept = kept_tokens(config.pruner, config.keep_ratio, sight.pixels.grid)
+        cached["mini"].append(mini.encode(sight, kept, stages))
         caching.append(sum(stages.ms.values()))
         progress.update()
-        everything = np.arange(pixels.n_tokens)
-        cached["dense"].append(dense.encode(pixels, everything, Stages(loaded.device)))
+        everything = np.arange(sight.pixels.n_tokens)
+        cached["dense"].append(dense.encode(sight, everything, Stages(loaded.device)))
         progress.update()
 
     original = _repeat(

@@ -245,15 +245,10 @@ def _encode_again(cache: PageCache, page: Page) -> tuple[Call, int]:
     """One page through everything that caching does, but neither read from nor put in a store."""
     scorer: Scorer = cache.scorer
     stages = Stages(scorer.loaded.device)
-    image = cache.picture(page)
-    with stages("preprocess"):
-        pixels = scorer.preprocess(image)
-    importance = None
-    if cache.embedder is not None:
-        with stages("embed"):
-            _, importance = cache.embed_picture(image)
+    sight = scorer.sight(cache.picture(page), stages)
+    importance = None if cache.embedder is None else cache.embed(sight, stages)[1]
     kept = kept_tokens(
-        scorer.config.pruner, scorer.config.keep_ratio, pixels.grid, importance=importance
+        scorer.config.pruner, scorer.config.keep_ratio, sight.pixels.grid, importance=importance
     )
-    nbytes = scorer.encode(pixels, kept, stages).nbytes
+    nbytes = scorer.encode(sight, kept, stages).nbytes
     return dict(stages.ms), nbytes

@@ -11,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from mrr.config import digest
@@ -20,7 +19,7 @@ from mrr.model.layers import run_layers
 from mrr.model.load import LoadedModel
 from mrr.model.prefix import embed_rows, kept_rows
 from mrr.model.prompt import EMBEDDER_PROMPT, QWEN_RERANKER, PromptEncoder
-from mrr.model.vision import VisualTokens, encode_vision, preprocess, rope_positions
+from mrr.model.vision import Pixels, VisualTokens, rope_positions
 
 # Raised whenever the code changes what a vector or an importance is.
 FORMAT = 2
@@ -91,13 +90,12 @@ class Embedder:
         return self._vector(hidden)
 
     @torch.inference_mode()
-    def embed_page(
-        self, image: Image.Image, min_pixels: int, max_pixels: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Vector (D,) and importance (R, C), both float32, of one page in one pass."""
-        pixels = preprocess(self.loaded, image, min_pixels, max_pixels)
+    def embed_page(self, pixels: Pixels, visual: VisualTokens) -> tuple[np.ndarray, np.ndarray]:
+        """Vector (D,) and importance (R, C), both float32, of one page in one pass.
+
+        pixels, visual: of a `Sight` by this model.
+        """
         ids = self.encoder.embed(DEFAULT_INSTRUCTION, None, pixels.n_tokens)
-        visual = encode_vision(self.loaded, pixels)
         everything = np.arange(pixels.n_tokens)
         rows, visual_rows = kept_rows(ids, self.encoder.image_id, everything)
         hidden = embed_rows(self.loaded, ids, rows, visual_rows, visual, everything)

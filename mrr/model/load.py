@@ -58,6 +58,11 @@ class LoadedModel:
         return self.model.model.language_model
 
     @property
+    def tower(self) -> Any:
+        """The vision tower."""
+        return self.model.model.visual
+
+    @property
     def n_layers(self) -> int:
         return len(self.lm.layers)
 
@@ -127,6 +132,15 @@ def load_model(
         digest=_digest([base] if folder == base else [base, folder]),
         trained=_trained(folder, config),
     )
+
+
+def share_tower(one: LoadedModel, other: LoadedModel) -> None:
+    """Let two models use one vision tower, if theirs are the same: it then runs once a page."""
+    ours, theirs = one.tower.state_dict(), other.tower.state_dict()
+    same_pixels = one.image_processor.to_dict() == other.image_processor.to_dict()
+    same_shape = one.tower.config.to_dict() == other.tower.config.to_dict()
+    if same_pixels and same_shape and all(torch.equal(ours[k], theirs[k]) for k in ours):
+        other.model.model.visual = one.tower
 
 
 def check_supported(config: Any) -> None:

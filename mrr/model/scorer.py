@@ -19,7 +19,7 @@ from mrr.model.kv import KVPage
 from mrr.model.load import LoadedModel
 from mrr.model.prefix import InstructionKV, encode_instruction, encode_page
 from mrr.model.prompt import Order, Prompt, PromptEncoder
-from mrr.model.vision import Pixels, encode_vision, preprocess
+from mrr.model.vision import Pixels, Sight, preprocess
 from mrr.timing import Stages
 
 # Raised whenever the code changes what a page's K/V is, so that older entries become misses.
@@ -74,6 +74,10 @@ class Scorer:
         """The page as this model sees it."""
         return preprocess(self.loaded, image, self.min_pixels, self.max_pixels)
 
+    def sight(self, image: Image.Image, stages: Stages) -> Sight:
+        """The same, with the tower's output; both computed when they are asked for."""
+        return Sight(self.loaded, image, self.min_pixels, self.max_pixels, stages)
+
     def prompt(self, text: str, n_visual_tokens: int) -> Prompt:
         """The whole prompt of one pair of the picture and a text."""
         return self.encoder.pair(
@@ -84,11 +88,10 @@ class Scorer:
             n_visual_tokens=n_visual_tokens,
         )
 
-    def encode(self, pixels: Pixels, kept: np.ndarray, stages: Stages) -> KVPage:
+    def encode(self, sight: Sight, kept: np.ndarray, stages: Stages) -> KVPage:
         """Vision tower and prefix pass of one page. Needs an order that puts the image first."""
         assert self.image_first
-        with stages("vision"):
-            visual = encode_vision(self.loaded, pixels)
+        pixels, visual = sight.pixels, sight.visual
         with stages("prefix"):
             return encode_page(
                 self.loaded,
@@ -128,10 +131,9 @@ class Scorer:
                 logits[batch] = self._read(self.head.logits(hidden))
         return logits
 
-    def score_joint(self, text: str, pixels: Pixels, kept: np.ndarray, stages: Stages) -> float:
+    def score_joint(self, text: str, sight: Sight, kept: np.ndarray, stages: Stages) -> float:
         """Logit of one pair in an order that cannot be cached, with every other part on."""
-        with stages("vision"):
-            visual = encode_vision(self.loaded, pixels)
+        pixels, visual = sight.pixels, sight.visual
         prompt = self.prompt(text, pixels.n_tokens)
         with stages("layers"):
             hidden = run_joint(self.loaded, self.encoder, self.config, prompt, pixels, visual, kept)

@@ -39,11 +39,11 @@ def check_parity(loaded: LoadedModel, template: PromptTemplate) -> float:
         Image.fromarray(noise.integers(0, 256, (side, width, 3), dtype=np.uint8))
         for width in (side, 2 * side)
     ]
-    pixels = [scorer.preprocess(picture) for picture in pictures]
     query = "self check"
-    pages = [scorer.encode(p, np.arange(p.n_tokens), stages) for p in pixels]
+    sights = [scorer.sight(picture, stages) for picture in pictures]
+    pages = [scorer.encode(s, np.arange(s.pixels.n_tokens), stages) for s in sights]
     engine = scorer.score([query], pages, stages)
-    stock = np.array([scorer.score_original([query], [p], stages)[0] for p in pixels])
+    stock = np.array([scorer.score_original([query], [s.pixels], stages)[0] for s in sights])
     error = float(np.max(np.abs(engine - stock) / np.maximum(1.0, np.abs(stock))))
     if error > _TOLERANCE[loaded.dtype]:
         raise ParityError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from PIL import Image
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from mrr.errors import InputRejected
 from mrr.model.load import LoadedModel
+from mrr.timing import Stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,40 @@ def encode_vision(loaded: LoadedModel, pixels: Pixels) -> VisualTokens:
     )
     deepstack = getattr(out, "deepstack_features", None) or ()  # Qwen3 only
     return VisualTokens(out.pooler_output[0], tuple(features[0] for features in deepstack))
+
+
+class Sight:
+    """A picture as one model sees it. Each step runs once, when it is first asked for."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        image: Image.Image,
+        min_pixels: int,
+        max_pixels: int,
+        stages: Stages,
+    ) -> None:
+        self.loaded, self.image, self._stages = loaded, image, stages
+        self._bounds = min_pixels, max_pixels
+
+    def by(self, other: LoadedModel) -> Sight:
+        """The same picture seen by another model: this very sight where the two share a tower."""
+        if other.tower is self.loaded.tower:
+            return self
+        return Sight(other, self.image, *self._bounds, self._stages)
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """Resized and cut, timed as "preprocess"."""
+        with self._stages("preprocess"):
+            return preprocess(self.loaded, self.image, *self._bounds)
+
+    @cached_property
+    def visual(self) -> VisualTokens:
+        """Through the vision tower, timed as "vision"."""
+        pixels = self.pixels
+        with self._stages("vision"):
+            return encode_vision(self.loaded, pixels)
 
 
 def rope_positions(loaded: LoadedModel, ids: list[int], pixels: Pixels, image_id: int) -> Tensor:

@@ -26,10 +26,11 @@ from mrr.measure.dataset import Dataset, read_dataset
 from mrr.model.embedder import Embedder
 from mrr.model.load import LoadedModel, load_model
 from mrr.model.prompt import PromptEncoder, template_for
-from mrr.model.vision import preprocess
+from mrr.model.vision import Sight
 from mrr.pages.ingest import read_pages
 from mrr.pages.sandbox import Decoder
 from mrr.prune import kept_tokens
+from mrr.timing import Stages
 from mrr.train.fit import Step, fit
 from mrr.train.packed import look, pack, score
 from mrr.train.run import Run, seed_everything
@@ -100,12 +101,14 @@ class Tuner:
         """(Q,) logits of a page's queries, under the plan's configuration or through everything."""
         loaded, config = self.loaded, self.config
         low, high = config.min_pixels or loaded.min_pixels, config.max_pixels or loaded.max_pixels
-        pixels = preprocess(loaded, task.image, low, high)
+        sight = Sight(loaded, task.image, low, high, Stages(loaded.device))
+        pixels = sight.pixels
         kept = np.arange(pixels.n_tokens)
         if not dense and config.pruner != "none":
             importance = None
             if self.embedder is not None and config.pruner == "embedder":
-                importance = self.embedder.embed_page(task.image, low, high)[1]
+                guide = sight.by(self.embedder.loaded)
+                importance = self.embedder.embed_page(guide.pixels, guide.visual)[1]
             kept = kept_tokens(config.pruner, config.keep_ratio, pixels.grid, importance=importance)
         packed = pack(
             loaded,

@@ -102,7 +102,7 @@ def test_caching_is_encoded_again_and_weighed(
 ) -> None:
     assert [each.system for each in report.caching] == ["mini", "dense-reuse"]
     for each in report.caching:
-        assert [cost.stage for cost in each.stages] == ["preprocess", "embed", "vision", "prefix"]
+        assert [cost.stage for cost in each.stages] == ["preprocess", "vision", "embed", "prefix"]
         assert each.n_pages == len(each.calls) == 2
     mini, dense = report.caching
     stored = engine.cache.kv.get(engine.cache.key(engine.store.page(page_ids[0])))

@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from mrr.config import RerankConfig
+from mrr.model.embedder import Embedder
 from mrr.model.kv import KVPage
 from mrr.model.load import LoadedModel
 from mrr.model.prompt import QWEN_RERANKER, Prompt, PromptEncoder
 from mrr.model.scorer import Scorer
-from mrr.model.vision import Pixels, encode_vision
+from mrr.model.vision import Pixels, Sight, encode_vision
 from mrr.prune import kept_tokens
 from mrr.timing import Stages
 from tests.tiny import picture
@@ -33,10 +34,14 @@ PRUNED = replace(DENSE, pruner="random", keep_ratio=0.5)
 class Case:
     """One page prepared for one scorer."""
 
-    pixels: Pixels
+    sight: Sight
     kept: np.ndarray
     prompt: Prompt
     page: KVPage | None
+
+    @property
+    def pixels(self) -> Pixels:
+        return self.sight.pixels
 
 
 def scorer(loaded: LoadedModel, config: RerankConfig) -> Scorer:
@@ -44,10 +49,18 @@ def scorer(loaded: LoadedModel, config: RerankConfig) -> Scorer:
 
 
 def case(s: Scorer, image: Image.Image, query: str = QUERY) -> Case:
-    pixels = s.preprocess(image)
+    sight = s.sight(image, STAGES)
+    pixels = sight.pixels
     kept = kept_tokens(s.config.pruner, s.config.keep_ratio, pixels.grid, seed=(7,))
-    page = s.encode(pixels, kept, STAGES) if s.image_first else None
-    return Case(pixels, kept, s.prompt(query, pixels.n_tokens), page)
+    page = s.encode(sight, kept, STAGES) if s.image_first else None
+    return Case(sight, kept, s.prompt(query, pixels.n_tokens), page)
+
+
+def embed(embedder: Embedder, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Vector and importance of a picture at the checkpoint's own size."""
+    loaded = embedder.loaded
+    sight = Sight(loaded, image, loaded.min_pixels, loaded.max_pixels, STAGES)
+    return embedder.embed_page(sight.pixels, sight.visual)
 
 
 def cases(s: Scorer) -> list[Case]:

@@ -7,6 +7,7 @@ import torch
 
 from mrr.model.embedder import DEFAULT_INSTRUCTION, Embedder
 from mrr.model.load import LoadedModel
+from tests.model.helpers import embed
 from tests.tiny import picture
 
 
@@ -35,7 +36,7 @@ def stock(loaded: LoadedModel, embedder: Embedder, image, text=None):
 def test_importance_equals_the_mean_of_eager_attention_maps(loaded: LoadedModel) -> None:
     embedder = Embedder(loaded)
     image = picture(5, (256, 128))
-    vector, importance = embedder.embed_page(image, loaded.min_pixels, loaded.max_pixels)
+    vector, importance = embed(embedder, image)
     ids, out = stock(loaded, embedder, image)
     rows = torch.stack([layer[0, :, -1] for layer in out.attentions]).mean((0, 1))
     expected = rows[ids == embedder.encoder.image_id].numpy()
@@ -54,8 +55,6 @@ def test_query_vector_equals_the_stock_forward(loaded: LoadedModel) -> None:
 
 def test_vectors_have_unit_length_and_tell_pages_apart(qwen3: LoadedModel) -> None:
     embedder = Embedder(qwen3)
-    one, two = (
-        embedder.embed_page(picture(i), qwen3.min_pixels, qwen3.max_pixels)[0] for i in (0, 1)
-    )
+    one, two = (embed(embedder, picture(i))[0] for i in (0, 1))
     assert np.linalg.norm(one) == np.float32(1.0) or abs(np.linalg.norm(one) - 1) < 1e-6
     assert np.abs(one - two).max() > 1e-3

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mrr.model.embedder import Embedder
 from mrr.model.lexical import confidence_axis, page_vector, similarity
 from mrr.model.load import LoadedModel
+from tests.model.helpers import embed
 from tests.tiny import picture
 
 
@@ -54,9 +55,9 @@ def test_rare_pieces_count_more_and_the_whole_query_is_one() -> None:
 def test_a_checkpoint_that_says_so_is_searched_lexically(qwen3: LoadedModel) -> None:
     embedder = Embedder(replace(qwen3, trained={"pooling": "lexical"}))
     image = picture(1, (128, 128))
-    vector, importance = embedder.embed_page(image, qwen3.min_pixels, qwen3.max_pixels)
+    vector, importance = embed(embedder, image)
     assert vector.shape == (len(qwen3.lm.embed_tokens.weight),)
-    plain = Embedder(qwen3).embed_page(image, qwen3.min_pixels, qwen3.max_pixels)[1]
+    plain = embed(Embedder(qwen3), image)[1]
     assert np.array_equal(importance, plain)  # the guide of pruning is the same
     scores = embedder.similarity("red page", np.stack([vector, np.zeros_like(vector)]))
     assert scores.shape == (2,) and 0 <= scores[1] <= scores[0] <= 1

@@ -142,7 +142,7 @@ def test_query_first_with_a_band_equals_the_stock_forward_under_a_mask(loaded: L
     assert not s.image_first
     for c in cases(s):
         masks = {i: between_segments(c, s) for i in (0, 1, 4, 5)}
-        got = s.score_joint(QUERY, c.pixels, c.kept, STAGES)
+        got = s.score_joint(QUERY, c.sight, c.kept, STAGES)
         assert_close(got, stock_logit(loaded, s, c, masks))
 
 

@@ -18,6 +18,7 @@ from mrr.train.matching import Depths, Matcher
 from mrr.train.pair import build
 from mrr.train.stages import Workshop
 from mrr.train.tokens import WordPieces
+from tests.model.helpers import embed
 from tests.train.conftest import SIZES
 
 QUERIES = [("parser", "error"), ("message",)]
@@ -127,7 +128,7 @@ def test_the_embedder_equals_the_engine_on_the_exported_pair(
     export.export(model, shop.tokenizer, tmp_path / "tiny-embedder", TRAINING, {})
     engine = Embedder(load_model(tmp_path / "tiny-embedder"))
     for b in range(2):
-        vector, attention = engine.embed_page(_page(batch, b), 1024, 1024 * 1024)
+        vector, attention = embed(engine, _page(batch, b))
         assert vector == pytest.approx(vectors[b].numpy(), abs=5e-3)
         assert attention.reshape(-1) == pytest.approx(importance[b].numpy(), rel=0.02, abs=1e-5)
     for q, query in enumerate(QUERIES):
