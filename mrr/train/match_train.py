@@ -21,7 +21,7 @@ from mrr.train.eyes import Eyes
 from mrr.train.fit import Step, fit, loader
 from mrr.train.layout import Style
 from mrr.train.match_data import MatchBatch, MatchBatches
-from mrr.train.matching import Depths, Matcher, aim_at_words, match_loss
+from mrr.train.matching import Depths, Matcher, aim_at_words, match_loss, quiet_before
 from mrr.train.pair import Sizes, build
 from mrr.train.run import Run, autocast, pick_device, seed_everything
 from mrr.train.text import Corpus, load
@@ -49,7 +49,7 @@ class MatchPlan:
     other_lr: float = 2e-3
     eval_every: int = 200
     seed: int = 0
-    sizes: tuple[tuple[int, int], ...] = ((256, 256), (512, 512), PAGE)
+    sizes: tuple[tuple[int, int], ...] = ((512, 512), PAGE)
     model: Sizes = field(default_factory=Sizes)
     check_pages: int = 20
 
@@ -79,7 +79,9 @@ def fresh_matcher(plan: MatchPlan) -> Matcher:
     matcher = new_matcher(
         plan.tokenizer, model.model.language_model, model.config.image_token_id, depths
     )
-    aim_at_words(matcher.lm, depths.match_layer, matcher.table)
+    rest = matcher.table[matcher.prefix_ids[-1]]
+    quiet_before(matcher.lm, depths.match_layer)
+    aim_at_words(matcher.lm, depths.match_layer, matcher.table, rest)
     return matcher
 
 
@@ -113,7 +115,10 @@ def train(plan: MatchPlan, matcher: Matcher, eyes: Eyes, pixels: bool) -> Matche
     device = pick_device()
     seed_everything(plan.seed)
     matcher = matcher.to(device)
-    optimizers = muon.optimizers(matcher.named_parameters(), plan.matrix_lr, plan.other_lr)
+    before = tuple(f"layers.{i}." for i in range(matcher.depths.match_layer))
+    optimizers = muon.optimizers(
+        matcher.named_parameters(), plan.matrix_lr, plan.other_lr, gentle=before
+    )
     run = Run(plan.folder)
     run.resume(matcher, optimizers)
     sources = page_sources(plan.corpus_dir, plan.tokenizer, plan.sizes, plan.unit, style=varied())

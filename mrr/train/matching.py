@@ -218,13 +218,19 @@ def _readout_loss(on_own: Tensor, batch: MatchBatch) -> Tensor:
 
 
 def aim_at_words(
-    lm: Any, layer: int, table: Tensor, strength: float = STRENGTH, self_penalty: float = 5.0
+    lm: Any,
+    layer: int,
+    table: Tensor,
+    rest: Tensor,
+    strength: float = STRENGTH,
+    self_penalty: float = 14.0,
 ) -> None:
     """Start one layer's attention as a search: queries and keys are the same reading of a token.
 
     The rows are the principal directions of the word table, placed on the rotary pairs that turn
     so slowly that a page's width does not matter. A bias on one faster pair keeps a query token
-    from finding itself: it favours keys about a page away over keys at no distance.
+    from finding itself: it favours keys about a page away over keys at no distance. rest: (D,)
+    embedding of the token that is attended to where the page does not show the word.
     """
     attn = lm.layers[layer].self_attn
     half = attn.head_dim // 2
@@ -236,7 +242,7 @@ def aim_at_words(
     captured = float(values.flip(0)[: len(rows)].sum() / values.sum())
     dim = table.shape[1]
     scale = math.sqrt(strength / (captured * dim * attn.scaling))
-    turning = int((inv_freq * 40 - math.pi).abs().argmin())
+    turning = int((inv_freq * 45 - math.pi).abs().argmin())
     with torch.no_grad():
         for head in range(attn.num_heads):
             block = slice(head * attn.head_dim, (head + 1) * attn.head_dim)
@@ -248,6 +254,34 @@ def aim_at_words(
         attn.k_proj.weight[rows] = directions * scale
         attn.k_proj.bias[turning] = math.sqrt(self_penalty / attn.scaling)
     aim_at_confidence(lm, layer, table, int(rows[-1]))
+    aim_at_rest(lm, layer, rest, int(rows[-2]))
+
+
+def quiet_before(lm: Any, layer: int) -> None:
+    """Let the layers before one start as identity.
+
+    A token has length 1 and an untrained layer adds about as much noise: after four of them the
+    search no longer finds what the tower wrote.
+    """
+    with torch.no_grad():
+        for before in lm.layers[:layer]:
+            before.self_attn.o_proj.weight.zero_()
+            before.mlp.down_proj.weight.zero_()
+
+
+def aim_at_rest(lm: Any, layer: int, token: Tensor, row: int, logit: float = 11.0) -> None:
+    """Give one row of a layer's keys to one token (D,) of the prompt, where the first head rests.
+
+    A word that the page does not show then attends there, as to a cell that holds the word with
+    probability exp((logit - 13) / 0.8), a percent.
+    """
+    attn = lm.layers[layer].self_attn
+    wanted = math.sqrt(logit / (math.sqrt(len(token)) * attn.scaling))
+    with torch.no_grad():
+        attn.q_proj.weight[row] = 0
+        attn.q_proj.bias[row] = wanted
+        attn.k_proj.weight[row] = wanted * F.normalize(token, dim=0)
+        attn.k_proj.bias[row] = 0
 
 
 def aim_at_confidence(lm: Any, layer: int, table: Tensor, row: int) -> None:

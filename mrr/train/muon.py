@@ -53,10 +53,15 @@ def optimizers(
     other_lr: float,
     slow: tuple[str, ...] = (),
     slow_lr: float = 1e-4,
+    gentle: tuple[str, ...] = (),
 ) -> list[torch.optim.Optimizer]:
-    """Muon on hidden matrices; AdamW on vectors, on heads, and at slow_lr on names in `slow`."""
+    """Muon on hidden matrices; AdamW on vectors, on heads, and at slow_lr on names in `slow`.
+
+    gentle: names of matrices that Muon moves at a tenth of its rate.
+    """
     fused: list[nn.Parameter] = []
     matrices: list[nn.Parameter] = []
+    gently: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     slowly: list[nn.Parameter] = []
     for name, p in named:
@@ -65,16 +70,21 @@ def optimizers(
         if any(mark in name for mark in slow):
             slowly.append(p)
         elif p.ndim == 2 and "head" not in name:
-            (fused if "qkv" in name else matrices).append(p)
+            held = any(mark in name for mark in gentle)
+            (fused if "qkv" in name else gently if held else matrices).append(p)
         else:
             others.append(p)
-    muon: list[dict[str, Any]] = [{"params": matrices}, {"params": fused, "splits": 3}]
+    muon: list[dict[str, Any]] = [
+        {"params": matrices},
+        {"params": fused, "splits": 3},
+        {"params": gently, "lr": matrix_lr / 10},
+    ]
     adam: list[dict[str, Any]] = [
         {"params": others, "lr": other_lr},
         {"params": slowly, "lr": slow_lr},
     ]
     built: list[torch.optim.Optimizer] = []
-    if matrices or fused:
+    if matrices or fused or gently:
         built.append(Muon([g for g in muon if g["params"]], lr=matrix_lr))
     if others or slowly:
         built.append(

@@ -242,7 +242,6 @@ class Workshop:
 
     def _match_plan(self, name: str, steps: int, seeing: bool = False) -> match_train.MatchPlan:
         scale = self.scale
-        sizes = ((512, 512), PAGE) if seeing else ((256, 256), (512, 512), PAGE)
         return match_train.MatchPlan(
             self.root / name,
             self.corpus_dir,
@@ -254,7 +253,6 @@ class Workshop:
             matrix_lr=2e-3 if seeing else 4e-3,
             other_lr=1e-3 if seeing else 2e-3,
             seed=scale.seed,
-            sizes=sizes,
             model=scale.sizes,
             check_pages=scale.check_pages,
         )

@@ -35,9 +35,6 @@ def test_a_fresh_matcher_takes_the_confidence_off_its_scores(
 ) -> None:
     """The score of a cell falls by what its level stands for, whatever the query's word."""
     layer = matcher.lm.layers[matcher.depths.match_layer]
-    for block in matcher.lm.layers[: matcher.depths.match_layer]:
-        block.self_attn.o_proj.weight.data.zero_()
-        block.mlp.down_proj.weight.data.zero_()
     layer.self_attn.q_proj.weight.data.zero_()  # leaves what every word of a query has in common
     level = 0.2
     cell = matcher.table[100]

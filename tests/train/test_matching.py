@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -6,7 +8,13 @@ from mrr.train.embed_train import fresh_embedder, printed_share
 from mrr.train.embedding import keep_half
 from mrr.train.eyes import simulated
 from mrr.train.match_data import MatchBatch
-from mrr.train.match_train import area, late_interaction, ranking_quality
+from mrr.train.match_train import (
+    MatchPlan,
+    area,
+    fresh_matcher,
+    late_interaction,
+    ranking_quality,
+)
 from mrr.train.matching import SimulatedReader
 from mrr.train.stages import Workshop
 from mrr.train.tokens import spelling_embeddings
@@ -50,6 +58,24 @@ def test_noise_makes_simulated_tokens_less_like_their_pieces(
     assert likeness(clear) > likeness(dim) + 0.2
     lengths = split_confidence(clear, confidence_axis(table))[0].norm(dim=-1)
     assert lengths.min() > 0.75 and lengths.max() < 1.3
+
+
+def test_a_search_finds_printed_words_before_it_is_trained_and_rests_on_the_others(
+    shop: Workshop, batch: MatchBatch
+) -> None:
+    sizes = replace(SIZES, dim=256)
+    plan = MatchPlan(shop.root / "fresh", shop.corpus_dir, shop.tokenizer, model=sizes)
+    matcher = fresh_matcher(plan)
+    visual, _ = simulated(matcher.table, matcher.image_id, SimulatedReader(0.0, 0.0))(batch)
+    with torch.no_grad():
+        _, seen = matcher(visual, batch, dense=False)
+    n_before, n_cells = len(matcher.prefix_ids), visual.shape[1]
+    head = seen.page_attention[matcher.depths.match_layer][:, 0]
+    mass = head[..., n_before : n_before + n_cells].sum(-1)
+    word = batch.word_of.clamp(min=0).expand(len(batch.present), -1, -1)
+    is_word = (batch.word_of >= 0).expand_as(word)
+    there = batch.present.gather(2, word) > 0
+    assert mass[is_word & there].mean() > 3 * mass[is_word & ~there].mean()
 
 
 def test_pruning_keeps_half_of_the_cells_and_the_share_of_print_is_counted(
