@@ -21,9 +21,10 @@ from mrr.train.eyes import Eyes
 from mrr.train.fit import Step, fit, loader
 from mrr.train.layout import Style
 from mrr.train.match_data import MatchBatch, MatchBatches
-from mrr.train.matching import Depths, Matcher, aim_at_words, match_loss, quiet_before
+from mrr.train.matching import Depths, Matcher, match_loss
 from mrr.train.pair import Sizes, build
 from mrr.train.run import Run, autocast, pick_device, seed_everything
+from mrr.train.search import aim_at_words, quiet_before
 from mrr.train.text import Corpus, load
 
 DENSE_SHARE = 0.3

@@ -10,7 +10,8 @@ from mrr.train.confidence import UNIT, confidence, confidence_loss
 from mrr.train.embedding import guide_loss
 from mrr.train.interact import project
 from mrr.train.match_data import MatchBatch
-from mrr.train.matching import STRENGTH, Matcher
+from mrr.train.matching import Matcher
+from mrr.train.search import STRENGTH
 from mrr.train.stages import Workshop
 from mrr.train.tokens import spelling_embeddings
 
@@ -37,7 +38,9 @@ def test_a_fresh_matcher_takes_the_confidence_off_its_scores(
     layer = matcher.lm.layers[matcher.depths.match_layer]
     layer.self_attn.q_proj.weight.data.zero_()  # leaves what every word of a query has in common
     level = 0.2
-    cell = matcher.table[100]
+    rest = matcher.table[matcher.prefix_ids[-1]]  # nothing like it, to see the confidence alone
+    cell = matcher.table[100] - (matcher.table[100] @ rest) * rest
+    cell = cell / cell.norm()
     both = torch.stack([cell, cell + level * confidence_axis(matcher.table)])
     hidden = torch.cat([both, matcher.table[200][None]])[None, None]
     positions = torch.zeros(3, 1, 3, dtype=torch.long)

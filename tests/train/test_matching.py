@@ -75,7 +75,10 @@ def test_a_search_finds_printed_words_before_it_is_trained_and_rests_on_the_othe
     word = batch.word_of.clamp(min=0).expand(len(batch.present), -1, -1)
     is_word = (batch.word_of >= 0).expand_as(word)
     there = batch.present.gather(2, word) > 0
-    assert mass[is_word & there].mean() > 3 * mass[is_word & ~there].mean()
+    printed, other = mass[is_word & there], mass[is_word & ~there]
+    # A word that the prompt itself holds is found there: not in the mean, then.
+    assert printed.median() > 5 * other.median()
+    assert other.median() < 0.5
 
 
 def test_pruning_keeps_half_of_the_cells_and_the_share_of_print_is_counted(
