@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mrr.model.lexical import SHARPNESS, confidence_axis
+from mrr.model.lexical import SHARPNESS, confidence_axis, split_confidence
 from mrr.train.confidence import UNIT
 
 STRENGTH = 25.0  # of the search: a score is this times the cosine
@@ -47,17 +47,14 @@ def aim_at_words(
     scale = math.sqrt(strength / (captured * dim * attn.scaling))
     turning = int((inv_freq * 45 - math.pi).abs().argmin())
     with torch.no_grad():
-        for head in range(attn.num_heads):
-            block = slice(head * attn.head_dim, (head + 1) * attn.head_dim)
-            if head == 0:
-                attn.q_proj.weight[block] = 0
-                attn.q_proj.weight[block][rows] = directions * scale
-                attn.q_proj.bias[block][turning] = -math.sqrt(self_penalty / attn.scaling)
+        attn.q_proj.weight[: attn.head_dim] = 0  # the first head's
+        attn.q_proj.weight[rows] = directions * scale
+        attn.q_proj.bias[turning] = -math.sqrt(self_penalty / attn.scaling)
         attn.k_proj.weight.zero_()
         attn.k_proj.weight[rows] = directions * scale
         attn.k_proj.bias[turning] = math.sqrt(self_penalty / attn.scaling)
     aim_at_confidence(lm, layer, table, int(rows[-1]))
-    aim_at_rest(lm, layer, rest, int(rows[-2]))
+    aim_at_rest(lm, layer, split_confidence(rest, confidence_axis(table))[0], int(rows[-2]))
 
 
 def quiet_before(lm: Any, layer: int) -> None:
@@ -75,8 +72,8 @@ def quiet_before(lm: Any, layer: int) -> None:
 def aim_at_rest(lm: Any, layer: int, token: Tensor, row: int, logit: float = 11.0) -> None:
     """Give one row of a layer's keys to one token (D,) of the prompt, where the first head rests.
 
-    A word that the page does not show then attends there, as to a cell that holds the word with
-    probability exp((logit - 13) / 0.8), a percent.
+    A word that the page does not show then attends there, as it would to a cell that holds the
+    word with probability exp((logit - 13) / 0.8), about a tenth.
     """
     attn = lm.layers[layer].self_attn
     wanted = math.sqrt(logit / (math.sqrt(len(token)) * attn.scaling))
