@@ -45,10 +45,14 @@ def real(visual: Any) -> Eyes:
 
 def pruned(eyes: Eyes, keep: Callable[[Tensor, tuple[int, int]], Tensor]) -> Eyes:
     """The same visual tokens, with the cells that `keep` chooses marked as kept."""
+    last: tuple[Tensor, Tensor] | None = None
 
     def look(batch: MatchBatch) -> tuple[Tensor, Tensor]:
+        nonlocal last
         visual, _ = eyes(batch)
-        return visual, keep(visual, batch.grid)
+        if last is None or last[0] is not visual:  # the same pages, asked again
+            last = visual, keep(visual, batch.grid)
+        return last
 
     return look
 
