@@ -85,7 +85,7 @@ def everything(shop: Workshop) -> None:
 
 @train.command(name="begin-from")
 @click.argument("pair", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--read-step", default=1500, show_default=True, help="Where reading goes on.")
+@click.option("--read-step", default=4800, show_default=True, help="Where reading goes on.")
 @click.pass_obj
 def begin_from(shop: Workshop, pair: Path, read_step: int) -> None:
     """Begin a new run from an exported pair (assets/models); then run the stages."""

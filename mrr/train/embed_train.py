@@ -85,7 +85,7 @@ def train(plan: EmbedPlan, embedder: PageEmbedder, eyes: Eyes, pixels: bool) -> 
             ndcg, hit = ranking_quality(cosine, batch.answer)
             return {"guide": float(guide), "ndcg5": ndcg, "hit1": hit, "rows": batch.grid[0]}
 
-        return Step(loss + 0.5 * guide, shown, visual.shape[0] * visual.shape[1])
+        return Step(0.1 * loss + guide, shown, visual.shape[0] * visual.shape[1])
 
     batches = MatchBatches(
         sources,

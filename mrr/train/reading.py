@@ -200,10 +200,10 @@ class ReadingPlan:
     folder: Path
     corpus_dir: Path
     tokenizer: PreTrainedTokenizerFast
-    steps: int = 6500
+    steps: int = 4800
     pages: int = 4
     workers: int = 1
-    unit: int = 300
+    unit: int = 150
     matrix_lr: float = 1.5e-2
     other_lr: float = 2e-3
     eval_every: int = 250

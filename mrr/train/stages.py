@@ -43,17 +43,17 @@ _STAGES = ("reading", "matching", "joined", "embedding", "seeing", "pruned")
 class Scale:
     """How much of everything: steps of each stage, sizes of batches, worker processes."""
 
-    read_steps: int = 6500
+    read_steps: int = 4800
     read_pages: int = 4
-    match_steps: int = 1500
-    join_steps: int = 600
+    match_steps: int = 300
+    join_steps: int = 400
     embed_steps: int = 800
     see_steps: int = 400
-    prune_steps: int = 300
+    prune_steps: int = 900
     match_pages: int = 3
     embed_pages: int = 12
     workers: int = 1
-    unit: int = 300
+    unit: int = 150
     seed: int = 0
     vocab_size: int = 8192
     check_pages: int = 20
