@@ -122,7 +122,11 @@ def open_model(tab: Page) -> None:
 
 
 def apply(tab: Page, model: str) -> None:
-    tab.fill("#model input, #model textarea", model)
+    field = tab.locator("#model input, #model textarea")
+    field.clear()
+    field.press_sequentially(model)
+    if model:  # the server has what was typed
+        expect(tab.locator("#plan")).to_contain_text("Apply will load that model")
     tab.click("#apply")
 
 

@@ -69,13 +69,16 @@ def summary(run: Run | None) -> str:
     encoded = f", {count(usage.missed_pages, 'page')} encoded first" if usage.missed_pages else ""
     read = f", {nbytes(usage.bytes_read)} read" if usage.bytes_read else ""
     stages = ", ".join(f"{name} {duration(ms)}" for name, ms in usage.ms.items())
+    cut = len(mini) == run.settings.top_k and mini.hits[0].retrieval_score is not None
+    chosen = " The candidates are the first stage's best; Settings holds how many." if cut else ""
     each = f"{duration(usage.total_ms / len(mini))} a page: " if len(mini) else ""
     notes = "".join(f'<p class="mrr-note">{esc(text)}</p>' for text in mini.notes)
     return (
         f'<div class="mrr" aria-live="polite"><p><b class="mrr-num">{count(len(mini), "page")}</b> '
         f'ranked for <b>“{esc(run.query)}”</b> in <b class="mrr-num" id="took">'
         f"{duration(usage.total_ms)}</b></p>"
-        f'<p class="mrr-note">{each}{stages}{encoded}{read}. Single run.</p>{notes}</div>'
+        f'<p class="mrr-note">{each}{stages}{encoded}{read}. Single run.{chosen}</p>'
+        f"{notes}</div>"
     )
 
 
@@ -161,6 +164,7 @@ def _card(
         f'<div class="title">{esc(page.label)}</div>{_source(hit)}{meters}'
         f'<div class="mrr-row spread"><div class="mrr-facts">{spans}</div>'
         f'<button type="button" class="mrr-tick" data-event="tick" data-page="{page.page_id}" '
+        'title="Your judgement, for the metrics under History. The examples come with labels." '
         f'aria-pressed="{str(ticked).lower()}">{"✓ relevant" if ticked else "relevant?"}</button>'
         "</div></div></li>"
     )

@@ -19,6 +19,10 @@ PROMISE = (
     "Ranks document pages for a query with a vision-language model that has read every page "
     "beforehand, and shows why each page scored as it did."
 )
+_CAUTION = (
+    " The model that comes with it is tiny: it finds printed words, not meanings. Settings takes "
+    "a real one."
+)
 
 
 def build_header() -> gr.HTML:
@@ -53,9 +57,10 @@ def header(engine: MiniReranker, n_pages: int) -> str:
     )
     items = "".join(f"<li>{name} <b>{esc(value)}</b></li>" for name, value in facts)
     strip = f'<ul class="mrr-status" aria-label="Status" title="{LAYERS_ARE}">{items}</ul>'
+    caution = _CAUTION if model_name(engine) == "tiny-reranker" else ""
     return (
         '<header class="mrr mrr-head"><div><h1><span>mini</span>Reranker</h1>'
-        f"<p>{esc(PROMISE)}</p></div>{strip}</header>"
+        f"<p>{esc(PROMISE)}{caution}</p></div>{strip}</header>"
     )
 
 

@@ -156,7 +156,7 @@ def store(bench: Workbench, session: Session) -> str:
             f"{count(stats.n_entries, 'entry', 'entries')} and "
             f"{nbytes(stats.picture_bytes)} of pictures; {budget}. "
             f"Since the start: {stats.memory_hits + stats.disk_hits:,} reads from the cache, "
-            f"{stats.misses:,} misses."
+            f"{stats.misses:,} times something was not there yet."
         )
     trouble = f" {stats.note}" if stats.note else ""
     return note(line + trouble)
