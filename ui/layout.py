@@ -199,14 +199,8 @@ def _wire_detail(state: gr.State, handlers: Handlers) -> None:
     picked = _on(views.ranking.hits.pick, handlers.pick, state, views.detail)
     _on(picked.success, handlers.trace_selected, state, views.detail)
     _on(page.trace.click, handlers.trace, state, views.detail, busy=[page.view])
-    _on(
-        page.occlude.click,
-        handlers.occlude,
-        state,
-        [*views.detail, page.occlude, page.stop, page.busy],
-        busy=[page.busy],
-    )
-    _on(page.stop.click, handlers.stop_occluding, state, None)
+    controls = (page.occlude, page.stop, page.busy)
+    _stoppable(state, controls, handlers.occlude, handlers.stop_occluding, views.detail)
     _on(
         page.reencode.click,
         handlers.reencode,
@@ -216,14 +210,8 @@ def _wire_detail(state: gr.State, handlers: Handlers) -> None:
     )
     curves = views.layers
     _on(curves.mode.change, handlers.show_curves_as, [curves.mode, state], curves.outputs)
-    _on(
-        curves.run.click,
-        handlers.trace_dense,
-        state,
-        [*curves.outputs, curves.run, curves.stop, curves.busy],
-        busy=[curves.busy],
-    )
-    _on(curves.stop.click, handlers.stop_tracing, state, None)
+    controls = (curves.run, curves.stop, curves.busy)
+    _stoppable(state, controls, handlers.trace_dense, handlers.stop_tracing, curves.outputs)
     _on(views.bands.view.layer_click, handlers.layer, state, [views.why])
 
 
@@ -284,14 +272,21 @@ def _wire_exports(demo: gr.Blocks, state: gr.State, house: Housekeeping) -> None
     for elem_id, export in house.exports().items():
         _on(by_id[elem_id].click, house.saving(export), state, house.ranking.views.download)
     timing = house.views.latency
-    _on(
-        timing.measure.click,
-        house.measure,
-        state,
-        [*timing.outputs, timing.measure, timing.stop, timing.busy],
-        busy=[timing.busy],
-    )
-    _on(timing.stop.click, house.stop_measuring, state, None)
+    controls = (timing.measure, timing.stop, timing.busy)
+    _stoppable(state, controls, house.measure, house.stop_measuring, timing.outputs)
+
+
+def _stoppable(
+    state: gr.State,
+    controls: tuple[gr.Button, gr.Button, gr.HTML],
+    work: Any,
+    halt: Any,
+    outputs: list[Any],
+) -> None:
+    """Wire long work: the button that starts it, the one that stops it, and where it shows."""
+    start, stop, busy = controls
+    _on(start.click, work, state, [*outputs, *controls], busy=[busy])
+    _on(stop.click, halt, state, None)
 
 
 def _on(event: Any, handler: Any, inputs: Any, outputs: Any, busy: Any = None) -> Any:
