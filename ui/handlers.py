@@ -92,6 +92,7 @@ class Handlers:
             rank.estimate: ranking.estimate(run, seconds),
             rank.compare: gr.update(visible=True),
             rank.stop: gr.update(visible=False),
+            rank.only_changes: gr.update(visible=run.dense_done),
             self.views.labels.scores: labels.scores(self.bench, session),
             self.views.history.runs: history.runs(session),
             **self.detail(session),
@@ -148,6 +149,7 @@ class Handlers:
         return {
             self.views.ranking.hits: ranking.hits(self.bench, session, view, only),
             self.views.ranking.estimate: ranking.estimate(run, seconds, running),
+            self.views.ranking.only_changes: gr.update(visible=run.dense_done),
         }
 
     def stop_comparing(self, session: Session) -> None:

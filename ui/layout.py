@@ -176,7 +176,7 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
         rank.system.change,
         handlers.choose_dense,
         [rank.system, *shown_as, state],
-        [rank.hits, rank.estimate],
+        [rank.hits, rank.estimate, rank.only_changes],
     )
     _on(
         rank.compare.click,
@@ -185,6 +185,7 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
         [
             rank.hits,
             rank.estimate,
+            rank.only_changes,
             rank.compare,
             rank.stop,
             views.labels.scores,

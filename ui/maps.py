@@ -79,7 +79,8 @@ def attention_payload(trace: AttentionTrace, query: str, kept: np.ndarray) -> Js
     """Maps of every band layer for the query, its words and its heads; None where none was traced.
 
     maps: (layers, 2 + tokens, R, C), the first two over the whole query: mean over its rows, then
-    maximum over its words. A token is a word, or the scoring position.
+    maximum over its words. A token is a word, or the scoring position. focus: the layer where a word
+    of the query stands out most over neutral queries.
     neutral: (layers, 2, R, C), what content-free queries gave a word, then the scoring position.
     """
     layers = sorted(trace.page_maps)
@@ -100,6 +101,7 @@ def attention_payload(trace: AttentionTrace, query: str, kept: np.ndarray) -> Js
     plain = _plain(trace, kept)
     return {
         "layers": layers,
+        "focus": layers[int(np.argmax(_contrast(trace, layers, stack)[:, 1][:, plain].max(axis=1)))],
         "tokens": [
             *({"index": i, "text": word.text, "role": "query"} for i, word in enumerate(shown)),
             {"index": SCORE, "text": "", "role": "score"},
@@ -159,16 +161,25 @@ def _neutral_payload(
     trace: AttentionTrace, layers: list[int], stack: np.ndarray, kept: np.ndarray
 ) -> Json:
     """What content-free queries gave the same cells, and the scale of the difference."""
-    start, _ = trace.query_span
-    neutral = np.stack([trace.neutral_maps[layer][[start, -1]] for layer in layers])
-    rows = [0] * (stack.shape[1] - 1) + [1]
-    contrast = np.abs(stack - neutral[:, rows])
+    contrast = np.abs(_contrast(trace, layers, stack))
     return {
-        "neutral": pack_values(neutral),
+        "neutral": pack_values(_neutral(trace, layers)),
         "neutral_queries": list(trace.neutral_queries),
         "contrast_limit": float(contrast[:, :, kept].max()),
         "contrast_limit_without_sinks": float(contrast[:, :, _plain(trace, kept)].max()),
     }
+
+
+def _neutral(trace: AttentionTrace, layers: list[int]) -> np.ndarray:
+    """(layers, 2, R, C): what content-free queries gave a word, and the scoring position."""
+    start, _ = trace.query_span
+    return np.stack([trace.neutral_maps[layer][[start, -1]] for layer in layers])
+
+
+def _contrast(trace: AttentionTrace, layers: list[int], stack: np.ndarray) -> np.ndarray:
+    """The maps of attention_payload less what neutral queries gave the same cells."""
+    rows = [0] * (stack.shape[1] - 1) + [1]
+    return stack - _neutral(trace, layers)[:, rows]
 
 
 def _plain(trace: AttentionTrace, kept: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ class RankTab:
         view = self.ranking
         return [
             self.query, self.samples, self.gallery, self.results, view.summary, view.hits,
-            view.estimate, view.compare, view.stop, self.labels.scores, self.history.runs,
+            view.estimate, view.compare, view.stop, view.only_changes, self.labels.scores, self.history.runs,
             *self.detail,
         ]  # fmt: skip
 

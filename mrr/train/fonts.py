@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import ImageFont
 
-FONT_DIRS = (Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), Path.home() / ".fonts")
+FONT_DIRS = (
+    Path("/usr/share/fonts"),
+    Path("/usr/share/texmf/fonts"),
+    Path("/usr/local/share/fonts"),
+    Path.home() / ".fonts",
+)
 # Families that training never sees: one sans, one serif, one slab-like, one monospaced.
 HELD_OUT = ("carlito", "gentium", "notoserif-", "freemono", "roboto")
 COMMON = (
@@ -27,7 +32,8 @@ LATIN = (
     *COMMON, "dejavusanscondensed", "dejavuserifcondensed", "dejavusansmono", "liberationmono",
     "liberationsansnarrow", "freesans", "freeserif", "caladea", "lato-", "opensans", "ebgaramond12",
     "nimbus", "c059", "p052", "urwgothic", "urwbookman", "notosans-", "notosansdisplay-",
-    "notoserifdisplay-", "notosansmono-", *HELD_OUT,
+    "notoserifdisplay-", "notosansmono-", "lmroman10-", "lmsans10-", "linlibertine_r.", "inconsolata",
+    *HELD_OUT,
 )  # fmt: skip
 _PROBE = "Aaegéß09,%"
 

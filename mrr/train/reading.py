@@ -189,7 +189,7 @@ def curriculum(unit: int) -> tuple[tuple[int, Style], ...]:
         (unit, Style(upright, body_px=(13.0, 17.0), dense=1.0, dark_share=0.0)),
         (4 * unit, Style(tuple(common), body_px=(12.5, 18.0), dense=0.6)),
         (10 * unit, Style(tuple(common), body_px=(11.0, 20.0), dense=0.4, scan_share=0.1)),
-        (16 * unit, Style((*wide, *common * 4), body_px=(10.0, 19.0), dense=0.35, scan_share=0.2)),
+        (16 * unit, Style((*wide, *common * 4), body_px=(10.5, 21.0), dense=0.7, scan_share=0.2)),
     )
 
 

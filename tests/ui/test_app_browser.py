@@ -366,7 +366,7 @@ def test_nothing_is_wider_than_a_telephone_and_every_picture_has_words(
     tab = visit(width=390, theme=theme)
     rank(tab)
     traced(tab)
-    for label in ("Side by side", "Table", "Merged"):
+    for label in ("Side by side", "Table", "List"):
         tab.get_by_label(label).click()
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390, label
     assert tab.evaluate("[...document.images].every(image => image.hasAttribute('alt'))")

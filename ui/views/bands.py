@@ -57,7 +57,7 @@ def render(explanation: Explanation) -> tuple[Json]:
         "query": list(range(*trace.query_span)),
         "tokens": [
             *({"index": i, "text": w.text, "rows": list(w.rows)} for i, w in enumerate(shown)),
-            {"index": SCORE, "text": "score ▸", "rows": [n_tokens - 1]},
+            {"index": SCORE, "text": "answer ▸", "rows": [n_tokens - 1]},
         ],
         "mass": pack_values(trace.mass),
     }

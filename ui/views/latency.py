@@ -48,7 +48,7 @@ def build() -> LatencyView:
             "Stop after this repeat", size="sm", scale=0, elem_id="stop-measuring", visible=False
         )
     busy = running()
-    headline = gr.HTML(empty(_EMPTY), apply_default_css=False)
+    headline = gr.HTML(empty(_EMPTY), apply_default_css=False, elem_id="latency-says")
     stages = _plot()
     with gr.Row():
         with gr.Column(min_width=320):

@@ -60,7 +60,11 @@ def build() -> LayersView:
             "Stop after this page", size="sm", scale=0, elem_id="stop-layers", visible=False
         )
     busy = running()
-    sentence = gr.HTML(empty("Trace the candidates to see their layers."), apply_default_css=False)
+    sentence = gr.HTML(
+        empty("Trace the candidates to see their layers."),
+        apply_default_css=False,
+        elem_id="layers-say",
+    )
     plot = gr.Plot(show_label=False, visible=False, elem_classes="mrr-figure")
     with gr.Accordion("Layers as a table", open=False):
         values = gr.HTML(apply_default_css=False)

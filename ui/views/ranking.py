@@ -1,4 +1,4 @@
-"""The ranking: mini and dense as one merged list, side by side, or as a table of numbers."""
+"""The ranking: mini and dense as one list, side by side, or as a table of numbers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ui.markup import bar, count, duration, empty, esc, nbytes
 from ui.session import Run, Session
 from ui.workbench import Workbench, dense_list, dense_ranks
 
-View = Literal["Merged", "Side by side", "Table"]
-VIEWS: tuple[View, ...] = ("Merged", "Side by side", "Table")
+View = Literal["List", "Side by side", "Table"]
+VIEWS: tuple[View, ...] = ("List", "Side by side", "Table")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +37,21 @@ def build() -> RankingView:
     summary = text("summary")
     with gr.Row(elem_classes="mrr-tools"):
         view = gr.Radio(
-            list(VIEWS), value="Merged", label="Show as", show_label=False, container=False,
+            list(VIEWS), value="List", label="Show as", show_label=False, container=False,
             elem_classes="mrr-seg", elem_id="ranking-view", min_width=210, scale=0,
         )  # fmt: skip
         only_changes = gr.Checkbox(
             False, label="Only where they differ", container=False, elem_id="only-changes",
-            min_width=180, scale=0,
+            min_width=180, scale=0, visible=False,
         )  # fmt: skip
     with gr.Row(elem_classes="mrr-tools mrr-dense-bar"):
+        gr.HTML('<span class="mrr-note">Baseline</span>', apply_default_css=False)
         system = gr.Radio(
             [("original", "original"), ("dense + reuse", "dense-reuse")], value="original",
             label="Dense baseline", show_label=False, container=False, elem_classes="mrr-seg",
             elem_id="dense-system", min_width=200, scale=0,
         )  # fmt: skip
-        compare = gr.Button("Compare with dense", size="sm", elem_id="compare", scale=0)
+        compare = gr.Button("Compare", size="sm", elem_id="compare", scale=0)
         stop = gr.Button("Stop", size="sm", visible=False, elem_id="stop-dense", scale=0)
     estimate = text("estimate")
     hits = actions(["pick", "tick"], "hits")
@@ -110,7 +111,7 @@ def estimate(run: Run | None, seconds: float | None, running: bool = False) -> s
 
 
 def hits(
-    bench: Workbench, session: Session, view: View = "Merged", only_changes: bool = False
+    bench: Workbench, session: Session, view: View = "List", only_changes: bool = False
 ) -> str:
     """The ranking itself."""
     run = session.run

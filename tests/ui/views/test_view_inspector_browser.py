@@ -30,6 +30,12 @@ def luminance(pixel) -> float:
     return float(np.dot(pixel, (0.2126, 0.7152, 0.0722)))
 
 
+def show_means(app: Watched) -> None:
+    """The palest map: the mean over words and layers."""
+    app.choose("Band layer", "mean")
+    app.choose("Query word", "mean")
+
+
 def show_raw_map(app: Watched, layer: int, word: int) -> None:
     """Attention alone on the canvas: no page, nothing taken off."""
     app.choose("Layout", "map")
@@ -140,6 +146,7 @@ def test_a_pruned_cell_and_a_sink_say_so_and_give_no_value(app: Watched):
 
 def test_neutral_queries_are_taken_off_by_default_and_raw_is_one_click_away(app: Watched):
     trace = WHOLE.attention
+    show_means(app)
     words = slice(*generated.QUERY_SPAN)
     contrast = np.mean([trace.page_maps[i][words].mean(0) - trace.neutral_maps[i][words].mean(0)
                         for i in trace.page_maps], axis=0)  # fmt: skip
@@ -161,14 +168,15 @@ def test_a_click_and_the_keyboard_lock_a_cell(app: Watched):
 
 
 def test_query_chips_are_the_words_that_were_typed(both: Watched):
-    typed = ["whole query", "max", "revenue", "by", "region?", "score ▸"]
+    typed = ["any word", "whole query", "revenue", "by", "region?", "answer ▸"]
     assert both.page.locator(".pi [aria-label='Query word'] button").all_inner_texts() == typed
-    typed.remove("max")
+    typed.remove("any word")
     assert both.page.locator(".bands [aria-label='Query word'] button").all_inner_texts() == typed
 
 
 def test_heads_are_small_pictures_on_one_scale_and_a_click_puts_one_on_the_page(both: Watched):
     heads = both.page.locator(".pi [aria-label='Head'] button")
+    show_means(both)
     assert heads.count() == 0
     assert "Choose one layer of the band to see its 4 heads" in both.page.inner_text(".pi-side")
     both.choose("Layout", "map")
@@ -231,6 +239,7 @@ def test_a_head_is_of_the_whole_query_and_stays_when_the_layer_changes(app: Watc
 
 
 def test_the_keyboard_keeps_its_place_among_the_controls(app: Watched):
+    app.choose("Band layer", "mean")
     app.page.focus("[aria-label='Band layer'] [aria-checked=true]")
     app.page.keyboard.press("ArrowRight")
     app.page.keyboard.press("ArrowRight")
@@ -260,7 +269,7 @@ def test_zooming_in_shows_fewer_cells_and_hits_the_right_one(app: Watched):
 def test_the_scale_is_shared_until_it_is_stretched_with_a_badge(app: Watched):
     app.page.click(".pi-side summary")
     ends = [span.inner_text() for span in app.page.locator(".pi-scale span").all()]
-    app.choose("Band layer", 5)
+    show_means(app)
     assert [span.inner_text() for span in app.page.locator(".pi-scale span").all()] == ends
     assert app.page.locator(".pi-badge").count() == 0
     app.page.check("[data-key=stretch]")
@@ -313,9 +322,10 @@ def test_occlusion_states_its_control(app: Watched):
     facts = app.page.locator(".pi-facts").inner_text()
     assert "by −1.60; hiding as many random cells, 20 times" in facts
     assert [span.inner_text() for span in app.page.locator(".pi-scale span").all()] == [
-        "−1.5",
         "+1.5",
+        "−1.5",
     ]
+    assert app.page.locator(".pi-ends span").last.inner_text().startswith("hiding it lowers")
     rows = app.page.locator(".pi-control tr")
     assert rows.count() == 5 and rows.last.inner_text().startswith("random cells, n = 20")
     assert rows.first.locator(".pi-draw").count() == 20
@@ -372,3 +382,20 @@ def test_a_misfit_is_refused_with_both_counts(app: Watched):
     alert = app.page.wait_for_selector(".pi [role=alert]").inner_text()
     assert "12 × 8 = 96 cells" in alert and "6 × 5 = 30 cells" in alert
     assert app.page.locator(".pi canvas").count() == 0
+
+
+def test_the_first_map_is_the_layer_in_which_a_word_stands_out_most(app: Watched):
+    trace = WHOLE.attention
+    start = generated.QUERY_SPAN[0]
+    stands_out = {
+        layer: max(
+            (trace.page_maps[layer][rows].mean(axis=0) - trace.neutral_maps[layer][start])[
+                PLAIN
+            ].max()
+            for rows in WORDS
+        )
+        for layer in trace.page_maps
+    }
+    chosen = app.page.locator(f".pi [aria-label='Band layer'] {CHOSEN}")
+    assert chosen.inner_text() == str(max(stands_out, key=stands_out.get))
+    assert app.page.locator(f".pi [aria-label='Query word'] {CHOSEN}").inner_text() == "any word"

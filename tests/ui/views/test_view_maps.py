@@ -222,4 +222,4 @@ def test_bands_send_every_head_and_the_rows_of_each_word():
     )
     assert value["query"] == [2, 3, 4, 5, 6] and value["n_tokens"] == 8
     rows = {token["text"]: token["rows"] for token in value["tokens"]}
-    assert rows == {"revenue": [2, 3], "by": [4], "region?": [5, 6], "score ▸": [7]}
+    assert rows == {"revenue": [2, 3], "by": [4], "region?": [5, 6], "answer ▸": [7]}

@@ -94,7 +94,7 @@ const tokens = () => segmented("Query word", [
 ], state.token, (token) => {
   state.token = token;
   build();
-  selection.set({ token }, element);
+  selection.set({ token: token ?? "mean" }, element);
 }, "pi-chips");
 
 const build = () => keepFocus(root, () => {
@@ -105,6 +105,7 @@ const build = () => keepFocus(root, () => {
   root.replaceChildren(
     make("div", { class: "bands-keys" }, ...SEGMENTS.map((name) => make("span", { class: "bands-key" }, make("i", { class: "bands-" + name }), name)),
       make("span", { class: "bands-key" }, make("i", { class: "bands-dot" }), "end of the page’s part for one head")),
+    make("p", { class: "pi-small-print" }, "Outside the band the query may not look at instruction or page at all: those shares are 0 by construction. That is why only the band’s K/V is stored."),
     tokens(), rows, detail, table());
   root.querySelector("details").open = Boolean(open);
   if (state.layer != null) explain(state.layer);
@@ -124,7 +125,7 @@ const follow = ({ layer, token }) => {
   if (!data) return;
   if (layer !== undefined) state.layer = layer != null && inBand(layer) ? layer : null;
   if (token !== undefined) state.token = token;
-  if (!tokenOf(state.token)) state.token = null;
+  if (!tokenOf(state.token)) state.token = null; // any word, too, is shown as the mean over all
   build();
 };
 

@@ -42,7 +42,7 @@ const signedNumber = (value) => (value > 0 ? "+" : "") + number(value);
 const percent = (share) => (share * 100).toFixed(share < 0.1 ? 1 : 0) + " %";
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
-// The selection {layer, token} that all views of the page share; null means all of them. The last
+// The selection {layer, token} that all views of the page share; null means none chosen. The last
 // one is kept, so that a view in a tab that is opened later starts from it.
 const selection = {
   get: () => window.mrrSelection || {},

@@ -9,7 +9,7 @@ const preferences = {
 let wanted = null; // the mode last asked for, also while this page lacks its map
 let shown = {}; // what the last value was about, also while a sentence stands in its place
 let page = null, map = null, colours = null, parts = null, queued = null;
-let state = { ...preferences, mode: null, layer: BAND_MEAN, token: WHOLE_MEAN, head: null, cursor: null, locked: null };
+let state = { ...preferences, mode: null, layer: null, token: null, head: null, cursor: null, locked: null };
 let view = { zoom: 1, x: 0, y: 0 };
 
 const set = (change, weight) => {
@@ -143,9 +143,9 @@ const updateLegend = () => {
   const opaque = state.layout === "map" && state.mode !== "pruned";
   drawLegend(canvas, map, state, colours, opaque ? 1 : state.opacity);
   const say = map.scale.signed ? signedNumber : number;
-  const { low, high } = map.scale;
+  const [left, right] = map.scale.flip ? [map.scale.high, map.scale.low] : [map.scale.low, map.scale.high];
   parts.legend.replaceChildren(
-    make("div", { class: "pi-scale" }, make("span", {}, say(low)), canvas, make("span", {}, say(high))),
+    make("div", { class: "pi-scale" }, make("span", {}, say(left)), canvas, make("span", {}, say(right))),
     map.ends ? make("div", { class: "pi-ends" }, make("span", {}, "◂ " + map.ends[0]), make("span", {}, map.ends[1] + " ▸")) : "",
     make("div", { class: "pi-range" },
       state.stretch ? make("strong", { class: "pi-badge" }, "Stretched to this map: do not compare") : map.what + ", scale shared by " + map.over,
@@ -222,10 +222,11 @@ const savePicture = async () => {
 
 const applySelection = ({ layer, token }) => {
   const change = {};
-  if (layer !== undefined) change.layer = page.attention?.layers.includes(layer) ? layer : BAND_MEAN;
-  const known = token === WHOLE_MAX || page.attention?.tokens.some((t) => t.index === token);
-  if (token !== undefined) change.token = known ? token : WHOLE_MEAN;
-  const head = change.token === undefined || change.token === WHOLE_MEAN ? state.head : null;
+  const isLayer = layer === BAND_MEAN || page.attention?.layers.includes(layer);
+  if (layer !== undefined) change.layer = isLayer ? layer : REST.layer(page);
+  const isToken = [WHOLE_MAX, WHOLE_MEAN].includes(token) || page.attention?.tokens.some((t) => t.index === token);
+  if (token !== undefined) change.token = isToken ? token : REST.token;
+  const head = (change.token ?? state.token) === WHOLE_MEAN ? state.head : null;
   change.head = page.attention ? headIn(page.attention, change.layer ?? state.layer, head) : null;
   return change;
 };
@@ -235,8 +236,10 @@ const startMode = () => [wanted, "attention", "pruned"].find((mode) => mode === 
 const show = (value) => {
   if (!value || value.kind !== "page") return showSentence(value?.sentence || "Select a page.", value?.kind === "error");
   const samePage = shown.page_id === value.page_id, sameQuery = shown.query === value.query;
-  // A token is one of this query's; a layer means the same to every query.
-  const shared = shown.query && !sameQuery ? { ...selection.get(), token: null } : selection.get();
+  // A word is one of this query's; a layer, or all words, mean the same to every query.
+  const chosen = selection.get();
+  const isWord = typeof chosen.token === "number";
+  const shared = shown.query && !sameQuery && isWord ? { ...chosen, token: null } : chosen;
   try {
     page = decodePage(value);
   } catch (error) {

@@ -22,17 +22,17 @@ const group = (title, ...children) => make("div", { class: "pi-group" }, make("d
 
 const tokenChips = (attention, state, set) => {
   const chips = [
+    { value: WHOLE_MAX, text: "any word", title: "Maximum over the words of the query" },
     { value: WHOLE_MEAN, text: "whole query", title: "Mean over the query" },
-    { value: WHOLE_MAX, text: "max", title: "Maximum over the words of the query" },
     ...attention.tokens.map((token) => ({
       value: token.index,
-      text: token.role === "score" ? "score ▸" : token.text,
-      title: token.role === "score" ? "The last position, whose state becomes the score" : "Mean over the pieces of this word",
+      text: token.role === "score" ? "answer ▸" : token.text,
+      title: token.role === "score" ? "The last position, where the model answers yes or no: its state becomes the score" : "Mean over the pieces of this word",
     })),
   ];
   const choose = (token) => {
     set({ token, head: null });
-    selection.set({ token: token === WHOLE_MEAN ? null : token }, element);
+    selection.set({ token }, element);
   };
   return segmented("Query word", chips, state.token, choose, "pi-chips");
 };
@@ -44,7 +44,7 @@ const layerChips = (attention, state, set) => {
   ];
   const choose = (layer) => {
     set({ layer, head: headIn(attention, layer, state.head) });
-    selection.set({ layer: layer === BAND_MEAN ? null : layer }, element);
+    selection.set({ layer }, element);
   };
   return segmented("Band layer", chips, state.layer, choose, "pi-chips");
 };

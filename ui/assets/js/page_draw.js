@@ -147,7 +147,9 @@ const drawLegend = (canvas, map, state, colours, alpha) => {
   const width = (canvas.width = 256), height = (canvas.height = 12);
   const context = canvas.getContext("2d");
   for (let x = 0; x < width; x++) {
-    const value = map.scale.low + (x / (width - 1)) * (map.scale.high - map.scale.low);
+    // A flipped scale runs from high to low: orange stands on the right, and for the page, always.
+    const along = (map.scale.flip ? width - 1 - x : x) / (width - 1);
+    const value = map.scale.low + along * (map.scale.high - map.scale.low);
     const at = Math.round(position(value, map.scale, gammaOf(state)) * 255) * 3;
     const mixed = [0, 1, 2].map((c) => Math.round(255 + alpha * (colours[at + c] - 255)));
     context.fillStyle = "rgb(" + mixed.join(",") + ")";

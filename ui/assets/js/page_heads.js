@@ -23,7 +23,7 @@ const headGallery = (page, state, set) => {
   if (row < 0) return group("Heads", make("p", { class: "pi-small-print" }, "Choose one layer of the band to see its " + heads.n_heads + " heads."));
   const choose = (head) => {
     set({ head, token: WHOLE_MEAN });
-    selection.set({ token: null }, element);
+    selection.set({ token: WHOLE_MEAN }, element);
   };
   const tiles = [{ value: null, text: "mean of all heads" }, ...heads.shown[row].map((head) => headTile(page, state, head))];
   const { scale } = currentMap(page, { ...state, head: heads.shown[row][0], token: WHOLE_MEAN, stretch: false });

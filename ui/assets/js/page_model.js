@@ -42,6 +42,9 @@ const decodePage = (value) => {
 };
 
 const WHOLE_MEAN = "mean", WHOLE_MAX = "max", BAND_MEAN = "mean";
+// Where nothing was chosen: any word, in the layer where words stand out most. Means over words and
+// layers are pale on a scale that all maps share.
+const REST = { token: WHOLE_MAX, layer: (page) => page.attention?.focus ?? BAND_MEAN };
 
 const paletteOf = (state, map) => (map.scale.signed ? "diverging" : state.cividis ? "cividis" : "viridis");
 
@@ -54,7 +57,7 @@ const mapIndex = (attention, token) => {
 
 const tokenName = (attention, token) => {
   if (token === WHOLE_MEAN) return "the whole query (mean)";
-  if (token === WHOLE_MAX) return "the whole query (maximum)";
+  if (token === WHOLE_MAX) return "any word of the query (maximum)";
   const found = attention.tokens.find((t) => t.index === token);
   if (!found) return "the whole query (mean)";
   return found.role === "score" ? "the scoring position" : "“" + found.text + "”";
@@ -167,7 +170,7 @@ const occlusionMap = (page) => {
     coloured: true,
     what: "Δ logit",
     over: "all blocks of this page",
-    ends: ["hiding it lowers the logit", "hiding it raises the logit"],
+    ends: ["hiding it raises the logit", "hiding it lowers the logit"],
     title: "Measured effect of hiding each block",
   };
 };
