@@ -79,8 +79,8 @@ def attention_payload(trace: AttentionTrace, query: str, kept: np.ndarray) -> Js
     """Maps of every band layer for the query, its words and its heads; None where none was traced.
 
     maps: (layers, 2 + tokens, R, C), the first two over the whole query: mean over its rows, then
-    maximum over its words. A token is a word, or the scoring position. focus: the layer where a word
-    of the query stands out most over neutral queries.
+    maximum over its words. A token is a word, or the scoring position.
+    focus: the layer where a word of the query stands out most over neutral queries.
     neutral: (layers, 2, R, C), what content-free queries gave a word, then the scoring position.
     """
     layers = sorted(trace.page_maps)
@@ -99,9 +99,10 @@ def attention_payload(trace: AttentionTrace, query: str, kept: np.ndarray) -> Js
     stack = np.stack([of(layer) for layer in layers])
     mass = trace.mass[layers].mean(axis=1)[:, :, PAGE]  # (layers, n)
     plain = _plain(trace, kept)
+    any_word = _contrast(trace, layers, stack)[:, 1][:, plain]
     return {
         "layers": layers,
-        "focus": layers[int(np.argmax(_contrast(trace, layers, stack)[:, 1][:, plain].max(axis=1)))],
+        "focus": layers[int(np.argmax(any_word.max(axis=1)))],
         "tokens": [
             *({"index": i, "text": word.text, "role": "query"} for i, word in enumerate(shown)),
             {"index": SCORE, "text": "", "role": "score"},

@@ -50,8 +50,8 @@ class RankTab:
         view = self.ranking
         return [
             self.query, self.samples, self.gallery, self.results, view.summary, view.hits,
-            view.estimate, view.compare, view.stop, view.only_changes, self.labels.scores, self.history.runs,
-            *self.detail,
+            view.estimate, view.compare, view.stop, view.only_changes, self.labels.scores,
+            self.history.runs, *self.detail,
         ]  # fmt: skip
 
 

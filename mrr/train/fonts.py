@@ -32,8 +32,8 @@ LATIN = (
     *COMMON, "dejavusanscondensed", "dejavuserifcondensed", "dejavusansmono", "liberationmono",
     "liberationsansnarrow", "freesans", "freeserif", "caladea", "lato-", "opensans", "ebgaramond12",
     "nimbus", "c059", "p052", "urwgothic", "urwbookman", "notosans-", "notosansdisplay-",
-    "notoserifdisplay-", "notosansmono-", "lmroman10-", "lmsans10-", "linlibertine_r.", "inconsolata",
-    *HELD_OUT,
+    "notoserifdisplay-", "notosansmono-", "lmroman10-", "lmsans10-", "linlibertine_r.",
+    "inconsolata", *HELD_OUT,
 )  # fmt: skip
 _PROBE = "Aaegéß09,%"
 
