@@ -13,8 +13,8 @@ from mrr.train.card import TRAINING, card
 from mrr.train.pair import Sizes
 
 MAX_SHARD = "9MB"  # Spaces take no larger file without LFS
-# A4 becomes 896 x 1280 px: at 10 points, letters of 15 px.
-MIN_PIXELS, MAX_PIXELS = 4 * 32 * 32, 1152 * 32 * 32
+# A4 becomes 1024 x 1472 px: at 10 points, letters of 17 px.
+MIN_PIXELS, MAX_PIXELS = 4 * 32 * 32, 1536 * 32 * 32
 
 # Qwen's chat format with images before text, as the tokenizer's own template for other tools.
 CHAT_TEMPLATE = (
@@ -54,7 +54,7 @@ def export(
 
 
 def image_processor() -> Qwen2VLImageProcessorPil:
-    """How pages reach the pair: at most 1,152 visual tokens."""
+    """How pages reach the pair: at most 1,536 visual tokens."""
     return Qwen2VLImageProcessorPil(
         patch_size=16,
         merge_size=2,

@@ -28,7 +28,8 @@ from mrr.train.search import aim_at_words, quiet_before
 from mrr.train.text import Corpus, load
 
 DENSE_SHARE = 0.3
-PAGE = (768, 1280)  # whole windows, about as many cells as A4 has (mrr/train/export.py)
+PAGE = (1024, 1536)  # whole windows, about as many cells as A4 has (mrr/train/export.py)
+BODY_PX = (15.0, 20.0)  # 9 to 12 points at that size
 _REUSE = 3  # batches in a row about the same drawn pages
 _CHECKED = 4  # pages in one pass of an evaluation: bounds its memory
 
@@ -96,7 +97,7 @@ def page_sources(
 ) -> tuple[tuple[int, PageSource], ...]:
     """Small pages first, then larger ones, every `unit` batches; in common faces unless styled."""
     corpus: Corpus = load(corpus_dir, part)
-    style = style or Style(tuple(fonts.find(fonts.COMMON)), body_px=(13.0, 18.0))
+    style = style or Style(tuple(fonts.find(fonts.COMMON)), body_px=BODY_PX)
     made = (PageSource(corpus, tokenizer, ((0, style),), size) for size in sizes)
     return tuple((i * unit, source) for i, source in enumerate(made))
 
@@ -108,7 +109,7 @@ def varied() -> Style:
     """
     common = tuple(fonts.find(fonts.COMMON))
     wide = (face for face in fonts.find(fonts.LATIN) if not fonts.is_held_out(face))
-    return Style((*wide, *common * 4), body_px=(10.5, 18.0), scan_share=0.1)
+    return Style((*wide, *common * 4), body_px=(11.5, 20.0), scan_share=0.1)
 
 
 def train(plan: MatchPlan, matcher: Matcher, eyes: Eyes, pixels: bool) -> Matcher:
@@ -177,9 +178,10 @@ def ranking_batch(
     pixels: bool,
     n_pages: int = 20,
     n_queries: int = 3,
+    style: Style | None = None,
 ) -> MatchBatch:
     """Full-size pages of held-out text that all meet each other's queries: 1 + 19 candidates."""
-    sources = page_sources(corpus_dir, tokenizer, (PAGE,), 1, "validation")
+    sources = page_sources(corpus_dir, tokenizer, (PAGE,), 1, "validation", style)
     return next(iter(MatchBatches(sources, n_pages, n_queries, 0, "validation", pixels)))
 
 

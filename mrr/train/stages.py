@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerFast
 from mrr.config import DEFAULT_INSTRUCTION
 from mrr.errors import InputRejected
 from mrr.model.prompt import EMBEDDER_PROMPT, QWEN_RERANKER
-from mrr.train import begin, embed_train, export, eyes, match_train, reading, text, tokens
+from mrr.train import begin, embed_train, export, eyes, match_train, reading, rendered, text, tokens
 from mrr.train.embedding import PageEmbedder, keep_half
 from mrr.train.match_train import PAGE
 from mrr.train.matching import Matcher, SimulatedReader
@@ -179,7 +179,9 @@ class Workshop:
         training = {
             "runs": self._runs(),
             "parameters": {name: count_parameters(model) for name, model in models.items()},
-            "rendered": self.measure(matcher, embedder, tower),
+            "rendered": rendered.quality(
+                self.corpus_dir, tokenizer, matcher, embedder, tower, self.scale.check_pages
+            ),
         }
         sections = {
             "tiny-reranker": export.trained_section(self.scale.sizes, keep_ratio),
@@ -272,25 +274,6 @@ class Workshop:
             sizes=((512, 512), PAGE),
             check_pages=scale.check_pages,
         )
-
-    def measure(self, matcher: Matcher, embedder: PageEmbedder, tower: nn.Module) -> dict[str, Any]:
-        """Quality on held-out full pages that all meet each other's queries, drawn afresh."""
-        batch = match_train.ranking_batch(
-            self.corpus_dir, self.tokenizer, True, self.scale.check_pages
-        ).to(pick_device())
-        whole = eyes.real(tower)
-        half = eyes.pruned(whole, lambda visual, grid: keep_half(embedder, visual, grid))
-        return {
-            "pages": self.scale.check_pages,
-            "queries": int((batch.answer.sum(0) == 1).sum()),
-            "reranker": match_train.evaluate(matcher, whole, batch, pick_device()),
-            "reranker, half of the tokens": {
-                name: value
-                for name, value in match_train.evaluate(matcher, half, batch, pick_device()).items()
-                if name.startswith("mini")
-            },
-            "embedder": embed_train.evaluate(embedder, whole, batch, pick_device()),
-        }
 
 
 def _lines_for_pieces(corpus_dir: Path, seed: int) -> list[str]:

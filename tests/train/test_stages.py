@@ -34,7 +34,9 @@ def test_every_stage_runs_and_the_pair_that_comes_out_ranks_pages(
     )
     reported = json.loads((tmp_path / "tiny-reranker" / "training.json").read_text())
     assert reported["runs"][-1]["stages"]["reading"]["steps"] == shop.scale.read_steps
-    assert reported["rendered"]["reranker"]["mini_ndcg5"] >= 0
+    assert set(reported["rendered"]) == {"common faces", "faces never trained on"}
+    for measured in reported["rendered"].values():
+        assert measured["reranker"]["mini_ndcg5"] >= 0
     picture = tmp_path / "page.png"
     page = torch.full((300, 280), 255, dtype=torch.uint8).numpy()
     from PIL import Image
