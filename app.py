@@ -17,7 +17,7 @@ from ui.examples import Examples, load_examples
 from ui.gpu import Gpu, zero_gpu
 from ui.layout import build_ui
 from ui.session import remove_left_over
-from ui.theme import css, theme
+from ui.theme import css, javascript, theme
 from ui.workbench import Workbench
 
 ROOT = Path(__file__).resolve().parent
@@ -77,6 +77,7 @@ def launch_flags() -> dict[str, Any]:
         "footer_links": ["api", "settings"],
         "theme": theme(),
         "css": css(),
+        "js": javascript(),
     }
 
 

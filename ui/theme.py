@@ -96,3 +96,8 @@ def css() -> str:
     """Every style sheet of ui/assets, the shell's first."""
     sheets = sorted(ASSETS.glob("*.css"), key=lambda path: (path.stem != "shell", path.stem))
     return "\n".join(sheet.read_text(encoding="utf-8") for sheet in sheets)
+
+
+def javascript() -> str:
+    """What runs once in the browser, when the page has loaded."""
+    return (ASSETS / "js" / "shell.js").read_text(encoding="utf-8")

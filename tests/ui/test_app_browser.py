@@ -372,3 +372,21 @@ def test_nothing_is_wider_than_a_telephone_and_every_picture_has_words(
     assert tab.evaluate("[...document.images].every(image => image.hasAttribute('alt'))")
     buttons = "[...document.querySelectorAll('.mrr button')]"
     assert tab.evaluate(f"{buttons}.every(b => b.innerText.trim() || b.ariaLabel)")
+
+
+def test_charts_make_room_for_the_side_bar(tab: Page) -> None:
+    rank(tab)
+    traced(tab)
+    open_tab(tab, "Layers")
+    chart = tab.locator(".js-plotly-plot").first
+    expect(chart).to_be_visible()
+    before = chart.bounding_box()["width"]
+    tab.locator(".sidebar .toggle-button").click()
+    tab.wait_for_function(
+        """(before) => {
+            const drawn = document.querySelector(".js-plotly-plot .main-svg").getBoundingClientRect();
+            const room = document.querySelector(".mrr-figure").getBoundingClientRect();
+            return drawn.width < before && drawn.width <= room.width;
+        }""",
+        arg=before,
+    )
