@@ -384,9 +384,9 @@ def test_charts_make_room_for_the_side_bar(tab: Page) -> None:
     tab.locator(".sidebar .toggle-button").click()
     tab.wait_for_function(
         """(before) => {
-            const drawn = document.querySelector(".js-plotly-plot .main-svg").getBoundingClientRect();
-            const room = document.querySelector(".mrr-figure").getBoundingClientRect();
-            return drawn.width < before && drawn.width <= room.width;
+            const width = (place) => document.querySelector(place).getBoundingClientRect().width;
+            const drawn = width(".js-plotly-plot .main-svg");
+            return drawn < before && drawn <= width(".mrr-figure");
         }""",
         arg=before,
     )
