@@ -20,14 +20,16 @@ from mrr.train.tower import rotate
 
 @dataclass(frozen=True, slots=True)
 class Prefixes:
-    """Pages ready for layer 0. hidden: (B, P, D); positions: (3, P), the same for all pages.
+    """Pages ready for layer 0, each with as many tokens kept. hidden: (B, P, D).
 
-    hidden_from: True where a column may not be attended to (pruned or padded), (B, P) bool.
+    positions: (3, B, P), those of the whole page. columns: (B, P) which of the n_whole columns of
+    the whole prefix each token is; None where nothing was pruned.
     """
 
     hidden: Tensor
     positions: Tensor
-    masked: Tensor
+    columns: Tensor | None
+    n_whole: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ class Interaction:
     """What the pass saw. Layers are 0-based; index i is the output of layer i.
 
     hidden: {layer: (B, Q, S, D)} from the first band layer on. page_attention:
-    {layer: (B, heads, Q, S, P)} of the layers asked for. suffix_attention: (B, heads, Q, S, S).
+    {layer: (B, heads, Q, S, n_whole)} of the layers asked for, 0 where a token was pruned.
+    suffix_attention: (B, heads, Q, S, S).
     """
 
     hidden: dict[int, Tensor] = field(default_factory=dict)
@@ -67,12 +70,12 @@ def interact(
     page = prefixes.hidden
     b, p, _ = page.shape
     s = suffixes.ids.shape[1]
-    page_rope = lm.rotary_emb(page, prefixes.positions[:, None])
+    page_rope = lm.rotary_emb(page, prefixes.positions)
     # One offset for all queries: they follow the page as if nothing else did.
     next_position = int(prefixes.positions.max()) + 1
     positions = (next_position + torch.arange(s, device=page.device)).expand(3, 1, s)
     query_rope = lm.rotary_emb(page, positions)
-    page_mask = (causal(p, page) + _blocked(prefixes.masked))[:, None]  # (B, 1, P, P)
+    page_mask = causal(p, page)
     own_mask = causal(s, page)
     h = lm.embed_tokens(suffixes.ids)[None]  # (1, Q, S, D) until the band begins
     for i in range(last):
@@ -83,11 +86,10 @@ def interact(
             page_k, page_v = _keys(layer, page, page_rope)
             h = h.expand(b, -1, -1, -1)
             q, k, v = (t.expand(b, *t.shape[1:]) for t in (q, k, v))
-            attended, weights = _attend_jointly(
-                layer, q, k, v, page_k, page_v, prefixes.masked, own_mask
-            )
+            attended, (on_page, on_own) = _attend_jointly(layer, q, k, v, page_k, page_v, own_mask)
             if i in watch:
-                out.page_attention[i], out.suffix_attention[i] = weights
+                out.page_attention[i] = _spread(on_page, prefixes)
+                out.suffix_attention[i] = on_own
         else:
             attended = attend_alone(layer, q, k, v, own_mask)
         h = finish(layer, h, attended)
@@ -119,9 +121,12 @@ def causal(n: int, like: Tensor) -> Tensor:
     return torch.full((n, n), -1e9, device=like.device).triu(1)
 
 
-def _blocked(masked: Tensor) -> Tensor:
-    """(B, 1, P) additive."""
-    return masked[:, None].float() * -1e9
+def _spread(on_page: Tensor, prefixes: Prefixes) -> Tensor:
+    """Attention (..., P) to the tokens that were kept, in the columns of the whole page."""
+    if prefixes.columns is None:
+        return on_page
+    whole = on_page.new_zeros(*on_page.shape[:-1], prefixes.n_whole)
+    return whole.scatter(-1, prefixes.columns[:, None, None, None].expand_as(on_page), on_page)
 
 
 def project(layer: Any, h: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,9 +137,9 @@ def project(layer: Any, h: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor,
     def heads(t: Tensor) -> Tensor:
         return t.unflatten(-1, (-1, attn.head_dim)).transpose(2, 3)
 
-    cos, sin = rope
-    q = rotate(heads(attn.q_proj(x)).float(), cos[0], sin[0])
-    k = rotate(heads(attn.k_proj(x)).float(), cos[0], sin[0])
+    cos, sin = (t[:, None, None] for t in rope)  # (B or 1, 1, 1, S, d)
+    q = rotate(heads(attn.q_proj(x)).float(), cos, sin)
+    k = rotate(heads(attn.k_proj(x)).float(), cos, sin)
     return q, k, heads(attn.v_proj(x))
 
 
@@ -154,7 +159,6 @@ def attend_alone(layer: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> T
     k, v = _grow(k, layer), _grow(v, layer)
     shape = q.shape
     q, k = q.to(v.dtype).flatten(0, 1), k.to(v.dtype).flatten(0, 1)
-    # mask is (S, S), or (B, 1, S, S) for pages, where Q is 1
     out = F.scaled_dot_product_attention(
         q, k, v.flatten(0, 1), attn_mask=mask.to(v.dtype), scale=layer.self_attn.scaling
     )
@@ -168,7 +172,6 @@ def _attend_jointly(
     v: Tensor,
     page_k: Tensor,
     page_v: Tensor,
-    masked: Tensor,
     own_mask: Tensor,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Attention to the page and to the query's own past, one softmax over both."""
@@ -176,7 +179,7 @@ def _attend_jointly(
     page_k, page_v, k, v = (_grow(t, layer) for t in (page_k, page_v, k, v))
     n_queries, s = q.shape[1], q.shape[3]
     rows = q.transpose(1, 2).flatten(2, 3)  # (B, heads, Q * S, d)
-    to_page = (rows @ page_k.mT).float() * scale + _blocked(masked)[:, None]
+    to_page = (rows @ page_k.mT).float() * scale
     to_own = (q @ k.mT).float() * scale + own_mask  # (B, Q, heads, S, S)
     both = torch.cat([to_page.unflatten(2, (n_queries, s)), to_own.transpose(1, 2)], -1).softmax(-1)
     on_page, on_own = both.split([page_k.shape[-2], s], -1)  # (B, heads, Q, S, .)

@@ -27,7 +27,7 @@ from mrr.train.run import Run, autocast, pick_device, seed_everything
 from mrr.train.search import aim_at_words, quiet_before
 from mrr.train.text import Corpus, load
 
-DENSE_SHARE = 0.3
+DENSE_SHARE = 0.2
 PAGE = (1024, 1536)  # whole windows, about as many cells as A4 has (mrr/train/export.py)
 BODY_PX = (15.0, 20.0)  # 9 to 12 points at that size
 _REUSE = 3  # batches in a row about the same drawn pages

@@ -105,15 +105,22 @@ class Matcher(nn.Module):
     def prefixes(
         self, visual: Tensor, grid: tuple[int, int], kept: Tensor | None = None
     ) -> Prefixes:
-        """Prompt and visual tokens (B, cells, D) at layer 0. kept: (B, cells) bool, or all."""
-        b, n, _ = visual.shape
+        """Prompt and visual tokens (B, cells, D) at layer 0.
+
+        kept: (B, cells) bool, as many of every page, or all.
+        """
+        b = len(visual)
         before = self.lm.embed_tokens(self.prefix_ids)
         after = self.lm.embed_tokens(torch.tensor([self.vision_end_id], device=visual.device))
         hidden = torch.cat([before.expand(b, -1, -1), visual, after.expand(b, -1, -1)], 1)
-        masked = torch.zeros(hidden.shape[:2], dtype=torch.bool, device=visual.device)
-        if kept is not None:
-            masked[:, len(before) : len(before) + n] = ~kept
-        return Prefixes(hidden, self.positions(grid).to(visual.device), masked)
+        positions = self.positions(grid).to(visual.device)
+        n_whole = hidden.shape[1]
+        if kept is None:
+            return Prefixes(hidden, positions[:, None].expand(-1, b, -1), None, n_whole)
+        stays = F.pad(kept, (len(before), len(after)), value=True)
+        columns = stays.nonzero()[:, 1].view(b, -1)
+        hidden = hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1]))
+        return Prefixes(hidden, positions[:, columns], columns, n_whole)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """(3, P) M-RoPE positions of a prefix with a page of `grid` cells."""

@@ -147,3 +147,55 @@ def test_pruned_cells_cannot_change_a_score(shop: Workshop, source: PageSource) 
         everything, _ = matcher(changed, batch, dense=False)
     assert torch.allclose(first, second, atol=1e-5)
     assert not torch.allclose(first, everything, atol=1e-3)
+
+
+def test_dropping_pruned_tokens_is_the_same_as_masking_them(
+    shop: Workshop, source: PageSource
+) -> None:
+    _, matcher = _matcher(shop)
+    batch = _batch(source, shop)
+    visual = torch.randn(2, batch.grid[0] * batch.grid[1], SIZES.dim)
+    generator = torch.Generator().manual_seed(0)
+    kept = torch.rand(visual.shape[:2], generator=generator).argsort(1) < visual.shape[1] // 2
+    with torch.no_grad():
+        score, seen = matcher(visual, batch, dense=False, kept=kept)
+    before = len(matcher.prefix_ids)
+    layer = SIZES.band[0]
+    masked = _masked_scores(matcher, visual, batch, kept)
+    assert torch.allclose(score, masked, atol=1e-3), (score, masked)
+    matcher.train()
+    _, seen = matcher(visual, batch, dense=False, kept=kept)
+    on_cells = seen.page_attention[layer][..., before : before + visual.shape[1]]
+    assert on_cells[0][..., ~kept[0]].max() == 0 < on_cells[0][..., kept[0]].min()
+
+
+def _masked_scores(
+    matcher: Matcher, visual: torch.Tensor, batch: MatchBatch, kept: torch.Tensor
+) -> torch.Tensor:
+    """Scores by transformers' own layers on whole pages, the pruned columns hidden by masks."""
+    lm, band = matcher.lm, SIZES.band
+    columns = torch.nn.functional.pad(kept, (len(matcher.prefix_ids), 1), value=True)
+    whole = matcher.prefixes(visual, batch.grid)
+    n_page = whole.n_whole
+    out = torch.zeros(len(visual), len(batch.ids))
+    for b in range(len(visual)):
+        for q, (ids, length) in enumerate(zip(batch.ids, batch.length, strict=True)):
+            hidden = torch.cat([whole.hidden[b], lm.embed_tokens(ids[:length])])[None]
+            start = int(whole.positions.max()) + 1
+            text = (start + torch.arange(int(length))).expand(3, -1)
+            positions = torch.cat([whole.positions[:, b], text], 1)[:, None]
+            n = hidden.shape[1]
+            joint = torch.full((n, n), -1e9).triu(1)
+            joint[:, :n_page][:, ~columns[b]] = -1e9
+            alone = joint.clone()
+            alone[n_page:, :n_page] = -1e9
+            rope = lm.rotary_emb(hidden, positions)
+            with torch.no_grad():
+                for i in range(band[1]):
+                    mask = (joint if band[0] <= i < band[1] else alone)[None, None]
+                    layer = lm.layers[i]
+                    hidden = layer(hidden, position_embeddings=rope, attention_mask=mask)
+                last = lm.norm(hidden[0, -1])
+            yes, no = matcher.yes_no
+            out[b, q] = last @ (lm.embed_tokens.weight[yes] - lm.embed_tokens.weight[no])
+    return out
