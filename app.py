@@ -74,7 +74,7 @@ def launch_flags() -> dict[str, Any]:
         "ssr_mode": False,
         "mcp_server": False,
         "pwa": False,
-        "footer_links": ["api", "settings"],
+        "footer_links": ["api"],
         "theme": theme(),
         "css": css(),
         "js": javascript(),

@@ -184,6 +184,7 @@ class Housekeeping:
             "save-labels": lambda s: File(
                 "qrels.tsv", "text/tab-separated-values", labels.qrels(s)
             ),
+            "save-runs": lambda s: File("rankings.trec", "text/plain", labels.trec_runs(s)),
             "save-history-csv": lambda s: as_csv("history", history.rows(s)),
             "save-history-json": lambda s: as_json("history", list(map(run_record, s.runs))),
             "save-trace": self._trace,

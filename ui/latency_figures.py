@@ -88,6 +88,7 @@ def queries_figure(report: LatencyReport) -> go.Figure:
     for cost in known.values():
         drawn.add_trace(_line(cost, counts, [cost.total_ms(n, q) / 1e3 for q in counts], "queries"))
     _log_log(drawn, "queries on the same pages", f"seconds in all, {n} pages")
+    drawn.update_xaxes(range=[0, np.log10(counts[-1]) + 0.03])  # the last tick too
     if "mini" in known and "original" in known:
         point = break_even(known["mini"], known["original"], n)
         if point and 1 < point < counts[-1]:

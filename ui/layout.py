@@ -57,9 +57,9 @@ def build_ui(bench: Workbench) -> gr.Blocks:
                     gr.Button("Save CSV", size="sm", elem_id="save-latency", scale=0)
                     gr.Button("Save trace (Perfetto)", size="sm", elem_id="save-trace", scale=0)
             with gr.Tab("History", id="history"):
-                heading("Quality, by your labels")
+                heading("Quality, by relevance labels")
                 label_view = labels.build()
-                heading("This session")
+                heading("Queries of this session")
                 history_view = history.build()
         views = RankTab(
             header=header,

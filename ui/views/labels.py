@@ -14,6 +14,7 @@ from ui.session import Run, Session
 from ui.workbench import Workbench, dense_list
 
 MEASURES = ("ndcg@5", "ndcg@10", "mrr")
+FIRST_STAGE = "first stage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,24 @@ def build() -> LabelsView:
     with gr.Row(elem_classes="mrr-tools"):
         gr.Button("Save CSV", size="sm", elem_id="save-scores", scale=0)
         gr.Button("Save labels (TREC qrels)", size="sm", elem_id="save-labels", scale=0)
+        gr.Button("Save rankings (TREC run)", size="sm", elem_id="save-runs", scale=0)
     return LabelsView(scores)
+
+
+def systems_of(run: Run) -> dict[str, list[tuple[str, float]]]:
+    """{system: (page id, score) best first} of one query, the first stage's own order included."""
+    found = {
+        SYSTEM_NAMES[ranked.system]: [(hit.page.page_id, hit.logit) for hit in ranked]
+        for ranked in filter(None, (run.mini, dense_list(run)))
+    }
+    retrieved = [
+        (hit.page.page_id, hit.retrieval_score)
+        for hit in run.mini
+        if hit.retrieval_score is not None
+    ]
+    if retrieved:
+        found[FIRST_STAGE] = sorted(retrieved, key=lambda each: -each[1])
+    return found
 
 
 def labelled_runs(session: Session) -> list[Run]:
@@ -50,12 +68,12 @@ def rows(session: Session) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for run in labelled_runs(session):
         relevant = session.relevant[run.query]
-        for ranked in filter(None, (run.mini, dense_list(run))):
-            values = score([hit.page.page_id for hit in ranked], relevant)
+        for system, ranked in systems_of(run).items():
+            values = score([page_id for page_id, _ in ranked], relevant)
             found.append(
                 {
                     "query": run.query,
-                    "system": SYSTEM_NAMES[ranked.system],
+                    "system": system,
                     "relevant": len(relevant),
                     **{name: round(values[name], 4) for name in MEASURES},
                 }
@@ -107,9 +125,24 @@ def _means(found: Sequence[dict[str, object]]) -> list[tuple[str, int, list[floa
 
 
 def qrels(session: Session) -> str:
-    """TREC qrels: query, 0, page id, 1."""
+    """TREC qrels: query, 0, page id, 1. A query's id is its words, joined: TREC allows no space."""
     return "".join(
-        f"{query}\t0\t{page_id}\t1\n"
+        f"{_query_id(query)}\t0\t{page_id}\t1\n"
         for query, page_ids in session.relevant.items()
         for page_id in sorted(page_ids)
     )
+
+
+def trec_runs(session: Session) -> str:
+    """TREC run of the last ranking of every query: query, Q0, page id, rank, score, system."""
+    latest = {run.query: run for run in session.runs}
+    return "".join(
+        f"{_query_id(query)} Q0 {page_id} {rank} {value:.6f} {_query_id(system)}\n"
+        for query, run in latest.items()
+        for system, ranked in systems_of(run).items()
+        for rank, (page_id, value) in enumerate(ranked, start=1)
+    )
+
+
+def _query_id(words: str) -> str:
+    return "_".join(words.split())

@@ -43,7 +43,9 @@ class LatencyView:
 def build() -> LatencyView:
     """Place the view into the surrounding Blocks."""
     with gr.Row():
-        measure = gr.Button("Measure on this machine", elem_id="measure", size="sm", scale=0)
+        measure = gr.Button(
+            "Measure on this machine", elem_id="measure", size="sm", scale=0, variant="primary"
+        )
         stop = gr.Button(
             "Stop after this repeat", size="sm", scale=0, elem_id="stop-measuring", visible=False
         )
@@ -112,7 +114,10 @@ def _claim(report: LatencyReport) -> str:
     noisy = [SYSTEM_NAMES[each.system] for each in report.systems if each.total.noisy]
     if noisy:
         names = ", ".join(noisy)
-        return f"{names} varied too much for a headline. Close other work and measure again."
+        return (
+            f"No ratio is claimed: {names} varied too much between repeats. Close other work and "
+            "measure again."
+        )
     mini = next((each for each in report.systems if each.system == "mini"), None)
     if mini is None:
         return "Mini was not measured."
@@ -136,7 +141,7 @@ def _totals(report: LatencyReport, each: SystemLatency) -> dict[str, str]:
     return {
         "a query, median": duration(each.total.median),
         "quartiles": _quartiles(each.total),
-        "times mini": f"{ratio.median:.3g} ×" if ratio else "1 ×",
+        "times mini, median of pairs": f"{ratio.median:.3g} ×" if ratio else "1 ×",
         "repeats": str(each.total.n),
         "pages timed": pages if each.scaled else str(each.n_measured),
         "first call, cold, unscaled": duration(sum(each.first_call.values())),

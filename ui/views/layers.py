@@ -27,6 +27,7 @@ _AXIS = {
 }
 _CAVEAT = (
     "A raw logit lens: each layer's state through the model's last norm and its yes/no rows. "
+    "Before the band no page is seen, so all candidates coincide there. "
     f"Only the exit's value is the score. {LAYERS_ARE}"
 )
 
@@ -53,8 +54,9 @@ def build() -> LayersView:
     """Place the view into the surrounding Blocks."""
     with gr.Row():
         mode = gr.Radio(
-            ["logit", "probability", "rank"], value="logit", show_label=False, container=False
-        )
+            ["logit", "probability", "rank"], value="logit", show_label=False, container=False,
+            elem_classes="mrr-seg", scale=0, min_width=230,
+        )  # fmt: skip
         run = gr.Button("Add the full pass", size="sm", scale=0, elem_id="trace-layers")
         stop = gr.Button(
             "Stop after this page", size="sm", scale=0, elem_id="stop-layers", visible=False
@@ -158,7 +160,7 @@ def _line(
             "width": 3 if strong else 1.3,
             "dash": "dash" if dash else "solid",
         },
-        opacity=1.0 if strong else 0.65,
+        opacity=1.0 if strong else 0.8,
         showlegend=False,
         meta=kind,
         hovertemplate="%{fullData.name}<br>layer %{x}: %{y:.3~f}<br>%{meta}<extra></extra>",

@@ -8,14 +8,22 @@ from typing import Literal
 
 import gradio as gr
 
-from mrr.types import SYSTEM_NAMES, Hit
+from mrr.explain.verdict import signed
+from mrr.types import SYSTEM_NAMES, Hit, System
 from ui.components import actions, text
 from ui.markup import bar, count, duration, empty, esc, nbytes
 from ui.session import Run, Session
+from ui.views.ranking_table import moved, retrieval_ranks, table
 from ui.workbench import Workbench, dense_list, dense_ranks
 
 View = Literal["List", "Side by side", "Table"]
 VIEWS: tuple[View, ...] = ("List", "Side by side", "Table")
+
+
+_BASELINES: dict[System, str] = {
+    "original": "<b>original</b>: page and query through every layer, for every query anew.",
+    "dense-reuse": "<b>dense + reuse</b>: every token and layer, but each page's K/V is kept.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +77,16 @@ def summary(run: Run | None) -> str:
     usage, mini = run.mini.usage, run.mini
     encoded = f", {count(usage.missed_pages, 'page')} encoded first" if usage.missed_pages else ""
     read = f", {nbytes(usage.bytes_read)} read" if usage.bytes_read else ""
-    stages = ", ".join(f"{name} {duration(ms)}" for name, ms in usage.ms.items())
+    stages = " + ".join(f"{name} {duration(ms)}" for name, ms in usage.ms.items())
     cut = len(mini) == run.settings.top_k and mini.hits[0].retrieval_score is not None
-    chosen = " The candidates are the first stage's best; Settings holds how many." if cut else ""
-    each = f"{duration(usage.total_ms / len(mini))} a page: " if len(mini) else ""
+    chosen = " Chosen by the first stage; Settings holds how many (Candidates)." if cut else ""
+    each = f" {duration(usage.total_ms / len(mini))} a page." if len(mini) else ""
     notes = "".join(f'<p class="mrr-note">{esc(text)}</p>' for text in mini.notes)
     return (
         f'<div class="mrr" aria-live="polite"><p><b class="mrr-num">{count(len(mini), "page")}</b> '
         f'ranked for <b>“{esc(run.query)}”</b> in <b class="mrr-num" id="took">'
         f"{duration(usage.total_ms)}</b></p>"
-        f'<p class="mrr-note">{each}{stages}{encoded}{read}. Single run.{chosen}</p>'
+        f'<p class="mrr-note">{stages}{encoded}{read}.{each} Single run.{chosen}</p>'
         f"{notes}</div>"
     )
 
@@ -98,16 +106,17 @@ def estimate(run: Run | None, seconds: float | None, running: bool = False) -> s
         ratio = run.dense_ms / run.mini.usage.total_ms
         return (
             f'<p class="mrr mrr-note">{name} took {duration(run.dense_ms)} for the same pages, '
-            f"{ratio:.1f} × mini. One run each, page by page; for a fair figure press Measure "
-            "under Latency.</p>"
+            f"about {float(f'{ratio:.2g}'):g} × mini. One run each, page by page; for a fair "
+            "figure press Measure under Latency.</p>"
         )
     cost = (
         "Its cost is known after the first page."
         if seconds is None
-        else f"About {duration(seconds * 1e3)} for {count(n, 'page')}, by what was measured here."
+        else f"It would take about {duration(seconds * 1e3)} for {count(n, 'page')}, judging by "
+        "what was measured here."
     )
     part = f" Stopped after {len(run.dense)} of {n}." if run.dense else ""
-    return f'<p class="mrr mrr-note">{cost}{part}</p>'
+    return f'<p class="mrr mrr-note">{_BASELINES[run.dense_system]} {cost}{part}</p>'
 
 
 def hits(
@@ -130,7 +139,7 @@ def hits(
     relevant = session.relevant.get(run.query, set())
     selected = session.selected
     if view == "Table":
-        return _table(run, shown, ranks, selected)
+        return table(run, shown, ranks, selected)
     if view == "Side by side":
         return _side_by_side(bench, run, shown, selected)
     items = "".join(
@@ -152,12 +161,13 @@ def _card(
     meters = _meter("mini", hit)
     facts = []
     if dense is not None:
-        meters += _meter("dense", dense)
-        facts.append(_change(hit.rank, ranks.get(page.page_id)))
+        meters += _meter(SYSTEM_NAMES[run.dense_system], dense)
+        facts.append(_change(hit.rank, ranks.get(page.page_id), SYSTEM_NAMES[run.dense_system]))
     share = hit.n_kept_tokens / hit.n_visual_tokens
     facts += [f"kept {share:.0%}, {hit.n_kept_tokens:,} of {hit.n_visual_tokens:,} tokens"]
     if hit.retrieval_score is not None:
-        facts.append(f"first stage {hit.retrieval_score:.3f}")
+        before = retrieval_ranks(run)[page.page_id]
+        facts.append(f"first stage rank {before} ({hit.retrieval_score:.3f})")
     spans = "".join(f"<span>{fact}</span>" for fact in facts)
     return (
         f'<li class="mrr-hit{" is-selected" if selected else ""}" data-item="{page.page_id}">'
@@ -166,7 +176,7 @@ def _card(
         f'<div class="mrr-row spread"><div class="mrr-facts">{spans}</div>'
         f'<button type="button" class="mrr-tick" data-event="tick" data-page="{page.page_id}" '
         'title="Your judgement, for the metrics under History. The examples come with labels." '
-        f'aria-pressed="{str(ticked).lower()}">{"✓ relevant" if ticked else "relevant?"}</button>'
+        f'aria-pressed="{str(ticked).lower()}">{"☑ relevant" if ticked else "☐ relevant"}</button>'
         "</div></div></li>"
     )
 
@@ -202,22 +212,17 @@ def _meter(system: str, hit: Hit) -> str:
         f'<div class="mrr-meter{kind}"><span class="name">{system}</span>'
         f'<span class="track"><span class="fill" style="width:{100 * hit.score:.1f}%"></span>'
         f'</span><span class="value"><b>{hit.score:.3f}</b> '
-        f'<span class="name">logit {hit.logit:+.2f}</span></span></div>'
+        f'<span class="name">logit {signed(hit.logit)}</span></span></div>'
     )
 
 
-def _change(mini_rank: int, dense_rank: int | None) -> str:
-    """Where mini puts the page against dense: an arrow and a number, never colour alone."""
+def _change(mini_rank: int, dense_rank: int | None, name: str) -> str:
+    """Where mini puts the page against a dense system, in words with an arrow. Neither colour nor
+    arrow says who is right: that takes labels."""
     if dense_rank is None:
-        return '<span class="mrr-same">dense rank when all are done</span>'
-    moved = dense_rank - mini_rank
-    if moved == 0:
-        return f'<span class="mrr-same">dense rank {dense_rank}, same</span>'
-    kind, arrow = ("up", "▲") if moved > 0 else ("down", "▼")
-    words = f"mini ranks it {abs(moved)} {'higher' if moved > 0 else 'lower'}"
+        return f'<span class="mrr-same">{name} rank when all are done</span>'
     return (
-        f'<span class="mrr-{kind}" title="{words}">dense rank {dense_rank} '
-        f'<span aria-hidden="true">{arrow}{abs(moved)}</span></span>'
+        f'<span class="mrr-same">{name} rank {dense_rank}, {moved(dense_rank - mini_rank)}</span>'
     )
 
 
@@ -232,68 +237,31 @@ def _side_by_side(bench: Workbench, run: Run, shown: list[Hit], selected: str | 
     else:
         waiting = len(shown) - len(run.dense)
         done = "".join(
-            f'<li class="mrr-note">{esc(hit.page.label)}: logit {hit.logit:+.2f}</li>'
+            f'<li class="mrr-note">{esc(hit.page.label)}: logit {signed(hit.logit)}</li>'
             for hit in run.dense.values()
         )
         left = done + '<li class="mrr-skeleton" aria-hidden="true"></li>' * max(waiting, 0)
-    right = "".join(_small(bench, hit, "mini", selected) for hit in shown)
+    ranks = dense_ranks(run)
+    right = "".join(
+        _small(bench, hit, "mini", selected, ranks.get(hit.page.page_id)) for hit in shown
+    )
     name = SYSTEM_NAMES[run.dense_system]
     hint = "" if run.dense else ' <span class="mrr-note">not run yet</span>'
     return (
-        f'<div class="mrr mrr-pair"><div><h3>dense: {name}{hint}</h3><ol class="mrr-hits">{left}'
+        f'<div class="mrr mrr-pair"><div><h3>{name}{hint}</h3><ol class="mrr-hits">{left}'
         f'</ol></div><div><h3 class="mini">mini</h3><ol class="mrr-hits">{right}</ol></div></div>'
     )
 
 
-def _small(bench: Workbench, hit: Hit, system: str, selected: str | None) -> str:
+def _small(
+    bench: Workbench, hit: Hit, system: str, selected: str | None, other: int | None = None
+) -> str:
+    """A card of the side-by-side view. other: the page's rank on the other side, where known."""
     chosen = hit.page.page_id == selected
+    change = "" if other is None else f"<span>{moved(other - hit.rank)}</span>"
     return (
         f'<li class="mrr-hit{" is-selected" if chosen else ""}" data-item="{hit.page.page_id}">'
         f"{_cover(hit, chosen)}{_thumb(bench, hit, system)}<div>"
         f'<div class="title">{esc(hit.page.label)}</div><div class="mrr-facts"><b>{hit.score:.3f}'
-        f"</b><span>logit {hit.logit:+.2f}</span></div></div></li>"
-    )
-
-
-def _table(run: Run, shown: list[Hit], ranks: dict[str, int], selected: str | None) -> str:
-    head = "".join(
-        f'<th class="num">{name}</th>' if numeric else f"<th>{name}</th>"
-        for name, numeric in (
-            ("rank", True), ("page", False), ("score", True), ("logit", True), ("dense", True),
-            ("dense logit", True), ("change", False), ("first stage", True), ("kept", True),
-        )
-    )  # fmt: skip
-    rows = "".join(_table_row(run, hit, ranks, selected) for hit in shown)
-    return (
-        '<div class="mrr mrr-scroll"><table class="mrr-table"><caption class="mrr-note">Scores of '
-        "two systems are not on one scale: compare ranks.</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _table_row(run: Run, hit: Hit, ranks: dict[str, int], selected: str | None) -> str:
-    page, dense = hit.page, run.dense.get(hit.page.page_id)
-    chosen = page.page_id == selected
-    numbers = (
-        f"{hit.score:.4f}",
-        f"{hit.logit:+.3f}",
-        str(ranks.get(page.page_id, "")),
-        "" if dense is None else f"{dense.logit:+.3f}",
-    )
-    tail = (
-        "" if hit.retrieval_score is None else f"{hit.retrieval_score:.4f}",
-        f"{hit.n_kept_tokens / hit.n_visual_tokens:.0%}",
-    )
-    button = (
-        f'<button type="button" class="mrr-link" data-event="pick" data-page="{page.page_id}" '
-        f'aria-pressed="{str(chosen).lower()}">{esc(page.label)}</button>'
-    )
-    change = _change(hit.rank, ranks[page.page_id]) if ranks else ""
-    return (
-        f'<tr class="{"is-selected" if chosen else ""}" data-item="{page.page_id}">'
-        f'<td class="num">{hit.rank}</td><td>{button}</td>'
-        + "".join(f'<td class="num">{n}</td>' for n in numbers)
-        + f"<td>{change}</td>"
-        + "".join(f'<td class="num">{n}</td>' for n in tail)
-        + "</tr>"
+        f"</b><span>logit {signed(hit.logit)}</span>{change}</div></div></li>"
     )

@@ -59,7 +59,7 @@ def build(engine: MiniReranker, models_allowed: bool) -> SettingsView:
     preset = gr.Radio(
         list(PRESETS),
         value=PRESETS[0],
-        label="Preset",
+        label="Preset, by arXiv 2606.10759",
         elem_id="preset",
         elem_classes="mrr-seg",
         show_label=False,
@@ -72,6 +72,7 @@ def build(engine: MiniReranker, models_allowed: bool) -> SettingsView:
     pruner = gr.Dropdown(
         ["embedder", "uniform", "random", "none"], value=config.pruner, label="Chosen by",
         elem_id="pruner",
+        info="embedder: its attention; uniform, random: controls; none: keep all.",
     )  # fmt: skip
     exit_layer = gr.Slider(
         0, n_layers - 1, config.exit_layer - 1, step=1, label="Exit after layer",

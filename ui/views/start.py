@@ -19,10 +19,7 @@ PROMISE = (
     "Ranks document pages for a query with a vision-language model that has read every page "
     "beforehand, and shows why each page scored as it did."
 )
-_CAUTION = (
-    " The model that comes with it is tiny: it finds printed words, not meanings. Settings takes "
-    "a real one."
-)
+_CAUTION = " The model that comes with it is tiny: it finds printed words, not meanings."
 
 
 def build_header() -> gr.HTML:
@@ -51,7 +48,7 @@ def header(engine: MiniReranker, n_pages: int) -> str:
     facts = (
         ("model", f"{model_name(engine)} on {device_name(engine)}"),
         ("exit", exit_after(engine)),
-        ("band", band(engine)),
+        ("query reads the page in layers", band(engine)),
         ("keeps", keep),
         ("pages", f"{n_pages:,}"),
     )
@@ -90,7 +87,8 @@ def sample_queries(bench: Workbench) -> tuple[str, ...]:
 def gallery(bench: Workbench, session: Session) -> str:
     """Every page of the session, small, in one quiet grid."""
     pages = bench.pages(session)
-    head = f"<h2>{count(len(pages), 'page')} ready to be asked</h2>" if pages else ""
+    n_cached = len(pages) if bench.examples.finished else len(bench.examples.page_ids)
+    head = f"<h2>{count(n_cached, 'page')} ready to be asked</h2>" if pages else ""
     cards = "".join(
         f'<figure class="mrr-page" style="margin:0"><img src="{bench.thumbnail(page)}" '
         f'alt="{esc(page.label)}" loading="lazy"><figcaption class="name">{esc(page.label)}'

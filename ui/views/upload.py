@@ -155,8 +155,8 @@ def store(bench: Workbench, session: Session) -> str:
             f"The store holds {count(stats.n_pages, 'page')}: {nbytes(stats.kv_bytes)} of K/V in "
             f"{count(stats.n_entries, 'entry', 'entries')} and "
             f"{nbytes(stats.picture_bytes)} of pictures; {budget}. "
-            f"Since the start: {stats.memory_hits + stats.disk_hits:,} reads from the cache, "
-            f"{stats.misses:,} times something was not there yet."
+            f"Since the start: {count(stats.memory_hits + stats.disk_hits, 'cache hit')}, "
+            f"{count(stats.misses, 'miss', 'misses')}."
         )
     trouble = f" {stats.note}" if stats.note else ""
     return note(line + trouble)

@@ -46,7 +46,7 @@ const buildFrame = () => {
     table: make("details", { class: "pi-details", open: tableOpen }, make("summary", {}, "Cells as a table")),
   };
   const zoom = make("div", { class: "pi-zoom", role: "group", "aria-label": "Zoom" },
-    ...[["+", "Zoom in", () => zoomAt(1.5)], ["−", "Zoom out", () => zoomAt(1 / 1.5)], ["1:1", "Fit the page", fit],
+    ...[["+", "Zoom in", () => zoomAt(1.5)], ["−", "Zoom out", () => zoomAt(1 / 1.5)], ["Fit", "Fit the page", fit],
       ...(document.fullscreenEnabled ? [["⛶", "Full screen", fullScreen]] : [])].map(
       ([text, label, act]) => make("button", { type: "button", "aria-label": label, title: label, onclick: act }, text)));
   const files = make("div", { class: "pi-files" },

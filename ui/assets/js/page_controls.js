@@ -68,7 +68,7 @@ const appearance = (page, state, set) => {
 const controlsFor = (page, state, set) => {
   const parts = [];
   if (state.mode === "pruned") {
-    parts.push(checkbox("Controls beside it", "controls", state, set, "Uniform and random keep at the same budget", !page.keep.controls.length));
+    parts.push(checkbox("Control masks beside it", "controls", state, set, "Uniform and random keep at the same budget", !page.keep.controls.length));
     parts.push(checkbox("Colour by importance", "colour", state, set, "What the pruner went by", !page.keep.importance));
   } else {
     parts.push(group("Show", segmented("Layout", [
@@ -83,7 +83,8 @@ const controlsFor = (page, state, set) => {
       headGallery(page, state, set),
       checkbox("Minus neutral queries", "contrast", state, set,
         "What content-free queries get on this page is taken off: " + a.neutral_queries.join(" · ")),
-      checkbox("Leave out sinks", "hideSinks", state, set, "Cells that take outlying attention whatever the query", !a.n_sinks));
+      make("p", { class: "pi-small-print" }, "Takes off what queries without content get: " + a.neutral_queries.slice(0, 3).join(" · ")),
+      checkbox(a.n_sinks ? "Leave out sinks" : "Leave out sinks (none here)", "hideSinks", state, set, "Cells that take outlying attention whatever the query", !a.n_sinks));
   }
   parts.push(checkbox("Row and column means", "margins", state, set, "Along the edges: shows whether a map merely favours a place"));
   return [...parts, appearance(page, state, set)];

@@ -171,7 +171,7 @@ const occlusionMap = (page) => {
     what: "Δ logit",
     over: "all blocks of this page",
     ends: ["hiding it raises the logit", "hiding it lowers the logit"],
-    title: "Measured effect of hiding each block",
+    title: "Measured effect of hiding each block of " + page.occlusion.block + " × " + page.occlusion.block + " cells",
   };
 };
 

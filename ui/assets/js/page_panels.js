@@ -42,13 +42,16 @@ const factsFor = (page, state, map) => {
   if (state.mode === "pruned") {
     facts.push("Pruning is decided once per page, before any query: hatched cells were never read.");
     if (page.keep.controls.length) {
-      facts.push("The controls keep as many cells without looking at the page. A choice that is no better than they are has found nothing.");
+      facts.push("The controls keep as many cells without looking at the page. To see what the choice is worth, encode the page below with uniform or random cells, and compare the logits.");
     } else {
       facts.push("Pruning is off: every token is kept.");
     }
   } else if (state.mode === "attention") {
-    facts.push(percent(map.mass) + " of this row’s attention went to the page; the rest to instruction and query." +
+    facts.push(percent(map.mass) + " of this attention went to the page; the rest to instruction and query." +
       (map.mass < 0.05 ? " That is little: do not read much into the pattern." : ""));
+    if (state.token === REST.token && state.layer === REST.layer(page)) {
+      facts.push("Layer " + state.layer + " is shown first because a word of the query stands out most there.");
+    }
     if (page.attention.n_sinks) {
       facts.push((page.attention.n_sinks === 1 ? "1 sink cell (dashed) takes " : page.attention.n_sinks + " sink cells (dashed) take ") + percent(map.mass > 0 ? map.onSinks / map.mass : 0) +
         " of the page’s share whatever the query" + (state.hideSinks ? "; left out of colours and scale." : "."));
