@@ -30,7 +30,9 @@ HOSTED = ON_SPACES or HOST not in ("127.0.0.1", "localhost", "::1")
 def build(examples: Examples | None = None) -> tuple[gr.Blocks, Workbench]:
     """Engine and UI, from $MRR_MODEL, $MRR_EMBEDDER, $MRR_CACHE_DIR and $MRR_KEEP_UPLOADS.
 
-    examples: the bundled ones unless given. Uploads that a crashed app left behind are removed.
+    At home uploads stay in the store for good, unless MRR_KEEP_UPLOADS is 0; where strangers may
+    come they always go with their tab. examples: the bundled ones unless given. Uploads that a
+    crashed app left behind are removed.
     """
     on_gpu = zero_gpu()
     first = os.environ.get("MRR_MODEL") or "tiny"
@@ -49,7 +51,7 @@ def build(examples: Examples | None = None) -> tuple[gr.Blocks, Workbench]:
         reranker,
         examples or load_examples(),
         load_model=None if HOSTED else load_model,
-        keep_uploads=not HOSTED and os.environ.get("MRR_KEEP_UPLOADS") == "1",
+        keep_uploads=not HOSTED and os.environ.get("MRR_KEEP_UPLOADS") != "0",
         hosted=HOSTED,
         run=Gpu(reranker, on_gpu),
     )

@@ -48,6 +48,7 @@ def load_parts(
     """
     if model == TINY:
         model, embedder = bundled("tiny-reranker"), embedder or bundled("tiny-embedder")
+        dtype = dtype or torch.float32  # what its published figures were measured in
     loaded = load_model(model, revision=revision, device=device, dtype=dtype)
     words = template_for(loaded.name, template)
     if self_check:

@@ -93,6 +93,26 @@ class PageCache:
             elapsed_ms=(time.perf_counter() - begin) * 1e3,
         )
 
+    def stored(self, page: Page) -> AddedPage | None:
+        """What is stored of a page under this configuration; None where that is not its K/V."""
+        begin = time.perf_counter()
+        entry = self.kv.get(self.key(page))
+        if entry is None:
+            return None
+        kv = unpack(entry.tensors, entry.meta, torch.device("cpu"))
+        ms = (time.perf_counter() - begin) * 1e3
+        return AddedPage(page, "hit", kv.grid, len(kv.kept), kv.nbytes, ms)
+
+    def missing(self, pages: Sequence[Page]) -> list[Page]:
+        """Those of the pages that have no K/V here, or no embedding by this embedder."""
+        keys = {page.page_id: self.key(page) for page in pages}
+        known = self.kv.contains(set(keys.values())) if self.scorer.image_first else keys.values()
+        embedded = set(keys)
+        if self.embedder is not None:
+            scopes = {page.scope for page in pages}
+            embedded = set(self.pages.vectors(self.embedding_fingerprint, scopes)[0])
+        return [p for p in pages if keys[p.page_id] not in known or p.page_id not in embedded]
+
     def load(self, pages: Sequence[Page], stages: Stages) -> tuple[list[KVPage], int, int]:
         """K/V of pages, encoding what is missing: (pages, number missed, bytes read from disk)."""
         keys = [self.key(page) for page in pages]

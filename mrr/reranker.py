@@ -102,10 +102,10 @@ class MiniReranker:
 
         embedder None is no first stage, but the bundled model brings its own. store None is the
         folder `mrr.build.default_store()`. revision, embedder_revision: commits of hub ids.
-        device None is CUDA where there is one; dtype None is bf16 on CUDA and fp32 elsewhere.
-        What a checkpoint says of its training (band and exit, without a config the keep ratio
-        too) fills in what is left open. self_check compares the engine with the stock forward
-        pass on this very checkpoint.
+        device None is CUDA where there is one; dtype None is bf16 on CUDA and fp32 elsewhere
+        and for the bundled pair. What a checkpoint says of its training (band and exit, without a
+        config the keep ratio too) fills in what is left open. self_check compares the engine with
+        the stock forward pass on this very checkpoint.
         """
         parts = load_parts(
             model,

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from mrr.errors import InputRejected
 from mrr.page_cache import PageCache
 from mrr.timing import Stages
@@ -15,8 +17,12 @@ from mrr.types import Page
 
 # Page K/V held at once, whatever the number of candidates: about 1 GB at 2B dimensions.
 _PAGES_IN_MEMORY = 128
-# On a GPU; a CPU is busy with one pair, and a batch would only cost memory.
-_ORIGINAL_BATCH = 8
+_ORIGINAL_BATCH_ON_GPU = 8
+
+
+def original_batch(device: torch.device) -> int:
+    """Pairs that `original` runs at once; a CPU is busy with one, more would only cost memory."""
+    return _ORIGINAL_BATCH_ON_GPU if device.type == "cuda" else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +68,8 @@ def joint(cache: PageCache, text: str, pages: list[Page], stages: Stages) -> Sco
 def original(cache: PageCache, text: str, pages: list[Page], stages: Stages) -> Scored:
     """The stock model on every pair from scratch."""
     scorer = cache.scorer
-    on_gpu = scorer.loaded.device.type == "cuda"
     logits, n_visual = [], []
-    for some in _chunks(pages, _ORIGINAL_BATCH if on_gpu else 1):
+    for some in _chunks(pages, original_batch(scorer.loaded.device)):
         with stages("decode"):
             images = [cache.picture(page) for page in some]
         with stages("preprocess"):

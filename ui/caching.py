@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from mrr.errors import BudgetExceeded, InputRejected, MRRError
+from mrr.errors import InputRejected, MRRError
 from mrr.pages.keys import page_id
 from mrr.types import AddedPage, FailedFile, PageImage
 from ui.session import PUBLIC, Session
@@ -73,11 +73,12 @@ def _upload(
     bench: Workbench, session: Session, files: Sequence[tuple[str, bytes]], page_range: str | None
 ) -> Iterator[Upload]:
     begin = time.perf_counter()
-    work = Upload([Line(name, "queued") for name, _ in files])
+    queued = [_queued(bench, name, data, page_range) for name, data in files]
+    work = Upload([line for lines in queued for line in lines])
     yield work
-    for name, data in files:
-        place = next(at for at, line in enumerate(work.lines) if line.state == "queued")
-        del work.lines[place]
+    place = 0
+    for (name, data), lines in zip(files, queued, strict=True):
+        left = len(lines)
         for item in bench.base.decode([(name, data)], page_range):
             if isinstance(item, FailedFile):
                 line = Line(item.file, "failed", item.reason)
@@ -85,8 +86,8 @@ def _upload(
                 line = Line(item.label, "failed", FULL)
             else:
                 line = Line(item.label, "encoding")
-            work.lines.insert(place, line)
-            place += 1
+            work.lines[place : place + min(left, 1)] = [line]
+            place, left = place + 1, max(left - 1, 0)
             yield work
             if isinstance(item, FailedFile):
                 continue
@@ -101,8 +102,20 @@ def _upload(
                 break
         if work.cancelled:
             break
+        del work.lines[place : place + left]  # pages that a fault in the file has cost
     work.finished = True
     yield work
+
+
+def _queued(bench: Workbench, name: str, data: bytes, page_range: str | None) -> list[Line]:
+    """A line for every page of a file; one for a file that will be refused."""
+    try:
+        n_pages = bench.base.decoder.count_pages(name, data, page_range)
+    except InputRejected:
+        n_pages = 1
+    if n_pages == 1:
+        return [Line(name, "queued")]
+    return [Line(f"{name}, {n} of {n_pages}", "queued") for n in range(1, n_pages + 1)]
 
 
 def _cache(bench: Workbench, session: Session, item: PageImage, line: Line) -> None:
@@ -110,15 +123,20 @@ def _cache(bench: Workbench, session: Session, item: PageImage, line: Line) -> N
     try:
         engine = bench.engine(session.settings)
         line.added = bench.run(type(engine).add_page, engine, item, scope)
-    except (InputRejected, BudgetExceeded) as error:
+    except MRRError as error:
         line.state, line.reason = "failed", str(error)
+        return
+    except (MemoryError, RuntimeError):  # torch's "out of memory" is a RuntimeError
+        log.exception("A page could not be encoded")
+        line.state = "failed"
+        line.reason = "It could not be encoded: most likely the memory did not suffice for it."
         return
     page = line.added.page
     bench.thumbnails.put(page.page_id, item.image)
     session.added[page.page_id] = line.added
     line.state = "hit" if line.added.outcome == "hit" else "cached"
     if line.added.outcome == "encoded":
-        bench.pace.saw("encode", line.added.elapsed_ms)
+        bench.pace.saw(engine, "encode", line.added.elapsed_ms)
 
 
 def read_uploads(
@@ -185,7 +203,7 @@ def cache_examples(bench: Workbench) -> None:
                 examples.added[added.page.page_id] = added
                 bench.thumbnails.put(added.page.page_id, item.image)
                 if added.outcome == "encoded":
-                    bench.pace.saw("encode", added.elapsed_ms)
+                    bench.pace.saw(bench.base, "encode", added.elapsed_ms)
         _measure_dense(bench)
     except (MRRError, OSError) as error:
         log.warning("The examples stop here: %s", error)
@@ -200,4 +218,4 @@ def _measure_dense(bench: Workbench) -> None:
     one = next(iter(bench.examples.page_ids.values()))
     begin = time.perf_counter()
     bench.base.rank("warm up", system="original", pages=[one], scopes=(PUBLIC,))
-    bench.pace.saw("original", (time.perf_counter() - begin) * 1e3)
+    bench.pace.saw(bench.base, "original", (time.perf_counter() - begin) * 1e3)

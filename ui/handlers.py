@@ -87,7 +87,7 @@ class Handlers:
             self.views.samples: start.samples(self.bench, run.query),
             self.views.gallery: gr.update(visible=False),
             self.views.results: gr.update(visible=True),
-            rank.summary: ranking.summary(run),
+            rank.summary: ranking.summary(run, start.still_caching(self.bench)),
             rank.hits: ranking.hits(self.bench, session, view, only),
             rank.estimate: ranking.estimate(run, seconds),
             rank.compare: gr.update(visible=True),
@@ -106,7 +106,7 @@ class Handlers:
         """A page was called relevant, or not."""
         run, _ = explaining.current(session)
         page = self.bench.page(session, field(event, "page"))
-        session.relevant.setdefault(run.query, set()).symmetric_difference_update({page.page_id})
+        session.ticked.setdefault(run.query, set()).symmetric_difference_update({page.page_id})
         return {
             self.views.ranking.hits: self.redraw(view, only, session),
             self.views.labels.scores: labels.scores(self.bench, session),

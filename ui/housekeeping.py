@@ -180,9 +180,9 @@ class Housekeeping:
             "save-pages-json": lambda s: as_json("pages", page_rows(self.bench, s)),
             "save-layers": lambda s: as_csv("layers", layer_rows(s)),
             "save-latency": lambda s: as_csv("latency", latency_rows(s)),
-            "save-scores": lambda s: as_csv("scores", labels.rows(s)),
+            "save-scores": lambda s: as_csv("scores", labels.rows(self.bench, s)),
             "save-labels": lambda s: File(
-                "qrels.tsv", "text/tab-separated-values", labels.qrels(s)
+                "qrels.tsv", "text/tab-separated-values", labels.qrels(self.bench, s)
             ),
             "save-runs": lambda s: File("rankings.trec", "text/plain", labels.trec_runs(s)),
             "save-history-csv": lambda s: as_csv("history", history.rows(s)),

@@ -50,7 +50,7 @@ def build_ui(bench: Workbench) -> gr.Blocks:
             with gr.Tab("Rank", id="rank"):
                 rank_parts = _rank_tab()
             with gr.Tab("Pages", id="pages"):
-                pages = upload.build(bench.base.limits, bench.hosted)
+                pages = upload.build(bench.base.limits, bench.keep_uploads)
             with gr.Tab("Latency", id="latency"):
                 timing = latency.build()
                 with gr.Row(elem_classes="mrr-tools"):

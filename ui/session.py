@@ -56,7 +56,8 @@ class Run:
     """One query of this session: mini's ranking, and the dense one as far as it has come.
 
     dense_system: the dense system that is shown. scored: system -> page id -> hit, whose rank is
-    still 1, because each page is scored alone. spent_ms: what that took so far.
+    still 1, because each page is scored alone. spent_ms: what that took so far, without
+    caching_ms, which encoding pages for the first time took.
     """
 
     query: str
@@ -67,6 +68,7 @@ class Run:
     dense_system: System = "original"
     scored: dict[System, dict[str, Hit]] = field(default_factory=dict)
     spent_ms: dict[System, float] = field(default_factory=dict)
+    caching_ms: dict[System, float] = field(default_factory=dict)
 
     @property
     def dense(self) -> dict[str, Hit]:
@@ -90,12 +92,11 @@ class Session:
 
     selected: id of the page that every view follows; which layer and which token is between the
     views in the browser (ui/assets/js/common.js).
-    relevant: query -> page ids that the user, or the bundled labels, call relevant. added: what
-    caching each page said. busy, comparing, occluding, completing, timing: the caching, the dense
-    ranking, the measurement of occlusion, the full passes of the lens, or the measurement of
-    latency, that runs now stops when these are cleared. uploaded_bytes: since its pages were last
-    all removed. lens_mode: how the layers are shown. n_examples_seen: example pages that the tab
-    last drew.
+    ticked: query -> page ids whose label the user changed. added: what caching each page said.
+    busy, comparing, occluding, completing, timing: the caching, the dense ranking, the measurement
+    of occlusion, the full passes of the lens, or the measurement of latency, that runs now stops
+    when these are cleared. uploaded_bytes: since its pages were last all removed. lens_mode: how
+    the layers are shown. n_examples_seen: example pages that the tab last drew.
     """
 
     scope: str = field(default_factory=new_scope)
@@ -103,7 +104,7 @@ class Session:
     selected: str | None = None
     runs: list[Run] = field(default_factory=list)
     run: Run | None = None
-    relevant: dict[str, set[str]] = field(default_factory=dict)
+    ticked: dict[str, set[str]] = field(default_factory=dict)
     added: dict[str, AddedPage] = field(default_factory=dict)
     uploaded_bytes: int = 0
     n_examples_seen: int = -1
@@ -151,5 +152,6 @@ class Tabs:
     def expired(self, session: Session | None) -> None:
         """The same for state that Gradio drops an hour after its tab: the net under `closed`."""
         if session is not None:
-            session.busy = session.comparing = session.occluding = session.completing = False
+            session.busy = session.comparing = session.occluding = False
+            session.completing = session.timing = False
             self._remove(session.scope)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -44,19 +43,20 @@ class Plan:
 
 
 class Pace:
-    """Milliseconds a page takes, by what is done to it: the mean of the last few."""
+    """Milliseconds a page takes with a model, by what is done to it: the mean of the last few."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, list[float]] = {}
+        self._seen: dict[tuple[str, str], list[float]] = {}
 
-    def saw(self, work: str, ms: float) -> None:
+    def saw(self, engine: MiniReranker, work: str, ms: float) -> None:
         """Note one measurement."""
-        self._seen.setdefault(work, []).append(ms)
-        del self._seen[work][:-20]
+        seen = self._seen.setdefault((engine.loaded.digest, work), [])
+        seen.append(ms)
+        del seen[:-20]
 
-    def ms(self, work: str) -> float | None:
+    def ms(self, engine: MiniReranker, work: str) -> float | None:
         """The mean, or None before the first."""
-        seen = self._seen.get(work)
+        seen = self._seen.get((engine.loaded.digest, work))
         return sum(seen) / len(seen) if seen else None
 
 
@@ -111,6 +111,9 @@ class Workbench:
         if self.load_model is None:
             raise InputRejected("Models cannot be changed here; run the app yourself to do so.")
         if self._other is None or self._other[0] != (model, embedder):
+            # The one before goes first: two large models need not fit side by side.
+            self._other = None
+            self._engine.cache_clear()
             try:
                 loaded = self.load_model(model, embedder)
             except MRRError:
@@ -122,7 +125,6 @@ class Workbench:
                     "incomplete, or it does not fit into memory. Nothing was changed."
                 ) from error
             self._other = (model, embedder), loaded
-            self._engine.cache_clear()  # which still held the one before
         return self._other[1]
 
     # -------------------------------------------------------------- pages
@@ -214,13 +216,16 @@ class Workbench:
         session.run = run
         session.runs.append(run)
         del session.runs[:-MAX_RUNS]
-        session.relevant.setdefault(run.query, self.examples.labels(run.query))
         session.selected = ranked.hits[0].page.page_id if ranked.hits else None
         return run
 
+    def relevant(self, session: Session, query: str) -> set[str]:
+        """Page ids that count as relevant: the bundled labels, as the user's ticks changed them."""
+        return self.examples.labels(query) ^ session.ticked.get(query, set())
+
     def dense_estimate(self, run: Run, system: System) -> float | None:
         """Seconds that the dense ranking would take, from what was measured; None before that."""
-        per_page = self.pace.ms(system)
+        per_page = self.pace.ms(self.engine(run.settings), system)
         return None if per_page is None else per_page * len(run.mini.hits) / 1e3
 
     def dense(self, session: Session, run: Run, system: System) -> Iterator[Hit]:
@@ -229,9 +234,9 @@ class Workbench:
         The engine is free between pages, so a mini query never waits for more than one of them.
         """
         engine = self.engine(run.settings)
-        run.dense_system, run.scored[system], run.spent_ms[system] = system, {}, 0.0
+        run.dense_system, run.scored[system] = system, {}
+        run.spent_ms[system] = run.caching_ms[system] = 0.0
         for hit in run.mini.hits:
-            begin = time.perf_counter()
             ranked = self.run(
                 type(engine).rank,
                 engine,
@@ -240,9 +245,12 @@ class Workbench:
                 pages=[hit.page.page_id],
                 scopes=self.scopes(session),
             )
-            elapsed_ms = (time.perf_counter() - begin) * 1e3
-            self.pace.saw(system, elapsed_ms)
-            run.spent_ms[system] += elapsed_ms
+            # Caching a page is paid once, whichever system reuses it: it is no query's cost.
+            caching_ms = ranked.usage.ms.get("encode", 0.0)
+            query_ms = ranked.usage.total_ms - caching_ms
+            self.pace.saw(engine, system, query_ms)
+            run.spent_ms[system] += query_ms
+            run.caching_ms[system] += caching_ms
             for scored in ranked:
                 run.scored[system][scored.page.page_id] = scored
                 yield scored
@@ -253,25 +261,22 @@ class Workbench:
         """What these settings would encode again before they can rank every page."""
         engine = self.engine(settings)
         pages = self.pages(session)
-        keys = {engine.cache.key(page) for page in pages}
-        n_missing = len(keys) - len(engine.store.contains(keys))
-        per_page = self.pace.ms("encode")
+        n_missing = len(engine.cache.missing(pages))
+        per_page = self.pace.ms(engine, "encode")
         seconds = None if per_page is None else per_page * n_missing / 1e3
         return Plan(len(pages), n_missing, seconds)
 
     def encode_missing(self, session: Session) -> Iterator[tuple[int, int]]:
         """Encode what the session's settings lack: yields (done, of) page by page."""
         engine = self.engine(session.settings)
-        pages = self.pages(session)
-        known = engine.store.contains({engine.cache.key(page) for page in pages})
-        missing = [page for page in pages if engine.cache.key(page) not in known]
+        missing = engine.cache.missing(self.pages(session))
         for done, page in enumerate(missing):
             yield done, len(missing)
             image = engine.cache.picture(page)
             item = PageImage(image, page.label, page.source, page.page_num)
             added = self.run(type(engine).add_page, engine, item, page.scope)
             session.added[page.page_id] = added
-            self.pace.saw("encode", added.elapsed_ms)
+            self.pace.saw(engine, "encode", added.elapsed_ms)
         yield len(missing), len(missing)
 
 

@@ -19,6 +19,10 @@ class RelevanceHead:
         self._norm = loaded.lm.norm
         self._direction = rows[positive_id].float() - rows[negative_id].float()
 
+    def spread(self) -> float:
+        """Standard deviation of the logit over hidden states without direction: its scale."""
+        return float((self._direction * self._norm.weight.float()).norm())
+
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., d), not yet normed, to logits (...) in float32."""

@@ -192,8 +192,8 @@ def _local_folder(name: str | Path, revision: str | None) -> Path:
 
 
 # All that decides what a checkpoint computes: its weights, and how text and pixels reach them.
-_IDENTITY = ("*.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json",
-             "adapter_config.json", TRAINED)  # fmt: skip
+_IDENTITY = ("*.safetensors", "config.json", "preprocessor_config.json", "processor_config.json",
+             "tokenizer.json", "adapter_config.json", TRAINED)  # fmt: skip
 
 
 def _digest(folders: list[Path]) -> str:

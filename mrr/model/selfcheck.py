@@ -23,12 +23,16 @@ from mrr.timing import Stages
 
 logger = logging.getLogger(__name__)
 
-# Allowed difference relative to the hidden state's scale, about a hundred rounding steps.
+# Allowed difference relative to the logit's scale, about a hundred rounding steps.
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
 def check_parity(loaded: LoadedModel, template: PromptTemplate) -> float:
-    """Largest logit difference relative to max(1, |logit|); raises ParityError over tolerance."""
+    """Largest logit difference relative to its scale; raises ParityError over tolerance.
+
+    The scale is the largest of 1, the logit, and what a hidden state without direction would give:
+    rounding does not shrink where yes and no happen to balance.
+    """
     begin = time.perf_counter()
     config = RerankConfig().dense(loaded.n_layers, lossless(loaded.dtype))
     scorer = Scorer(loaded, PromptEncoder(loaded.tokenizer, template), config)
@@ -44,7 +48,8 @@ def check_parity(loaded: LoadedModel, template: PromptTemplate) -> float:
     pages = [scorer.encode(s, np.arange(s.pixels.n_tokens), stages) for s in sights]
     engine = scorer.score([query], pages, stages)
     stock = np.array([scorer.score_original([query], [s.pixels], stages)[0] for s in sights])
-    error = float(np.max(np.abs(engine - stock) / np.maximum(1.0, np.abs(stock))))
+    scale = np.maximum(max(1.0, scorer.head.spread()), np.abs(stock))
+    error = float(np.max(np.abs(engine - stock) / scale))
     if error > _TOLERANCE[loaded.dtype]:
         raise ParityError(
             f"{loaded.name}: the cached path differs from the stock forward pass by {error:.2g} "

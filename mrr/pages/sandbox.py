@@ -62,10 +62,13 @@ class Decoder:
                 self._child.stop()
                 self._child = None
 
-    def count_pages(self, name: str, data: bytes) -> int:
-        """Count the pages of a PDF; an image is one page. Raises InputRejected."""
+    def count_pages(self, name: str, data: bytes, page_range: str | None = None) -> int:
+        """How many pages `pages` will yield, if none has a fault. Raises InputRejected."""
+        shown = display_name(name)
         with self._lock:
-            return self._open(display_name(name), data, object()).n_pages
+            opened = self._open(shown, data, object())
+        wanted = page_numbers(page_range if opened.is_pdf else None, shown, opened.n_pages)
+        return min(len(wanted), self.limits.max_pdf_pages)
 
     def pages(self, name: str, data: bytes, page_range: str | None = None) -> Iterator[PageImage]:
         """Yield pages one by one, each decoded when it is asked for.

@@ -79,6 +79,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, corpus: Examples) -> Itera
         "MRR_MODEL": str(save_checkpoint(root / "tiny-reranker", seed=0)),
         "MRR_EMBEDDER": str(save_checkpoint(root / "tiny-embedder", seed=1)),
         "MRR_CACHE_DIR": str(root / "store"),
+        "MRR_KEEP_UPLOADS": "0",
         "GRADIO_TEMP_DIR": str(root / "gradio"),
     }
     before = {name: os.environ.get(name) for name in settings}

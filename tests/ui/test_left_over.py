@@ -75,10 +75,12 @@ def test_starting_the_app_removes_them_unless_uploads_are_kept(
         engine.add([("page.png", png(3))], scope=scope)
     engine.close()
     stays = [PUBLIC, "reports-2026"]
-    for keep, left in (("1", [*stays, dead, ancient]), ("", stays)):
+    for keep, left in (("", [*stays, dead, ancient]), ("0", stays)):
         monkeypatch.setenv("MRR_KEEP_UPLOADS", keep)
         _, bench = the_app.build(Examples(finished=True))
         assert bench.base.store.scopes() == sorted(left)
+        kept = bench.upload_scope(bench.session()) == PUBLIC
+        assert kept == (keep == ""), "at home uploads stay, unless they were told not to"
         bench.base.close()
 
 

@@ -250,24 +250,35 @@ def test_an_occlusion_that_was_stopped_is_kept_until_it_is_measured_anew(
 def test_labels_of_the_examples_and_ticks_make_metrics(bench: Workbench) -> None:
     session = Session()
     run = bench.rank(session, SAMPLES[0])
-    (relevant,) = session.relevant[SAMPLES[0]]
-    row, first_stage = labels.rows(session)
+    (relevant,) = bench.relevant(session, SAMPLES[0])
+    row, first_stage = labels.rows(bench, session)
     assert (row["system"], first_stage["system"]) == ("mini", "first stage")
     rank = next(hit.rank for hit in run.mini if hit.page.page_id == relevant)
     assert row["mrr"] == pytest.approx(1 / rank, abs=1e-4)
     list(bench.dense(session, run, "original"))
-    assert [r["system"] for r in labels.rows(session)] == [
+    assert [r["system"] for r in labels.rows(bench, session)] == [
         "mini",
         "original",
         "first stage",
     ]
 
 
+def test_labels_of_examples_that_are_still_being_cached_come_when_they_are(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, known = Session(), dict(bench.examples.page_ids)
+    monkeypatch.setattr(bench.examples, "page_ids", {})
+    bench.rank(session, SAMPLES[0])
+    assert labels.rows(bench, session) == []
+    monkeypatch.setattr(bench.examples, "page_ids", known)
+    assert len(labels.rows(bench, session)) == 2
+
+
 def test_labels_and_rankings_are_files_that_trec_tools_read(bench: Workbench) -> None:
     session = Session()
     run = bench.rank(session, SAMPLES[0])
-    (relevant,) = session.relevant[SAMPLES[0]]
-    judged = list(ir_measures.read_trec_qrels(labels.qrels(session)))
+    (relevant,) = bench.relevant(session, SAMPLES[0])
+    judged = list(ir_measures.read_trec_qrels(labels.qrels(bench, session)))
     assert [(each.doc_id, each.relevance) for each in judged] == [(relevant, 1)]
     ranked = list(ir_measures.read_trec_run(labels.trec_runs(session)))
     assert len(ranked) == 2 * N_PAGES, "mini and the first stage"

@@ -50,10 +50,10 @@ def systems_of(run: Run) -> dict[str, list[tuple[str, float]]]:
     return found
 
 
-def labelled_runs(session: Session) -> list[Run]:
+def labelled_runs(bench: Workbench, session: Session) -> list[Run]:
     """The last run of every query that has a relevant page, in order of asking."""
     latest = {run.query: run for run in session.runs}
-    return [run for query, run in latest.items() if session.relevant.get(query)]
+    return [run for query, run in latest.items() if bench.relevant(session, query)]
 
 
 def score(ranking: Sequence[str], relevant: Collection[str]) -> dict[str, float]:
@@ -63,11 +63,11 @@ def score(ranking: Sequence[str], relevant: Collection[str]) -> dict[str, float]
     return of_ranking(ranking, relevant)
 
 
-def rows(session: Session) -> list[dict[str, object]]:
+def rows(bench: Workbench, session: Session) -> list[dict[str, object]]:
     """One row a labelled query and system, for the table and its exports."""
     found: list[dict[str, object]] = []
-    for run in labelled_runs(session):
-        relevant = session.relevant[run.query]
+    for run in labelled_runs(bench, session):
+        relevant = bench.relevant(session, run.query)
         for system, ranked in systems_of(run).items():
             values = score([page_id for page_id, _ in ranked], relevant)
             found.append(
@@ -83,10 +83,10 @@ def rows(session: Session) -> list[dict[str, object]]:
 
 def scores(bench: Workbench, session: Session) -> str:
     """The table, its means where several queries are labelled, and what they rest on."""
-    found = rows(session)
+    found = rows(bench, session)
     if not found:
         return empty("Tick relevant pages in a ranking to get NDCG and MRR.")
-    bundled = sum(bool(bench.examples.labels(run.query)) for run in labelled_runs(session))
+    bundled = sum(bool(bench.examples.labels(run.query)) for run in labelled_runs(bench, session))
     body = [
         [esc(row["query"]), esc(row["system"]), str(row["relevant"])]
         + [f"{row[name]:.3f}" for name in MEASURES]
@@ -124,12 +124,12 @@ def _means(found: Sequence[dict[str, object]]) -> list[tuple[str, int, list[floa
     ]
 
 
-def qrels(session: Session) -> str:
+def qrels(bench: Workbench, session: Session) -> str:
     """TREC qrels: query, 0, page id, 1. A query's id is its words, joined: TREC allows no space."""
     return "".join(
-        f"{_query_id(query)}\t0\t{page_id}\t1\n"
-        for query, page_ids in session.relevant.items()
-        for page_id in sorted(page_ids)
+        f"{_query_id(run.query)}\t0\t{page_id}\t1\n"
+        for run in labelled_runs(bench, session)
+        for page_id in sorted(bench.relevant(session, run.query))
     )
 
 

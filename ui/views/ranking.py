@@ -13,6 +13,7 @@ from mrr.types import SYSTEM_NAMES, Hit, System
 from ui.components import actions, text
 from ui.markup import bar, count, duration, empty, esc, nbytes
 from ui.session import Run, Session
+from ui.views import start
 from ui.views.ranking_table import moved, retrieval_ranks, table
 from ui.workbench import Workbench, dense_list, dense_ranks
 
@@ -70,8 +71,11 @@ def build() -> RankingView:
     return RankingView(summary, hits, view, only_changes, system, compare, stop, estimate)
 
 
-def summary(run: Run | None) -> str:
-    """One line over the ranking: how many, how fast, from where."""
+def summary(run: Run | None, waiting: str = "") -> str:
+    """One line over the ranking: how many, how fast, from where.
+
+    waiting: a sentence about pages that are still to come.
+    """
     if run is None:
         return ""
     usage, mini = run.mini.usage, run.mini
@@ -81,7 +85,8 @@ def summary(run: Run | None) -> str:
     cut = len(mini) == run.settings.top_k and mini.hits[0].retrieval_score is not None
     chosen = " Chosen by the first stage; Settings holds how many (Candidates)." if cut else ""
     each = f" {duration(usage.total_ms / len(mini))} a page." if len(mini) else ""
-    notes = "".join(f'<p class="mrr-note">{esc(text)}</p>' for text in mini.notes)
+    said = (*mini.notes, waiting) if waiting else mini.notes
+    notes = "".join(f'<p class="mrr-note">{esc(text)}</p>' for text in said)
     return (
         f'<div class="mrr" aria-live="polite"><p><b class="mrr-num">{count(len(mini), "page")}</b> '
         f'ranked for <b>“{esc(run.query)}”</b> in <b class="mrr-num" id="took">'
@@ -103,11 +108,13 @@ def estimate(run: Run | None, seconds: float | None, running: bool = False) -> s
             f"{bar(len(run.dense) / n, 'dense')}</div>"
         )
     if run.dense_done:
-        ratio = run.dense_ms / run.mini.usage.total_ms
+        ratio = run.dense_ms / (run.mini.usage.total_ms - run.mini.usage.ms.get("encode", 0.0))
+        caching = run.caching_ms.get(run.dense_system, 0.0)
+        once = f", after {duration(caching)} of caching, not counted" if caching else ""
         return (
-            f'<p class="mrr mrr-note">{name} took {duration(run.dense_ms)} for the same pages, '
-            f"about {float(f'{ratio:.2g}'):g} × mini. One run each, page by page; for a fair "
-            "figure press Measure under Latency.</p>"
+            f'<p class="mrr mrr-note">{name} took {duration(run.dense_ms)} for the same pages'
+            f"{once}, about {float(f'{ratio:.2g}'):g} × mini. One run each, page by page; for a "
+            "fair figure press Measure under Latency.</p>"
         )
     cost = (
         "Its cost is known after the first page."
@@ -127,7 +134,7 @@ def hits(
     if run is None:
         return empty("Type a query, or try one of the samples.")
     if not run.mini.hits:
-        return empty("No pages yet. Add some under Pages.")
+        return empty(start.still_caching(bench) or "No pages yet. Add some under Pages.")
     ranks = dense_ranks(run)
     shown = [
         hit
@@ -136,7 +143,7 @@ def hits(
     ]
     if not shown:
         return empty("Both systems rank every page the same.")
-    relevant = session.relevant.get(run.query, set())
+    relevant = bench.relevant(session, run.query)
     selected = session.selected
     if view == "Table":
         return table(run, shown, ranks, selected)

@@ -100,6 +100,17 @@ def gallery(bench: Workbench, session: Session) -> str:
     )
 
 
+def still_caching(bench: Workbench) -> str:
+    """A sentence while the example pages come in; empty once they are all there."""
+    examples = bench.examples
+    if examples.finished or not examples.pages:
+        return ""
+    return (
+        f"{len(examples.page_ids)} of {len(examples.pages)} example pages are cached so far; rank "
+        "again in a moment for all of them."
+    )
+
+
 def warming(bench: Workbench) -> str:
     """Progress of the example pages, on the first start only."""
     examples = bench.examples

@@ -38,8 +38,8 @@ class UploadView:
     remove_all: gr.Button
 
 
-def build(limits: Limits, hosted: bool) -> UploadView:
-    """Drop zone above, what is stored below."""
+def build(limits: Limits, kept: bool) -> UploadView:
+    """Drop zone above, what is stored below. kept: whether uploads outlive their tab."""
     size = f"{limits.max_file_bytes / 2**20:.0f} MB"
     gr.HTML(
         note(
@@ -48,9 +48,9 @@ def build(limits: Limits, hosted: bool) -> UploadView:
             "Each page is read once and "
             "can then be asked anything."
             + (
-                " Your pages are seen by this browser tab only and removed when it is closed."
-                if hosted
-                else ""
+                " They stay in the store until you remove them."
+                if kept
+                else " Your pages are seen by this browser tab only and removed when it is closed."
             )
         ),
         apply_default_css=False,
@@ -69,7 +69,7 @@ def build(limits: Limits, hosted: bool) -> UploadView:
             page_range = gr.Textbox(
                 label="Pages of PDFs",
                 placeholder="all, or 1-5, 8",
-                info="Set before dropping.",
+                info="Set this before dropping the file.",
                 max_length=100,
                 elem_id="page-range",
             )
@@ -163,7 +163,13 @@ def store(bench: Workbench, session: Session) -> str:
 
 
 def known_pages(bench: Workbench, session: Session) -> dict[str, AddedPage]:
-    """What caching said, for every page that this session may see."""
+    """What caching said of every page that this session may see, or what is stored of it."""
+    cache = bench.engine(session.settings).cache
+    for page in bench.pages(session):  # of an earlier start, or of the command line
+        if page.page_id not in bench.examples.added and page.page_id not in session.added:
+            stored = cache.stored(page)
+            if stored is not None:
+                session.added[page.page_id] = stored
     return {**bench.examples.added, **session.added}
 
 
