@@ -29,6 +29,9 @@ Picture = Image.Image | bytes | Path
 Document = Picture | str
 
 _SCOPE = "documents"
+# Pictures that were passed to rerank() and predict(): the newest stay, or a service that is asked
+# about ever new ones would fill its store with them.
+_MAX_DOCUMENTS = 1000
 _TEXTS_AT_ONCE = 64
 
 
@@ -50,6 +53,7 @@ def rerank(
     pages = [_page(engine, document, i) for i, document in enumerate(documents)]
     if not pages:
         return []
+    _forget_old(engine, {page.page_id for page in pages})
     ids = [page.page_id for page in pages]
     ranked = engine.rank(query, pages=set(ids), scopes={page.scope for page in pages})
     logits = {hit.page.page_id: hit.logit for hit in ranked}
@@ -154,6 +158,15 @@ def _page(engine: MiniReranker, document: Document, index: int) -> Page:
     if known is not None:
         return known
     return engine.add_page(_read(engine, document, f"document {index}"), _SCOPE).page
+
+
+def _forget_old(engine: MiniReranker, in_hand: set[str]) -> None:
+    """Remove the oldest documents beyond _MAX_DOCUMENTS, never those that are being ranked."""
+    known = [page.page_id for page in engine.store.pages([_SCOPE])]
+    spare = [page_id for page_id in known if page_id not in in_hand]
+    n_over = len(known) - _MAX_DOCUMENTS
+    if n_over > 0:
+        engine.remove_pages(spare[:n_over])
 
 
 def _read(engine: MiniReranker, document: Document, name: str) -> PageImage:

@@ -6,6 +6,7 @@ rank: query -> candidates -> K/V from the store -> band -> logits -> RankedList
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -79,7 +80,7 @@ class MiniReranker:
         self.lock = threading.RLock()  # one call at a time runs the models
         self._closed = threading.Event()  # shared by every twin
         # Full-depth K/V is an order of magnitude larger; it must not push pages off the disk.
-        self._dense_store = PageStore(None, memory_bytes=4 * 2**30, holds_pages=False)
+        self._dense_store = PageStore(None, memory_bytes=_dense_bytes(), holds_pages=False)
         self._configure(config)
 
     @classmethod
@@ -287,9 +288,10 @@ class MiniReranker:
         if system == "original":
             return systems.original(self.cache, text, pages, stages)
         if system == "dense-reuse":
-            return systems.cached(self.dense_cache, text, pages, stages)
+            at_once = systems.DENSE_PAGES_AT_ONCE
+            return systems.cached(self.dense_cache, text, pages, stages, at_once)
         if self.cache.scorer.image_first:
-            return systems.cached(self.cache, text, pages, stages)
+            return systems.cached(self.cache, text, pages, stages, systems.PAGES_AT_ONCE)
         return systems.joint(self.cache, text, pages, stages)
 
     def clean(self, query: str) -> tuple[str, tuple[str, ...]]:
@@ -412,3 +414,9 @@ def _ranked(
         ms=dict(stages.ms),
     )
     return RankedList(query, system, hits, usage, notes)
+
+
+def _dense_bytes() -> int:
+    """Memory for K/V of `dense + reuse`: a quarter of the machine's, at least 4 GiB."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(4 * 2**30, machine // 4)

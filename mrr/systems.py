@@ -15,8 +15,9 @@ from mrr.page_cache import PageCache
 from mrr.timing import Stages
 from mrr.types import Page
 
-# Page K/V held at once, whatever the number of candidates: about 1 GB at 2B dimensions.
-_PAGES_IN_MEMORY = 128
+# Page K/V held at once, whatever the number of candidates: about 1 GB at 2B dimensions, and with
+# every layer and token, which are many times as large, about 2 GB.
+PAGES_AT_ONCE, DENSE_PAGES_AT_ONCE = 128, 16
 _ORIGINAL_BATCH_ON_GPU = 8
 
 
@@ -36,12 +37,12 @@ class Scored:
     bytes_read: int
 
 
-def cached(cache: PageCache, text: str, pages: list[Page], stages: Stages) -> Scored:
+def cached(cache: PageCache, text: str, pages: list[Page], stages: Stages, at_once: int) -> Scored:
     """`mini` and `dense + reuse`: the query against stored K/V."""
     if not cache.scorer.image_first:
         raise InputRejected("dense + reuse needs the page first; set the order vision-first.")
     logits, n_visual, n_kept, n_missed, n_bytes = [], [], [], 0, 0
-    for some in _chunks(pages, _PAGES_IN_MEMORY):
+    for some in _chunks(pages, at_once):
         kv, missed, read = cache.load(some, stages)
         logits += cache.scorer.score([text], kv, stages).tolist()
         n_visual += [page.grid[0] * page.grid[1] for page in kv]

@@ -99,3 +99,15 @@ def test_nothing_in_nothing_out(reranker: MiniReranker) -> None:
     assert reranker.rerank("x", []) == []
     assert reranker.rank_texts(DOCUMENTS[0], []) == []
     assert reranker.predict([]).shape == (0,)
+
+
+def test_only_the_newest_documents_stay_and_never_at_the_cost_of_those_in_hand(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrr.pairs._MAX_DOCUMENTS", 2)
+    first = reranker.rerank("blue page", DOCUMENTS[:2])
+    assert len(reranker.rerank("blue page", DOCUMENTS)) == len(DOCUMENTS) > 2
+    reranker.rerank("blue page", DOCUMENTS[:1])
+    assert len(reranker.store.pages(["documents"])) == 2
+    again = reranker.rerank("blue page", DOCUMENTS[:2])
+    assert [r.logit for r in again] == pytest.approx([r.logit for r in first], abs=1e-5)

@@ -216,7 +216,7 @@ def test_pages_are_ranked_in_bounded_chunks_with_the_same_result(
 ) -> None:
     reranker.add(pictures())
     together = logits(reranker.rank("blue page"))
-    monkeypatch.setattr("mrr.systems._PAGES_IN_MEMORY", 2)
+    monkeypatch.setattr("mrr.systems.PAGES_AT_ONCE", 2)
     apart = logits(reranker.rank("blue page"))
     assert apart == pytest.approx(together, abs=1e-5)
 

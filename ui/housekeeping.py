@@ -80,11 +80,11 @@ class Housekeeping:
 
     # ----------------------------------------------------------- settings
 
-    def preset(self, name: str) -> Values:
+    def preset(self, name: str, session: Session) -> Values:
         """Put the switches where a preset has them; nothing is applied yet."""
-        view, base = self.views.settings, self.bench.base
+        view, own = self.views.settings, self.bench.unchanged(session.settings)
         exit_layer, start, end, keep, pruner = settings.preset_values(
-            name, base.config, base.loaded.n_layers
+            name, own.config, own.loaded.n_layers
         )
         return {
             view.exit_layer: exit_layer,
@@ -96,30 +96,40 @@ class Housekeeping:
 
     def plan(self, session: Session, *values: Any) -> str:
         """What Apply would encode again."""
-        wanted = settings.read(self.bench.base.config, *values)
-        if self._is_new(session, wanted):
-            return note("Apply will load that model, and encode the pages it has not read yet.")
+        wanted = self._wanted(session, values)
+        if self._is_new(session, wanted.model, wanted.embedder):
+            return note(
+                "Apply will load that model with its own band and exit, and encode the pages it "
+                "has not read yet."
+            )
         return settings.plan(self.bench.plan(session, wanted))
 
-    def _is_new(self, session: Session, wanted: Settings) -> bool:
-        """Whether settings name another model than the one that is in use."""
+    def _wanted(self, session: Session, values: tuple[Any, ...]) -> Settings:
+        """The settings that the switches stand for."""
+        model, embedder = (str(name).strip() for name in values[-2:])
+        another = self._is_new(session, model, embedder)
+        return settings.read(self.bench.unchanged(session.settings).config, another, *values)
+
+    def _is_new(self, session: Session, model: str, embedder: str) -> bool:
+        """Whether these name another model than the one that is in use."""
         now = session.settings
-        return bool(wanted.model or wanted.embedder) and (
-            (wanted.model, wanted.embedder) != (now.model, now.embedder)
-        )
+        return (model, embedder) != (now.model, now.embedder)
 
     def apply(self, session: Session, *values: Any) -> Iterator[Values]:
         """Take the settings, then encode what they lack, page by page."""
         view = self.views.settings
         if session.busy:
             raise InputRejected("Pages are being encoded. Wait for it, or cancel it.")
-        wanted = settings.read(self.bench.base.config, *values)
+        wanted = self._wanted(session, values)
+        another = self._is_new(session, wanted.model, wanted.embedder)
         session.busy = True
         try:
-            if self._is_new(session, wanted):
+            if another:
                 yield {view.plan: note("Loading the model…")}
-            self.bench.engine(wanted)  # what cannot be loaded is refused before anything changes
+            engine = self.bench.engine(wanted)  # refused before anything changes
             session.settings = wanted
+            if another:
+                yield settings.switches(view, engine)
             for done, total in self.bench.encode_missing(session):
                 yield {
                     view.plan: settings.encoding(done, total),

@@ -232,10 +232,9 @@ def _wire_pages(state: gr.State, house: Housekeeping) -> None:
 
 def _wire_settings(state: gr.State, house: Housekeeping, handlers: Handlers) -> None:
     view, stored = house.views.settings, house.views.upload
-    switches = [
-        view.exit_layer, view.band_start, view.band_end, view.keep_ratio, view.pruner,
-    ]  # fmt: skip
-    preset = _on(view.preset.change, house.preset, view.preset, switches)
+    depth = [view.exit_layer, view.band_start, view.band_end]
+    switches = [*depth, view.keep_ratio, view.pruner]
+    preset = _on(view.preset.change, house.preset, [view.preset, state], switches)
     _on(preset.success, house.plan, [state, *view.values], view.plan)
     for control in (view.exit_layer, view.band_start, view.band_end, view.keep_ratio):
         _on(control.release, house.plan, [state, *view.values], view.plan)
@@ -246,7 +245,7 @@ def _wire_settings(state: gr.State, house: Housekeeping, handlers: Handlers) -> 
         view.apply.click,
         house.apply,
         [state, *view.values],
-        [view.plan, view.stop, stored.store, stored.pages, handlers.views.header],
+        [view.plan, view.stop, stored.store, stored.pages, handlers.views.header, *depth],
     )
     _on(view.stop.click, house.cancel, state, None)
     rank = handlers.views.ranking

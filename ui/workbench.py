@@ -99,11 +99,18 @@ class Workbench:
         with self._loading:
             return self._engine(settings.model, settings.embedder, settings.config)
 
+    def unchanged(self, settings: Settings) -> MiniReranker:
+        """The model of these settings as it came, whatever the switches say."""
+        with self._loading:
+            return self._engine(settings.model, settings.embedder, None)
+
     def _configured(self, model: str, embedder: str, config: RerankConfig | None) -> MiniReranker:
-        if not model and not embedder:
-            return self.base if config is None else self.base.with_config(config)
         from mrr.build import trained_config  # torch: only where the engine is
 
+        if not model and not embedder:
+            if config is None:
+                return self.base
+            return self.base.with_config(trained_config(self.base.loaded, config))
         other = self._load(model, embedder)
         return other.with_config(trained_config(other.loaded, config))
 
@@ -111,9 +118,10 @@ class Workbench:
         if self.load_model is None:
             raise InputRejected("Models cannot be changed here; run the app yourself to do so.")
         if self._other is None or self._other[0] != (model, embedder):
-            # The one before goes first: two large models need not fit side by side.
-            self._other = None
-            self._engine.cache_clear()
+            if all(map(_may_exist, filter(None, (model, embedder)))):
+                # The one before goes first: two large models need not fit side by side.
+                self._other = None
+                self._engine.cache_clear()
             try:
                 loaded = self.load_model(model, embedder)
             except MRRError:
@@ -278,6 +286,11 @@ class Workbench:
             session.added[page.page_id] = added
             self.pace.saw(engine, "encode", added.elapsed_ms)
         yield len(missing), len(missing)
+
+
+def _may_exist(name: str) -> bool:
+    """Whether a model of this name can be there: hub ids are not asked for."""
+    return not name.startswith(("/", ".", "~")) or Path(name).expanduser().is_dir()
 
 
 def dense_ranks(run: Run) -> dict[str, int]:

@@ -100,13 +100,13 @@ def test_a_plan_counts_what_is_missing_and_encoding_brings_it_in(bench: Workbenc
 def test_settings_that_cannot_be_are_refused_in_words(bench: Workbench) -> None:
     base = bench.base.config
     good = (2, 1, 2, 0.5, "embedder", "int8", 10, "Find it.", True, "", "")
-    config = settings.read(base, *good).config
+    config = settings.read(base, False, *good).config
     assert config.band == (1, 3) and config.exit_layer == 3, "people count both ends in"
     wrong = ((2, 5, "from layer 1 to 5"), (1, 3, "from layer 3 to 2"), (7, "  ", "instruction"))
     for position, value, words in wrong:
         bad = [*good[:position], value, *good[position + 1 :]]
         with pytest.raises(InputRejected, match=words):
-            settings.read(base, *bad)
+            settings.read(base, False, *bad)
 
 
 def test_presets_are_the_three_promised(bench: Workbench) -> None:
@@ -116,7 +116,7 @@ def test_presets_are_the_three_promised(bench: Workbench) -> None:
     assert paper == (base.exit_layer - 1, start, end - 1, base.keep_ratio, base.pruner)
     dense = settings.preset_values("Dense", base, n_layers)
     assert dense == (n_layers - 1, 0, n_layers - 1, 1.0, "none")
-    read = settings.read(base, *dense, "int8", 10, "Find it.", True, "", "").config
+    read = settings.read(base, False, *dense, "int8", 10, "Find it.", True, "", "").config
     assert (read.band, read.exit_layer) == ((0, n_layers), n_layers)
     assert settings.preset_values("Fastest", base, n_layers)[3] < base.keep_ratio
 
@@ -151,8 +151,10 @@ def test_pages_stand_where_their_file_stood(bench: Workbench) -> None:
     session = bench.session()
     files = [("a.pdf", pdf(61, 62)), ("b.png", png(63)), ("c.png", png(64))]
     steps = [[line.label for line in work.lines] for work in upload(bench, session, files, None)]
-    assert steps[0] == ["a.pdf", "b.png", "c.png"]
-    assert ["a.pdf p. 1", "a.pdf p. 2", "b.png", "c.png"] in steps
+    assert steps[0] == ["a.pdf, 1 of 2", "a.pdf, 2 of 2", "b.png", "c.png"]
+    assert ["a.pdf p. 1", "a.pdf, 2 of 2", "b.png", "c.png"] in steps
+    assert steps[-1] == ["a.pdf p. 1", "a.pdf p. 2", "b.png", "c.png"]
+    assert {len(labels) for labels in steps} == {4}, "the bar never goes back"
     assert all(labels[-1] == "c.png" for labels in steps)
     bench.remove_own(session)
 

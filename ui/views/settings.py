@@ -119,6 +119,7 @@ def build(engine: MiniReranker, models_allowed: bool) -> SettingsView:
 
 def read(
     base: RerankConfig,
+    another: bool,
     exit_layer: float,
     band_start: float,
     band_end: float,
@@ -133,11 +134,12 @@ def read(
 ) -> Settings:
     """Settings from the switches; InputRejected in words for what cannot be.
 
-    exit_layer, band_start and band_end are layers as people count them: from 0, ends included.
+    base: of the model in use. another: whether model and embedder name one that is not in use yet:
+    its depth is unknown, so it begins with its own band and exit. exit_layer, band_start and
+    band_end are layers as people count them: from 0, ends included.
     """
     if not instruction.strip():
         raise InputRejected("The instruction is empty. Say what counts as relevant.")
-    another = bool(model.strip())
     first, last, end = int(band_start), int(band_end), int(exit_layer)
     if not another and not first <= last <= end:
         raise InputRejected(
@@ -172,6 +174,17 @@ def preset_values(name: str, base: RerankConfig, n_layers: int) -> tuple[int, in
     if name == "Fastest":
         keep, pruner = _FASTEST_KEEP, "embedder" if base.pruner == "none" else base.pruner
     return (base.exit_layer or end) - 1, start, end - 1, keep, pruner
+
+
+def switches(view: SettingsView, engine: MiniReranker) -> dict[gr.components.Component, object]:
+    """The switches of depth as an engine has them, for one that was just loaded."""
+    config, last = engine.config, engine.loaded.n_layers - 1
+    assert config.band is not None and config.exit_layer is not None
+    return {
+        view.exit_layer: gr.update(maximum=last, value=config.exit_layer - 1),
+        view.band_start: gr.update(maximum=last, value=config.band[0]),
+        view.band_end: gr.update(maximum=last, value=config.band[1] - 1),
+    }
 
 
 def plan(change: Plan) -> str:
