@@ -127,21 +127,27 @@ def layer_rows(session: Session) -> list[Row]:
 
 
 def latency_rows(session: Session) -> list[Row]:
-    """One row a system and stage of the last measurement, and one for each total."""
+    """One row a system and stage of the last measurement, and one for each total.
+
+    once: "query" for what a query costs, "page" for what caching a page costs, once.
+    """
     report = session.latency
     if report is None:
         raise InputRejected("Nothing is measured yet. Press Measure first.")
+    parts = [("query", each, report.n_candidates, each.n_measured) for each in report.systems]
+    parts += [("page", each, None, each.n_pages) for each in report.caching]
     return [
         {
             "system": SYSTEM_NAMES[each.system],
+            "once": once,
             "stage": stage,
             "median_ms": spread.median,
             "q1_ms": spread.q1,
             "q3_ms": spread.q3,
-            "candidates": report.n_candidates,
-            "pages_timed": each.n_measured,
-            "repeats": report.repeats,
+            "candidates": candidates,
+            "pages_timed": n_pages,
+            "repeats": spread.n,
         }
-        for each in report.systems
+        for once, each, candidates, n_pages in parts
         for stage, spread in [(s.stage, s.ms) for s in each.stages] + [("total", each.total)]
     ]

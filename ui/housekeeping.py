@@ -189,8 +189,11 @@ class Housekeeping:
             "save-pages": lambda s: as_csv("pages", page_rows(self.bench, s)),
             "save-pages-json": lambda s: as_json("pages", page_rows(self.bench, s)),
             "save-layers": lambda s: as_csv("layers", layer_rows(s)),
+            "save-layers-json": lambda s: as_json("layers", layer_rows(s)),
             "save-latency": lambda s: as_csv("latency", latency_rows(s)),
+            "save-latency-json": lambda s: as_json("latency", latency_rows(s)),
             "save-scores": lambda s: as_csv("scores", labels.rows(self.bench, s)),
+            "save-scores-json": lambda s: as_json("scores", labels.rows(self.bench, s)),
             "save-labels": lambda s: File(
                 "qrels.tsv", "text/tab-separated-values", labels.qrels(self.bench, s)
             ),

@@ -55,6 +55,7 @@ def build_ui(bench: Workbench) -> gr.Blocks:
                 timing = latency.build()
                 with gr.Row(elem_classes="mrr-tools"):
                     gr.Button("Save CSV", size="sm", elem_id="save-latency", scale=0)
+                    gr.Button("Save JSON", size="sm", elem_id="save-latency-json", scale=0)
                     gr.Button("Save trace (Perfetto)", size="sm", elem_id="save-trace", scale=0)
             with gr.Tab("History", id="history"):
                 heading("Quality, by relevance labels")
@@ -119,6 +120,7 @@ def _rank_tab() -> dict[str, Any]:
                 curves = layers.build()
                 with gr.Row(elem_classes="mrr-tools"):
                     gr.Button("Save CSV", size="sm", elem_id="save-layers", scale=0)
+                    gr.Button("Save JSON", size="sm", elem_id="save-layers-json", scale=0)
             with gr.Tab("Bands", id="bands"):
                 strip = bands.build()
     gallery = start.build_gallery()

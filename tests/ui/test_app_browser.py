@@ -286,8 +286,13 @@ def test_a_page_encodes_again_with_fewer_tokens_and_says_what_that_did(tab: Page
     rank(tab)
     traced(tab)
     tab.get_by_text("Keep more or fewer tokens of this page").click()
+    tab.fill("#page-keep-ratio input[type=number]", "0.25")
+    tab.keyboard.press("Tab")
     tab.click("#reencode")
-    expect(tab.get_by_text("visual tokens (").first).to_be_visible()
+    note = tab.get_by_text("visual tokens (").first
+    expect(note).to_contain_text("embedder)")
+    kept, whole = map(int, re.search(r"Kept (\d+) of (\d+)", note.inner_text()).groups())
+    assert kept == round(whole / 4)
 
 
 def test_an_error_is_a_sentence_that_stays_and_blanks_nothing(tab: Page) -> None:

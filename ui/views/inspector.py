@@ -71,7 +71,13 @@ def build() -> InspectorView:
     with gr.Accordion("Keep more or fewer tokens of this page", open=False):
         with gr.Row(equal_height=True):
             keep_ratio = gr.Slider(
-                0.05, 1.0, value=0.5, step=0.05, label="Keep ratio", min_width=180
+                0.05,
+                1.0,
+                value=0.5,
+                step=0.05,
+                label="Keep ratio",
+                min_width=180,
+                elem_id="page-keep-ratio",
             )
             pruner = gr.Radio(
                 ["embedder", "uniform", "random"], value="embedder", label="Chosen by"

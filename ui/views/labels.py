@@ -29,6 +29,7 @@ def build() -> LabelsView:
     scores = text("scores")
     with gr.Row(elem_classes="mrr-tools"):
         gr.Button("Save CSV", size="sm", elem_id="save-scores", scale=0)
+        gr.Button("Save JSON", size="sm", elem_id="save-scores-json", scale=0)
         gr.Button("Save labels (TREC qrels)", size="sm", elem_id="save-labels", scale=0)
         gr.Button("Save rankings (TREC run)", size="sm", elem_id="save-runs", scale=0)
     return LabelsView(scores)

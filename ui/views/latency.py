@@ -100,8 +100,9 @@ def numbers(report: LatencyReport) -> str:
     stages = table(
         ["system", "stage", "median", "quartiles", "per page"],
         [
-            [SYSTEM_NAMES[each.system], esc(stage.stage), *_stage_cells(stage)]
-            for each in report.systems
+            [f"{SYSTEM_NAMES[each.system]}{what}", esc(stage.stage), *_stage_cells(stage)]
+            for what, group in (("", report.systems), (", caching a page", report.caching))
+            for each in group
             for stage in each.stages
         ],
         numeric=range(2, 5),

@@ -140,3 +140,18 @@ def test_chart_text_has_the_themes_own_colour(both: Watched):
         }"""
     )
     assert tick == ink
+
+
+def test_attention_by_layer_is_saved_for_every_word_and_head(app: Watched):
+    with app.page.expect_download() as waiting:
+        app.page.click(".bands button:text('Save CSV')")
+    lines = waiting.value.path().read_text("utf-8").splitlines()
+    assert lines[0] == "word,layer,head,instruction,page,query"
+    mass = generated.explanation().attention.mass
+    words = app.page.locator(".bands [aria-label='Query word'] button").count()
+    assert len(lines) == 1 + words * mass.shape[0] * mass.shape[1]
+    first_in_band = next(
+        line for line in lines if line.startswith(f"revenue,{generated.BAND[0]},0")
+    )
+    shares = [float(cell) for cell in first_in_band.split(",")[3:]]
+    assert shares == pytest.approx(mass[generated.BAND[0], 0, [2, 3]].mean(0), abs=1e-3)

@@ -327,6 +327,10 @@ def test_occlusion_states_its_control(app: Watched):
     ]
     assert app.page.locator(".pi-ends span").last.inner_text().startswith("hiding it lowers")
     rows = app.page.locator(".pi-control tr")
+    with app.page.expect_download() as waiting:
+        app.page.click("button:text('Save this table')")
+    saved = waiting.value.path().read_text("utf-8").splitlines()
+    assert len(saved) == 1 + 4 + 20 and saved[0] == "hidden cells,logit change"
     assert rows.count() == 5 and rows.last.inner_text().startswith("random cells, n = 20")
     assert rows.first.locator(".pi-draw").count() == 20
     top, draws = (

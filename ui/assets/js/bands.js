@@ -88,6 +88,21 @@ const table = () => {
       make("tbody", {}, ...rows)));
 };
 
+// Every head's shares, for the whole query and each word.
+const saveShares = () => {
+  const chosen = state.token;
+  const rows = [["word", "layer", "head", ...SEGMENTS]];
+  for (const token of [{ index: null, text: "whole query" }, ...data.tokens]) {
+    state.token = token.index;
+    for (let layer = 0; layer < data.layers; layer++) {
+      const shares = headsOf(layer);
+      for (let head = 0; head < data.heads; head++) rows.push([token.text, layer, head, ...shares.map((of) => of[head])]);
+    }
+  }
+  state.token = chosen;
+  save("attention-by-layer.csv", new Blob([csvText(rows)], { type: "text/csv" }));
+};
+
 const tokens = () => segmented("Query word", [
   { value: null, text: "whole query" },
   ...data.tokens.map((token) => ({ value: token.index, text: token.text })),
@@ -106,7 +121,8 @@ const build = () => keepFocus(root, () => {
     make("div", { class: "bands-keys" }, ...SEGMENTS.map((name) => make("span", { class: "bands-key" }, make("i", { class: "bands-" + name }), name)),
       make("span", { class: "bands-key" }, make("i", { class: "bands-dot" }), "end of the page’s part for one head")),
     make("p", { class: "pi-small-print" }, "Outside the band the query may not look at instruction or page at all: those shares are 0 by construction. That is why only the band’s K/V is stored."),
-    tokens(), rows, detail, table());
+    tokens(), rows, detail, table(),
+    make("div", { class: "pi-files" }, make("button", { type: "button", onclick: saveShares }, "Save CSV")));
   root.querySelector("details").open = Boolean(open);
   if (state.layer != null) explain(state.layer);
 });

@@ -94,3 +94,16 @@ const segmented = (label, options, current, choose, className = "mrr-seg") => {
   });
   return group;
 };
+
+// A file for the user's disk, made in the browser.
+const save = (name, blob) => {
+  const url = URL.createObjectURL(blob);
+  make("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+};
+
+// Rows of numbers and words as CSV; what a spreadsheet would run is made text.
+const csvText = (rows) => rows.map((row) => row.map((cell) => {
+  const text = typeof cell === "string" && /^[=+\-@\t\r]/.test(cell) ? "'" + cell : String(cell);
+  return /[",\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
+}).join(",")).join("\n") + "\n";

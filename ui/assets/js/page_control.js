@@ -14,9 +14,12 @@ const controlStrip = (occlusion) => {
       ...occlusion.random.map((value) => make("i", { class: "pi-draw", style: at(value) })),
       random ? null : make("i", { class: "pi-top", style: at(delta) }))),
     make("td", { class: "num" }, signedNumber(delta))));
+  const saved = () => save("occlusion-control.csv", new Blob([csvText([["hidden cells", "logit change"],
+    ...Object.entries(occlusion.top), ...occlusion.random.map((delta) => ["random", delta])])], { type: "text/csv" }));
   return make("div", {}, make("table", { class: "mrr-table pi-control" },
     make("caption", {}, "Δ logit when the " + occlusion.n_top + " cells ranked first are hidden (◆), by ranking, over random draws (○)"),
     make("tbody", {}, ...body)),
     make("p", { class: "pi-small-print" }, "Each row hides the cells that one ranking puts first. A ◆ far left of the ○ found what the score rests on; a ◆ among them found no more than chance does. " +
-      "The pruner’s importance was fixed before any query, so it need not find this query’s words; the map’s own ranking is chosen on the measure itself, block by block, and so proves nothing by itself."));
+      "The pruner’s importance was fixed before any query, so it need not find this query’s words; the map’s own ranking is chosen on the measure itself, block by block, and so proves nothing by itself."),
+    make("div", { class: "pi-files" }, make("button", { type: "button", onclick: saved }, "Save this table")));
 };

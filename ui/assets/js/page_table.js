@@ -28,12 +28,6 @@ const csvOf = (page, state, map) => {
   return lines.join("\n") + "\n";
 };
 
-const save = (name, blob) => {
-  const url = URL.createObjectURL(blob);
-  make("a", { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 1000);
-};
-
 // The main picture with its title, scale and range, so that the file explains itself.
 const pictureOf = (canvas, legend, lines) => {
   const ratio = window.devicePixelRatio || 1, line = 18 * ratio, pad = 12 * ratio;
