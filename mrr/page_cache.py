@@ -20,6 +20,7 @@ from mrr.model.scorer import Scorer
 from mrr.model.vision import Sight
 from mrr.pages.keys import entry_key, page_id
 from mrr.prune import kept_tokens
+from mrr.resident import Resident
 from mrr.timing import Stages
 from mrr.types import AddedPage, Page, PageImage
 
@@ -33,7 +34,7 @@ class PageCache:
     """Page K/V of one configuration, computed at most once.
 
     pages: the store that knows pages, pictures and embeddings. kv: the store of K/V entries, by
-    default the same.
+    default the same. resident: where K/V stays on an accelerator between queries.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class PageCache:
         embedder: Embedder | None,
         pages: PageStore,
         kv: PageStore | None = None,
+        resident: Resident | None = None,
     ) -> None:
         self.scorer = scorer
         self.embedder = embedder
         self.pages = pages
         self.kv = kv or pages
+        self.resident = resident
         self.embedding_fingerprint = (
             "" if embedder is None else embedder.fingerprint(scorer.min_pixels, scorer.max_pixels)
         )
@@ -116,21 +119,30 @@ class PageCache:
     def load(self, pages: Sequence[Page], stages: Stages) -> tuple[list[KVPage], int, int]:
         """K/V of pages, encoding what is missing: (pages, number missed, bytes read from disk)."""
         keys = [self.key(page) for page in pages]
+        found = self._on_device(keys)
         with self.kv.pinned(keys):
             with stages("load"):
-                entries = self.kv.get_many(keys)
-                found = {
-                    key: unpack(entry.tensors, entry.meta, self.scorer.loaded.device)
-                    for key, entry in entries.items()
-                }
+                entries = self.kv.get_many([key for key in keys if key not in found])
+                for key, entry in entries.items():
+                    found[key] = unpack(entry.tensors, entry.meta, self.scorer.loaded.device)
             missing = {k: p for k, p in zip(keys, pages, strict=True) if k not in found}
             for key, page in missing.items():
                 with stages("encode"):
                     inner = Stages(self.scorer.loaded.device)
                     sight = self.scorer.sight(self.picture(page), inner)
                     found[key] = self.encode(page, sight, inner)
+        if self.resident is not None:
+            for key, page in zip(keys, pages, strict=True):
+                self.resident.put(key, page.page_id, found[key])
         n_bytes = sum(entry.nbytes for entry in entries.values() if entry.source == "disk")
         return [found[key] for key in keys], len(missing), n_bytes
+
+    def _on_device(self, keys: Sequence[str]) -> dict[str, KVPage]:
+        """K/V that an earlier query left on the accelerator."""
+        if self.resident is None:
+            return {}
+        held = {key: self.resident.get(key) for key in keys}
+        return {key: kv for key, kv in held.items() if kv is not None}
 
     def encode(self, page: Page, sight: Sight, stages: Stages) -> KVPage:
         """Compute and store one page's K/V."""

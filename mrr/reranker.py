@@ -32,6 +32,7 @@ from mrr.page_cache import PageCache
 from mrr.pages.ingest import from_pil, read_pages
 from mrr.pages.sandbox import Decoder
 from mrr.query import clean_query
+from mrr.resident import resident_for
 from mrr.timing import Stages
 from mrr.types import (
     SYSTEMS,
@@ -81,6 +82,7 @@ class MiniReranker:
         self._closed = threading.Event()  # shared by every twin
         # Full-depth K/V is an order of magnitude larger; it must not push pages off the disk.
         self._dense_store = PageStore(None, memory_bytes=_dense_bytes(), holds_pages=False)
+        self._resident = resident_for(loaded.device)
         self._configure(config)
 
     @classmethod
@@ -144,7 +146,7 @@ class MiniReranker:
             )
         scorer = Scorer(self.loaded, self.encoder, config)
         dense = scorer.config.dense(self.loaded.n_layers, lossless(self.loaded.dtype))
-        self.cache = PageCache(scorer, self.embedder, self.store)
+        self.cache = PageCache(scorer, self.embedder, self.store, resident=self._resident)
         self.dense_cache = PageCache(
             Scorer(self.loaded, self.encoder, dense), self.embedder, self.store, self._dense_store
         )
@@ -191,6 +193,8 @@ class MiniReranker:
         """Remove pages and whatever was computed from them; returns how many there were."""
         with self.lock:  # what is being encoded now would be stored after its page was gone
             self._dense_store.remove_pages(page_ids)
+            if self._resident is not None:
+                self._resident.remove_pages(page_ids)
             return self.store.remove_pages(page_ids)
 
     def remove_scope(self, scope: str) -> int:

@@ -1,0 +1,60 @@
+"""K/V that stays on an accelerator; the tests keep it on the CPU, where it is the same code."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mrr import MiniReranker
+from mrr.model.kv import KVPage, quantize_page
+from mrr.resident import Resident, resident_for
+from tests.test_reranker import logits, pictures
+
+
+def kv(n_tokens: int = 4) -> KVPage:
+    values = torch.zeros(1, 1, n_tokens, 8)
+    return quantize_page(
+        values, values, "fp32", next_position=0, grid=(2, 2), kept=np.arange(n_tokens)
+    )
+
+
+def test_the_least_recently_used_page_goes_first() -> None:
+    each = kv().nbytes
+    resident = Resident(2 * each)
+    resident.put("a", "page a", kv())
+    resident.put("b", "page b", kv())
+    assert resident.get("a") is not None
+    resident.put("c", "page c", kv())
+    assert [resident.get(key) is not None for key in "abc"] == [True, False, True]
+    resident.put("large", "page d", kv(n_tokens=99))
+    assert resident.get("large") is None and resident.get("a") is not None
+
+
+def test_a_removed_page_is_let_go_of_under_every_configuration() -> None:
+    resident = Resident(10**6)
+    for key, page_id in (("a1", "a"), ("a2", "a"), ("b1", "b")):
+        resident.put(key, page_id, kv())
+    resident.remove_pages(["a"])
+    assert [resident.get(key) is not None for key in ("a1", "a2", "b1")] == [False, False, True]
+
+
+def test_a_second_query_takes_its_pages_from_the_device_and_scores_the_same(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reranker.add(pictures())
+    expected = logits(reranker.rank("blue page"))
+    resident = reranker.cache.resident = reranker._resident = Resident(10**9)
+    assert logits(reranker.rank("blue page")) == pytest.approx(expected, abs=1e-6)
+    asked: list[str] = []
+    from_store = reranker.store.get_many
+    monkeypatch.setattr(reranker.store, "get_many", lambda k: asked.extend(k) or from_store(k))
+    assert logits(reranker.rank("blue page")) == pytest.approx(expected, abs=1e-6)
+    assert asked == [], "pages that are on the device were read again"
+    gone = reranker.store.pages(["public"])[0]
+    reranker.remove_pages([gone.page_id])
+    assert resident.get(reranker.cache.key(gone)) is None
+
+
+def test_a_cpu_needs_none_of_it() -> None:
+    assert resident_for(torch.device("cpu")) is None
