@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mrr.errors import InputRejected
 from mrr.types import SYSTEM_NAMES
@@ -15,6 +15,9 @@ from ui.explaining import known_lenses
 from ui.session import Run, Session
 from ui.views.upload import known_pages
 from ui.workbench import Workbench, dense_ranks
+
+if TYPE_CHECKING:
+    from mrr.measure.latency import CachingLatency, SystemLatency
 
 Row = Mapping[str, object]
 # A spreadsheet runs what begins so; a quote before it makes it text. Numbers are never strings.
@@ -134,8 +137,10 @@ def latency_rows(session: Session) -> list[Row]:
     report = session.latency
     if report is None:
         raise InputRejected("Nothing is measured yet. Press Measure first.")
-    parts = [("query", each, report.n_candidates, each.n_measured) for each in report.systems]
-    parts += [("page", each, None, each.n_pages) for each in report.caching]
+    parts: list[tuple[str, SystemLatency | CachingLatency, int | None, int]] = [
+        *(("query", each, report.n_candidates, each.n_measured) for each in report.systems),
+        *(("page", each, None, each.n_pages) for each in report.caching),
+    ]
     return [
         {
             "system": SYSTEM_NAMES[each.system],
