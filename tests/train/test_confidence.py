@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mrr.model.lexical import SHARPNESS, confidence_axis
+from mrr.model.lexical import SHARPNESS, confidence_axis, split_confidence
 from mrr.train.confidence import UNIT, confidence, confidence_loss
 from mrr.train.embedding import guide_loss
 from mrr.train.interact import project
@@ -39,9 +39,12 @@ def test_a_fresh_matcher_takes_the_confidence_off_its_scores(
     layer.self_attn.q_proj.weight.data.zero_()  # leaves what every word of a query has in common
     level = 0.2
     rest = matcher.table[matcher.prefix_ids[-1]]  # nothing like it, to see the confidence alone
-    cell = matcher.table[100] - (matcher.table[100] @ rest) * rest
+    axis = confidence_axis(matcher.table)
+    rest, _ = split_confidence(rest, axis)  # as the search does, and as the tower writes cells
+    cell, _ = split_confidence(matcher.table[100], axis)
+    cell = cell - (cell @ rest) * rest / rest.norm() ** 2
     cell = cell / cell.norm()
-    both = torch.stack([cell, cell + level * confidence_axis(matcher.table)])
+    both = torch.stack([cell, cell + level * axis])
     hidden = torch.cat([both, matcher.table[200][None]])[None, None]
     positions = torch.zeros(3, 1, 3, dtype=torch.long)
     q, k, _ = project(layer, hidden, matcher.lm.rotary_emb(hidden[0], positions))

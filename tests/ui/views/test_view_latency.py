@@ -103,7 +103,8 @@ def test_the_table_gives_bytes_cold_call_and_scaling_of_every_system():
     for text in ("4.2 MB", "610 kB", "2, scaled to 10", "first call, cold", "79 ms to 81 ms"):
         assert text in table
     n_stages = sum(len(stages) for stages in generated.STAGES.values())
-    assert table.count("<tr>") == 2 + 9 + n_stages
+    n_caching = sum(len(each.stages) for each in REPORT.caching)
+    assert n_caching and table.count("<tr>") == 2 + 9 + n_stages + n_caching
 
 
 def test_render_and_blank_fill_every_output():
