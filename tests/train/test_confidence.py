@@ -41,17 +41,18 @@ def test_a_fresh_matcher_takes_the_confidence_off_its_scores(
     rest = matcher.table[matcher.prefix_ids[-1]]  # nothing like it, to see the confidence alone
     axis = confidence_axis(matcher.table)
     rest, _ = split_confidence(rest, axis)  # as the search does, and as the tower writes cells
-    cell, _ = split_confidence(matcher.table[100], axis)
-    cell = cell - (cell @ rest) * rest / rest.norm() ** 2
-    cell = cell / cell.norm()
-    both = torch.stack([cell, cell + level * axis])
-    hidden = torch.cat([both, matcher.table[200][None]])[None, None]
-    positions = torch.zeros(3, 1, 3, dtype=torch.long)
-    q, k, _ = project(layer, hidden, matcher.lm.rotary_emb(hidden[0], positions))
-    scores = (q[0, 0, 0] @ k[0, 0, 0].T) * layer.self_attn.scaling
-    fall = scores[2, 0] - scores[2, 1]
-    wanted = STRENGTH / SHARPNESS * level / UNIT
-    assert float(fall.detach()) == pytest.approx(wanted, rel=0.05)
+    for piece in range(100, 700, 50):
+        cell, _ = split_confidence(matcher.table[piece], axis)
+        cell = cell - (cell @ rest) * rest / rest.norm() ** 2
+        cell = cell / cell.norm()
+        both = torch.stack([cell, cell + level * axis])
+        hidden = torch.cat([both, matcher.table[200][None]])[None, None]
+        positions = torch.zeros(3, 1, 3, dtype=torch.long)
+        q, k, _ = project(layer, hidden, matcher.lm.rotary_emb(hidden[0], positions))
+        scores = (q[0, 0, 0] @ k[0, 0, 0].T) * layer.self_attn.scaling
+        fall = scores[2, 0] - scores[2, 1]
+        wanted = STRENGTH / SHARPNESS * level / UNIT
+        assert float(fall.detach()) == pytest.approx(wanted, rel=0.05)
 
 
 def test_attention_on_printed_cells_is_what_the_guide_is_asked_for(batch: MatchBatch) -> None:
