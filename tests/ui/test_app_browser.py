@@ -286,8 +286,12 @@ def test_a_page_encodes_again_with_fewer_tokens_and_says_what_that_did(tab: Page
     rank(tab)
     traced(tab)
     tab.get_by_text("Keep more or fewer tokens of this page").click()
-    tab.fill("#page-keep-ratio input[type=number]", "0.25")
+    ratio = tab.locator("#page-keep-ratio input[type=number]")
+    ratio.clear()
+    ratio.press_sequentially("0.25")
     tab.keyboard.press("Tab")
+    expect(tab.locator("#page-keep-ratio input[type=range]")).to_have_value("0.25")
+    tab.wait_for_timeout(500)  # the value leaves for the server a moment after it shows
     tab.click("#reencode")
     note = tab.get_by_text("visual tokens (").first
     expect(note).to_contain_text("embedder)")
