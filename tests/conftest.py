@@ -10,7 +10,7 @@ import torch
 
 from mrr import MiniReranker
 from mrr.model.load import LoadedModel, load_model
-from tests.tiny import FAMILIES, save_checkpoint
+from tests.tiny import DEVICE, FAMILIES, save_checkpoint
 
 torch.set_num_threads(1)
 
@@ -25,12 +25,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session", params=FAMILIES)
 def loaded(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> LoadedModel:
     """Each family in turn, as the engine loads it."""
-    return load_model(checkpoints[request.param], device="cpu", dtype=torch.float32)
+    return load_model(checkpoints[request.param], device=DEVICE, dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")
 def qwen3(checkpoints: dict[str, Path]) -> LoadedModel:
-    return load_model(checkpoints["qwen3_vl"], device="cpu", dtype=torch.float32)
+    return load_model(checkpoints["qwen3_vl"], device=DEVICE, dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def reranker(pair: tuple[Path, Path], tmp_path: Path) -> Iterator[MiniReranker]:
     """The whole engine on a fresh store in tmp_path / "store"."""
     engine = MiniReranker.from_pretrained(
-        pair[0], embedder=pair[1], store=tmp_path / "store", device="cpu", self_check=False
+        pair[0],
+        embedder=pair[1],
+        store=tmp_path / "store",
+        device=DEVICE,
+        dtype=torch.float32,
+        self_check=False,
     )
     yield engine
     engine.close()

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cache_db.store import PageStore
 from mrr import MiniReranker
 from mrr.config import Limits, RerankConfig
 from mrr.errors import InputRejected, ParityError
 from mrr.types import SYSTEMS
-from tests.tiny import picture
+from tests.tiny import DEVICE, picture
 
 N_PAGES = 5
 SIZES = ((192, 128), (128, 256), (96, 96), (256, 192), (160, 160))
@@ -88,7 +89,7 @@ def test_dense_reuse_equals_original_and_mini_without_its_parts_equals_both(
 
 def test_monoqwens_own_prompt_runs_image_first_on_qwen2_vl(checkpoints, tmp_path: Path) -> None:
     engine = MiniReranker.from_pretrained(
-        checkpoints["qwen2_vl"], store=tmp_path / "store", template="monoqwen", device="cpu"
+        checkpoints["qwen2_vl"], store=tmp_path / "store", template="monoqwen", device=DEVICE
     )
     engine.add(pictures()[:3])
     original = logits(engine.rank("blue page", system="original"))
@@ -189,7 +190,7 @@ def test_a_checkpoint_changed_outside_its_weights_never_reuses_an_entry(
     described = json.loads((tmp_path / "changed" / file).read_text())
     (tmp_path / "changed" / file).write_text(json.dumps(described | change))
     engine = MiniReranker.from_pretrained(
-        tmp_path / "changed", embedder=pair[1], store=tmp_path / "store", device="cpu",
+        tmp_path / "changed", embedder=pair[1], store=tmp_path / "store", device=DEVICE,
         self_check=False,
     )  # fmt: skip
     assert engine.rank("blue page").usage.missed_pages == 2
@@ -250,7 +251,12 @@ def test_another_checkpoint_never_reuses_an_entry(
     trained = {"band": [2, 4], "exit_layer": 4, "keep_ratio": 0.5}
     other = save_checkpoint(tmp_path / "other", seed=9, **trained)
     engine = MiniReranker.from_pretrained(
-        other, embedder=pair[1], store=tmp_path / "store", device="cpu", self_check=False
+        other,
+        embedder=pair[1],
+        store=tmp_path / "store",
+        device=DEVICE,
+        dtype=torch.float32,
+        self_check=False,
     )
     assert engine.rank("blue page").usage.missed_pages == 2
     engine.close()
@@ -344,7 +350,7 @@ def test_an_unknown_system_is_refused_by_name(reranker: MiniReranker) -> None:
 
 def test_the_self_check_runs_at_load_and_is_logged(pair, tmp_path: Path, caplog) -> None:
     with caplog.at_level(logging.INFO, logger="mrr.model.selfcheck"):
-        MiniReranker.from_pretrained(pair[0], store=tmp_path / "s", device="cpu").close()
+        MiniReranker.from_pretrained(pair[0], store=tmp_path / "s", device=DEVICE).close()
     assert "Parity self-check" in caplog.text
 
 
@@ -354,7 +360,7 @@ def test_the_self_check_refuses_an_engine_that_differs(pair, tmp_path: Path, mon
     run = scorer.run_band
     monkeypatch.setattr(scorer, "run_band", lambda *a, **k: run(*a, **k) + 0.01)
     with pytest.raises(ParityError, match="differs"):
-        MiniReranker.from_pretrained(pair[0], store=tmp_path / "s", device="cpu")
+        MiniReranker.from_pretrained(pair[0], store=tmp_path / "s", device=DEVICE)
 
 
 def test_several_threads_get_the_same_answers(reranker: MiniReranker) -> None:

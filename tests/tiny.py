@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from mrr.measure.random_model import CONTROL, random_tokenizer
 
+# Where the engine under test runs: MRR_TEST_DEVICE=cuda repeats every proof on a GPU.
+DEVICE = os.environ.get("MRR_TEST_DEVICE", "cpu")
 FAMILIES = ("qwen3_vl", "qwen3_vl_moe", "qwen2_5_vl", "qwen2_vl")
 N_LAYERS = 6
 

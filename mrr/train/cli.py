@@ -24,6 +24,7 @@ _STAGES = ("corpus", "read", "match", "join", "embed", "see", "prune")
 _SIZES = {
     "read_steps": "Steps of the reading stage.",
     "read_pages": "512 px squares in a reading batch; 256 suits a large GPU.",
+    "read_reuse": "Reading batches that a drawn page is in, each cut anew; 8 suits a large GPU.",
     "match_steps": "Steps on simulated visual tokens.",
     "join_steps": "Steps on the tower's visual tokens.",
     "embed_steps": "Steps of the embedder on simulated visual tokens.",
@@ -31,6 +32,7 @@ _SIZES = {
     "prune_steps": "Steps with half of the visual tokens.",
     "match_pages": "Pages in a matching batch.",
     "embed_pages": "Pages in an embedding batch.",
+    "minutes": "Give every stage this long instead of its steps; the rate falls by the clock.",
     "workers": "Processes that draw pages; cores - 1 on a GPU.",
     "unit": "Batches of the curriculum's first step.",
     "seed": "Seed of pages, queries and weights.",
@@ -41,9 +43,9 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
     """One option for every size, with the default that Scale has."""
     for name, words in reversed(_SIZES.items()):
         flag, default = "--" + name.replace("_", "-"), getattr(Scale(), name)
-        command = click.option(flag, type=int, default=default, show_default=True, help=words)(
-            command
-        )
+        command = click.option(
+            flag, type=type(default), default=default, show_default=True, help=words
+        )(command)
     return command
 
 

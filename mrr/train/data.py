@@ -1,10 +1,16 @@
-"""Endless labelled pages for training, drawn by worker processes. Same seed, same pages."""
+"""Endless labelled pages for training, drawn by worker processes. Same seed, same pages.
+
+Drawing costs more than learning on a large device. So a page may be drawn once, larger than needed,
+and cut several times at random places: the same words then fall on other cells and windows.
+"""
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +22,7 @@ from mrr.train import labels, layout, render
 from mrr.train.layout import Style
 from mrr.train.text import Corpus, TextSampler
 from mrr.train.tokens import WordPieces
-from mrr.train.tower import CELLS
+from mrr.train.tower import CELLS, WINDOW_PX
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +42,16 @@ class PageSource:
         """The style that the curriculum has reached at batch `index`."""
         return [style for first, style in self.styles if first <= index][-1]
 
-    def page(self, seed: str, index: int = 1 << 60) -> render.PrintedPage:
-        """The page of a seed, in the style that the curriculum has reached at batch `index`."""
+    def page(self, seed: str, index: int = 1 << 60, clean: bool = False) -> render.PrintedPage:
+        """The page of a seed, in the style that the curriculum has reached at batch `index`.
+
+        clean: never as a scan.
+        """
         style = self.style_at(index)
         rng = random.Random(seed)
         sampler = TextSampler(self.corpus, rng, self.rare_share)
-        return render.draw(layout.compose(*self.size, style, sampler), rng, style.scan_share)
+        scan_share = 0.0 if clean else style.scan_share
+        return render.draw(layout.compose(*self.size, style, sampler), rng, scan_share)
 
 
 @dataclass(slots=True)
@@ -77,26 +87,45 @@ def collate(pages: list[labels.PageLabels]) -> WindowBatch:
     )
 
 
+def cut_out(page: labels.MarkedPage, rng: random.Random, scan_share: float) -> labels.MarkedPage:
+    """The page less one window's width and height, from a random place; some as light scans."""
+    height, width = (side - WINDOW_PX for side in page.pixels.shape)
+    cut = page.cut(rng.randint(0, WINDOW_PX), rng.randint(0, WINDOW_PX), width, height)
+    return replace(cut, pixels=render.scanned(cut.pixels, rng, scan_share))
+
+
 class WindowBatches(IterableDataset[WindowBatch]):
-    """Batches `first`, `first + 1`, ... of a stream; batch i is the same whatever the workers."""
+    """Batches `first`, `first + 1`, ... of a stream.
+
+    reuse: batches that a page is in. With 1, pages are whole and batch i is the same whatever the
+    workers; with more, pages are cut out of larger ones, mixed with those that a worker drew last.
+    """
 
     def __init__(
-        self, source: PageSource, n_pages: int, seed: str, first: int = 0, last: int = 1 << 60
+        self,
+        source: PageSource,
+        n_pages: int,
+        seed: str,
+        first: int = 0,
+        last: int = 1 << 60,
+        reuse: int = 1,
     ):
-        self.source, self.n_pages, self.seed, self.first, self.last = (
-            source,
-            n_pages,
-            seed,
-            first,
-            last,
-        )
+        self.source, self.n_pages, self.seed, self.reuse = source, n_pages, seed, reuse
+        self.first, self.last = first, last
 
     def __iter__(self) -> Iterator[WindowBatch]:
         info = get_worker_info()
         offset, step = (info.id, info.num_workers) if info else (0, 1)
         pieces = WordPieces(self.source.tokenizer)
+        pool: deque[labels.MarkedPage] = deque(maxlen=self.n_pages)
+        cutting = self.reuse > 1
         for index in range(self.first + offset, self.last, step):
-            pages = (
-                self.source.page(f"{self.seed}/{index}/{i}", index) for i in range(self.n_pages)
-            )
-            yield collate([labels.label(page, pieces) for page in pages])
+            for i in range(-(-self.n_pages // self.reuse)):
+                drawn = self.source.page(f"{self.seed}/{index}/{i}", index, clean=cutting)
+                pool.append(labels.mark(drawn, pieces))
+            pages = list(itertools.islice(itertools.cycle(pool), self.n_pages))
+            if cutting:
+                rng = random.Random(f"{self.seed}/{index}/cuts")
+                scan_share = self.source.style_at(index).scan_share
+                pages = [cut_out(page, rng, scan_share) for page in pages]
+            yield collate([labels.label(page) for page in pages])

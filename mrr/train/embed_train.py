@@ -22,7 +22,7 @@ from mrr.train.embedding import (
     keep_half,
 )
 from mrr.train.eyes import Eyes
-from mrr.train.fit import Step, fit, loader
+from mrr.train.fit import Step, fit, last_batch, loader
 from mrr.train.match_data import MatchBatch, MatchBatches
 from mrr.train.match_train import PAGE, page_sources, ranking_batch, ranking_quality
 from mrr.train.pair import Sizes, build
@@ -39,6 +39,7 @@ class EmbedPlan:
     steps: int = 1500
     n_pages: int = 12
     n_positive: int = 3
+    minutes: float = 0.0  # see fit
     workers: int = 0
     unit: int = 200
     matrix_lr: float = 4e-3
@@ -95,7 +96,7 @@ def train(plan: EmbedPlan, embedder: PageEmbedder, eyes: Eyes, pixels: bool) -> 
         f"{plan.folder.name}/{plan.seed}",
         pixels,
         run.step,
-        plan.steps,
+        last_batch(plan.steps, plan.minutes),
     )
     fit(
         run,
@@ -103,6 +104,7 @@ def train(plan: EmbedPlan, embedder: PageEmbedder, eyes: Eyes, pixels: bool) -> 
         optimizers,
         loader(batches, plan.workers),
         steps=plan.steps,
+        minutes=plan.minutes,
         take=take,
         evaluate=lambda: evaluate(embedder, eyes, held_out, device),
         eval_every=plan.eval_every,

@@ -27,6 +27,11 @@ class Step:
     n_cells: int
 
 
+def last_batch(steps: int, minutes: float) -> int:
+    """Where the stream of batches ends: a run by the clock takes as many as it can."""
+    return 1 << 60 if minutes else steps
+
+
 def loader(batches: IterableDataset[Any], workers: int) -> DataLoader[Any]:
     """Batches drawn ahead by `workers` processes (0: in this one), in order."""
     ahead: dict[str, Any] = {}
@@ -36,6 +41,25 @@ def loader(batches: IterableDataset[Any], workers: int) -> DataLoader[Any]:
     return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pinned, **ahead)
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much of a run is behind: by its steps, or by the clock where minutes are given.
+
+    first: share that was behind when the clock showed `begun` (seconds).
+    """
+
+    first: float
+    begun: float
+    minutes: float
+
+    def done(self, by_steps: float) -> float:
+        """Share of the run that is behind."""
+        if not self.minutes:
+            return by_steps
+        elapsed = (time.perf_counter() - self.begun) / 60 / self.minutes
+        return self.first + (1 - self.first) * elapsed
+
+
 def fit(
     run: Run,
     model: nn.Module,
@@ -43,22 +67,30 @@ def fit(
     batches: Iterable[Any],
     *,
     steps: int,
+    minutes: float = 0.0,
     take: Callable[[Any], Step],
     evaluate: Callable[[], dict[str, Any]],
     eval_every: int,
 ) -> None:
     """Train until run.step reaches steps; `take` does the forward pass of one batch.
 
+    minutes: if given, the rest of the plan is run in so much time, however many steps that are:
+    the learning rate then falls by the clock. For a device that is lent.
     Logs the loss, throughput (cells/s) and the seconds spent waiting for data, so that a starved
     device shows. Saves every few minutes and at the end.
     """
     device = pick_device()
     clock = time.perf_counter()
+    pace = Pace(run.step / max(1, steps), clock, minutes)
+    first = run.step
     with tqdm(total=steps, initial=run.step, desc=run.folder.name, mininterval=10) as bar:
         for batch in batches:
             begun = time.perf_counter()
             run.wait_s += begun - clock
-            factor = set_progress(optimizers, run.step, steps)
+            done = pace.done(run.step / max(1, steps))
+            if done >= 1:
+                break
+            factor = set_progress(optimizers, run.step, done)
             with autocast(device):
                 step = take(batch.to(device))
             step.loss.backward()
@@ -80,9 +112,11 @@ def fit(
                     wait_s=round(run.wait_s, 1),
                     device=device.type,
                 )
-            if run.step % eval_every == 0 or run.step == steps:
+            if run.step % eval_every == 0:
                 run.log(**evaluate())
             if run.due():
                 run.save(model, optimizers)
             clock = time.perf_counter()
+    if run.step > first and run.step % eval_every:
+        run.log(**evaluate())
     run.save(model, optimizers)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import string
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,15 +37,67 @@ class PageLabels:
     characters: np.ndarray
 
 
-def label(page: PrintedPage, word_pieces: WordPieces) -> PageLabels:
+@dataclass(frozen=True, slots=True)
+class MarkedPage:
+    """A page's pixels (height, width) with what lies where on it, ready to be cut.
+
+    pieces: (k,) ids of its word pieces; owner: (k,) the word that each belongs to; piece_x: (k, 2)
+    left and right, piece_y: (k,) middle. classes: (n,) of its characters, char_x and char_y as in
+    PrintedPage. Lengths in pixels.
+    """
+
+    pixels: np.ndarray
+    pieces: np.ndarray
+    owner: np.ndarray
+    piece_x: np.ndarray
+    piece_y: np.ndarray
+    classes: np.ndarray
+    char_x: np.ndarray
+    char_y: np.ndarray
+
+    def cut(self, left: int, top: int, width: int, height: int) -> MarkedPage:
+        """A rectangle of the page; what lies outside it stays listed."""
+        return replace(
+            self,
+            pixels=self.pixels[top : top + height, left : left + width],
+            piece_x=self.piece_x - left,
+            piece_y=self.piece_y - top,
+            char_x=self.char_x - left,
+            char_y=self.char_y - top,
+        )
+
+
+def mark(page: PrintedPage, word_pieces: WordPieces) -> MarkedPage:
+    """Find the word pieces and the classes of the characters of a page."""
+    starts = np.searchsorted(page.char_word, np.arange(len(page.words)))
+    ids, owner, first, last = [], [], [], []
+    for i, (start, word) in enumerate(zip(starts.tolist(), page.words, strict=True)):
+        for piece, a, b in word_pieces(word):
+            ids.append(piece)
+            owner.append(i)
+            first.append(start + min(a, len(word) - 1))
+            last.append(start + min(max(a, b - 1), len(word) - 1))
+    return MarkedPage(
+        pixels=page.pixels,
+        pieces=np.array(ids, np.int64),
+        owner=np.array(owner, np.int64),
+        piece_x=np.stack([page.char_x[first, 0], page.char_x[last, 1]], 1),
+        piece_y=page.char_y[first].mean(1),
+        classes=np.array([character_class(c) for word in page.words for c in word], np.uint8),
+        char_x=page.char_x,
+        char_y=page.char_y,
+    )
+
+
+def label(page: MarkedPage) -> PageLabels:
     """Cut a page whose sides are whole windows into labelled windows."""
     height, width = page.pixels.shape
     rows, cols = height // WINDOW_PX, width // WINDOW_PX
-    ids, x0, x1, y = piece_boxes(page, word_pieces)
-    centre = cell_index((x0 + x1) / 2, y, rows, cols)
+    ids, y = page.pieces, page.piece_y
+    centre = piece_cells(page)
     pieces = np.stack([centre, ids], 1)[centre >= 0]
     overlaps = []
-    for edge in (x0 + 1, x1 - 1):
+    for edge in (page.piece_x[:, 0] + 1, page.piece_x[:, 1] - 1):
         for shift in (-4.0, 4.0):  # lines that straddle two rows of cells belong to both, nearly
             cell = cell_index(edge, y + shift, rows, cols)
             overlaps.append(np.stack([cell, ids], 1)[(cell >= 0) & (cell != centre)])
@@ -57,21 +110,11 @@ def label(page: PrintedPage, word_pieces: WordPieces) -> PageLabels:
     )
 
 
-def piece_boxes(page: PrintedPage, word_pieces: WordPieces) -> tuple[np.ndarray, ...]:
-    """ids, left, right and middle height of every word piece on the page, in pixels."""
-    starts = np.searchsorted(page.char_word, np.arange(len(page.words)))
-    ids, first, last = [], [], []
-    for start, word in zip(starts, page.words, strict=True):
-        for piece, a, b in word_pieces(word):
-            ids.append(piece)
-            first.append(start + min(a, len(word) - 1))
-            last.append(start + min(max(a, b - 1), len(word) - 1))
-    return (
-        np.array(ids, np.int64),
-        page.char_x[first, 0],
-        page.char_x[last, 1],
-        page.char_y[first].mean(1),
-    )
+def piece_cells(page: MarkedPage) -> np.ndarray:
+    """(k,) the cell that holds each piece's centre, counted window by window; -1 outside."""
+    height, width = page.pixels.shape
+    middle = page.piece_x.mean(1)
+    return cell_index(middle, page.piece_y, height // WINDOW_PX, width // WINDOW_PX)
 
 
 def cell_index(x: np.ndarray, y: np.ndarray, rows: int, cols: int) -> np.ndarray:
@@ -82,21 +125,22 @@ def cell_index(x: np.ndarray, y: np.ndarray, rows: int, cols: int) -> np.ndarray
     return np.where(inside, window * CELLS * CELLS + (row % CELLS) * CELLS + column % CELLS, -1)
 
 
+@functools.cache
 def character_class(char: str) -> int:
     """Class of a printed character; accents and case are folded away."""
     base = unicodedata.normalize("NFD", char.lower())[:1]
     return _CLASS.get(base, N_CLASSES - 1)
 
 
-def _character_grid(page: PrintedPage) -> np.ndarray:
+def _character_grid(page: MarkedPage) -> np.ndarray:
     height, width = page.pixels.shape
     grid = np.zeros((height // GRID_H, width // GRID_W), np.uint8)
-    classes = np.array([character_class(c) for word in page.words for c in word], np.uint8)
-    if len(classes):
-        left = np.ceil(page.char_x[:, 0] / GRID_W - 0.5).astype(int)
-        right = np.ceil(page.char_x[:, 1] / GRID_W - 0.5).astype(int)
-        top = np.ceil(page.char_y[:, 0] / GRID_H - 0.5).astype(int)
-        bottom = np.ceil(page.char_y[:, 1] / GRID_H - 0.5).astype(int)
+    left, right = np.ceil(page.char_x.T / GRID_W - 0.5).astype(int)
+    top, bottom = np.ceil(page.char_y.T / GRID_H - 0.5).astype(int)
+    near = (right > 0) & (bottom > 0) & (left < grid.shape[1]) & (top < grid.shape[0])
+    if near.any():
+        left, right, top, bottom = left[near], right[near], top[near], bottom[near]
+        classes = page.classes[near]
         for dy in range((bottom - top).max()):
             for dx in range((right - left).max()):
                 y, x = top + dy, left + dx

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,13 @@ from transformers import PreTrainedTokenizerFast
 
 from mrr.train import labels, layout, render
 from mrr.train.data import PageSource
-from mrr.train.queries import PageText, QueryMaker, bare, page_text
+from mrr.train.queries import COMMON, PageText, QueryMaker, bare, page_text
 from mrr.train.text import TextSampler
 from mrr.train.tokens import WordPieces
 from mrr.train.tower import CELLS, WINDOW_PX
 
 _SUFFIX_HEAD = "\n<Query>:"
+_IN_A_ROW = 0.1  # what running words add to the share of a query that a page covers
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,9 @@ class MatchBatch:
 
     ids: (Q, S) suffix tokens, padded right; length: (Q,). word_of: (Q, S) index of the query word
     that a token belongs to, -1 for the template. word_end: (Q, S) bool, last token of a word.
-    present: (B, Q, W) float, is word w of query q on page b; n_words: (Q,). answer: (B, Q) float.
-    gold: (k, 4) rows (page, query, token, cell) where a token's word is printed.
+    present: (B, Q, W) float, is word w of query q on page b. answer: (B, Q) float, are all on it
+    that count. cover: (B, Q) float, the share that is, by rarity, and a little more for running
+    words. gold: (k, 4) rows (page, query, token, cell) where a token's word is printed.
     pieces, overlaps: (k, 3) rows (page, cell, piece id). windows: (B, n, 256, 256) or None.
     """
 
@@ -57,8 +60,8 @@ class MatchBatch:
     word_of: Tensor
     word_end: Tensor
     present: Tensor
-    n_words: Tensor
     answer: Tensor
+    cover: Tensor
     gold: Tensor
     pieces: Tensor
     overlaps: Tensor
@@ -90,7 +93,8 @@ def make_page(
     printed = render.draw(sheet, rng, style.scan_share) if pixels else render.blank(sheet)
     rows, cols = source.size[1] // WINDOW_PX, source.size[0] // WINDOW_PX
     order = row_major(rows, cols)
-    cut = labels.label(printed, word_pieces)
+    marked = labels.mark(printed, word_pieces)
+    cut = labels.label(marked)
 
     def ordered(pairs: np.ndarray) -> np.ndarray:
         return np.stack([order[pairs[:, 0]], pairs[:, 1]], 1)
@@ -99,22 +103,19 @@ def make_page(
         grid=(rows * CELLS, cols * CELLS),
         pieces=ordered(cut.pieces),
         overlaps=ordered(cut.overlaps),
-        word_cells=_word_cells(printed, word_pieces, rows, cols, order),
+        word_cells=_word_cells(printed.words, marked, order),
         text=page_text(printed.words, printed.title),
         windows=cut.windows if pixels else None,
     )
 
 
 def _word_cells(
-    page: render.PrintedPage, word_pieces: WordPieces, rows: int, cols: int, order: np.ndarray
+    words: tuple[str, ...], page: labels.MarkedPage, order: np.ndarray
 ) -> dict[str, list[int]]:
-    _, x0, x1, y = labels.piece_boxes(page, word_pieces)
-    cell = labels.cell_index((x0 + x1) / 2, y, rows, cols)
-    owners = np.repeat(np.arange(len(page.words)), [len(word_pieces(word)) for word in page.words])
     cells: dict[str, list[int]] = defaultdict(list)
-    for owner, where in zip(owners, cell, strict=True):
+    for owner, where in zip(page.owner, labels.piece_cells(page), strict=True):
         if where >= 0:
-            cells[bare(page.words[owner])].append(int(order[where]))
+            cells[bare(words[owner])].append(int(order[where]))
     return dict(cells)
 
 
@@ -147,9 +148,12 @@ class SuffixEncoder:
 
 
 def assemble(
-    pages: list[MatchPage], queries: list[tuple[str, ...]], encoder: SuffixEncoder
+    pages: list[MatchPage],
+    queries: list[tuple[str, ...]],
+    encoder: SuffixEncoder,
+    rarity: Callable[[str], float],
 ) -> MatchBatch:
-    """Tensors for pages of one grid and the queries asked of all of them."""
+    """Tensors for pages of one grid and the queries asked of all of them; rarity: of a word."""
     coded = [encoder(query) for query in queries]
     s, w = max(len(ids) for ids, _ in coded), max(map(len, queries))
     ids = torch.zeros(len(queries), s, dtype=torch.long)
@@ -157,7 +161,13 @@ def assemble(
     for q, (row, owner) in enumerate(coded):
         ids[q, : len(row)], word_of[q, : len(row)] = torch.tensor(row), torch.tensor(owner)
     following = torch.cat([word_of[:, 1:], torch.full((len(queries), 1), -1)], 1)
-    present = torch.zeros(len(pages), len(queries), w)
+    present, running = (
+        torch.zeros(len(pages), len(queries), w),
+        torch.zeros(len(pages), len(queries)),
+    )
+    weight = torch.zeros(len(queries), w)
+    for q, query in enumerate(queries):
+        weight[q, : len(query)] = torch.tensor([rarity(word) for word in query])
     gold = []
     for b, page in enumerate(pages):
         for q, query in enumerate(queries):
@@ -165,12 +175,15 @@ def assemble(
                 if word not in page.text.present:
                     continue
                 present[b, q, j] = 1.0
+                if weight[q, j] <= COMMON:
+                    continue  # it need not be looked for
                 tokens = [t for t, owner in enumerate(coded[q][1]) if owner == j]
                 gold += [
                     (b, q, t, cell) for t in tokens for cell in set(page.word_cells.get(word, ()))
                 ]
-    n_words = torch.tensor([len(query) for query in queries])
-    counted = torch.arange(w) < n_words[:, None]
+            running[b, q] = page.text.holds_in_a_row(query)
+    # Function words count only where nothing else was asked.
+    counted = weight > torch.where((weight > COMMON).any(1), COMMON, 0.0)[:, None]
 
     def rows(name: str) -> Tensor:
         parts = [np.insert(getattr(page, name), 0, b, axis=1) for b, page in enumerate(pages)]
@@ -184,8 +197,8 @@ def assemble(
         word_of=word_of,
         word_end=(word_of >= 0) & (word_of != following),
         present=present,
-        n_words=n_words,
         answer=((present > 0) | ~counted).all(-1).float(),
+        cover=(present * weight).sum(-1) / weight.sum(-1) + _IN_A_ROW * running,
         gold=torch.tensor(gold, dtype=torch.long).view(-1, 4),
         pieces=rows("pieces"),
         overlaps=rows("overlaps"),
@@ -222,26 +235,35 @@ class MatchBatches(IterableDataset[MatchBatch]):
         offset, step = (info.id, info.num_workers) if info else (0, 1)
         tokenizer = self.sources[0][1].tokenizer
         pieces, encoder = WordPieces(tokenizer), SuffixEncoder(tokenizer)
-        for index in range(self.first + offset, self.last, step):
-            yield self.batch(index, pieces, encoder)
+        for group in itertools.count(self.first // self.reuse + offset, step):
+            begin = group * self.reuse
+            if begin >= self.last:
+                return
+            source, pages = self._draw(begin, pieces)
+            for index in range(max(begin, self.first), min(begin + self.reuse, self.last)):
+                yield self._ask(index, source, pages, encoder)
 
-    def batch(self, index: int, pieces: WordPieces, encoder: SuffixEncoder) -> MatchBatch:
-        """Batch `index` of the stream."""
-        drawn = index - index % self.reuse
+    def _draw(self, index: int, pieces: WordPieces) -> tuple[PageSource, list[MatchPage]]:
+        """The pages of the group of batches that begins with batch `index`."""
         # A growing page: the source that the curriculum has reached.
-        reached = [source for first, source in self.sources if first <= drawn]
+        reached = [source for first, source in self.sources if first <= index]
         # Sizes already learned are kept in, so that they are not unlearned.
-        rng = random.Random(f"{self.seed}/{drawn}")
+        rng = random.Random(f"{self.seed}/{index}")
         source = reached[-1] if rng.random() < 0.7 else rng.choice(reached)
-        pages: list[MatchPage] = []
-        for i in range(self.n_pages):
-            page = make_page(source, pieces, f"{self.seed}/{drawn}/{i}", drawn, self.pixels)
-            if len(page.text.present) > 3:
-                pages.append(page)
+        pages = (
+            make_page(source, pieces, f"{self.seed}/{index}/{i}", index, self.pixels)
+            for i in range(self.n_pages)
+        )
+        return source, [page for page in pages if len(page.text.present) > 3]
+
+    def _ask(
+        self, index: int, source: PageSource, pages: list[MatchPage], encoder: SuffixEncoder
+    ) -> MatchBatch:
+        """Batch `index`: its pages with queries of its own."""
         maker = QueryMaker(source.corpus, random.Random(f"{self.seed}/{index}/queries"))
         queries: list[tuple[str, ...]] = []
         for page in pages:
             asked = [maker.positive(page.text) for _ in range(self.n_positive)]
             missed = [maker.near_miss(query, page.text) for query in asked]
             queries += asked + missed[: self.n_near]
-        return assemble(pages, queries, encoder)
+        return assemble(pages, queries, encoder, maker.rarity)

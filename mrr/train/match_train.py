@@ -18,7 +18,7 @@ from mrr.model.prompt import QWEN_RERANKER, PromptEncoder
 from mrr.train import fonts, muon
 from mrr.train.data import PageSource
 from mrr.train.eyes import Eyes
-from mrr.train.fit import Step, fit, loader
+from mrr.train.fit import Step, fit, last_batch, loader
 from mrr.train.layout import Style
 from mrr.train.match_data import MatchBatch, MatchBatches
 from mrr.train.matching import Depths, Matcher, match_loss
@@ -45,6 +45,7 @@ class MatchPlan:
     n_pages: int = 3
     n_positive: int = 4
     n_near: int = 3
+    minutes: float = 0.0  # see fit
     workers: int = 0
     unit: int = 250
     matrix_lr: float = 4e-3
@@ -148,7 +149,7 @@ def train(plan: MatchPlan, matcher: Matcher, eyes: Eyes, pixels: bool) -> Matche
         name,
         pixels,
         run.step,
-        plan.steps,
+        last_batch(plan.steps, plan.minutes),
         reuse=_REUSE if pixels else 1,
     )
     fit(
@@ -157,6 +158,7 @@ def train(plan: MatchPlan, matcher: Matcher, eyes: Eyes, pixels: bool) -> Matche
         optimizers,
         loader(batches, plan.workers),
         steps=plan.steps,
+        minutes=plan.minutes,
         take=take,
         evaluate=lambda: evaluate(matcher, eyes, held_out, device),
         eval_every=plan.eval_every,

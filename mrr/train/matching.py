@@ -21,6 +21,8 @@ from mrr.train.confidence import confidence
 from mrr.train.interact import Interaction, Prefixes, Suffixes, interact, logits
 from mrr.train.match_data import MatchBatch
 
+_COVER_STEP = 0.05  # share of a query, by rarity, that makes a page e times as right
+
 
 @dataclass(frozen=True, slots=True)
 class Depths:
@@ -160,11 +162,10 @@ def match_loss(matcher: Matcher, score: Tensor, seen: Interaction, batch: MatchB
     n_before = len(matcher.prefix_ids)
     n_cells = batch.grid[0] * batch.grid[1]
     answer = F.binary_cross_entropy_with_logits(score, batch.answer)
-    # Pages compete for each query that exactly one of them answers.
-    lone = batch.answer.sum(0) == 1
-    ranked = (
-        -(score.log_softmax(0) * batch.answer).sum(0)[lone].mean() if lone.any() else answer * 0
-    )
+    # Pages compete for each query, those that no page answers too: the more of its rare words a
+    # page has, the higher it ranks.
+    wanted = (batch.cover / _COVER_STEP).softmax(0)
+    ranked = (wanted * (wanted.clamp(min=1e-9).log() - score.log_softmax(0))).sum(0).mean()
     found, absent = _attention_loss(
         seen.page_attention[d.match_layer][..., n_before : n_before + n_cells], batch
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,16 +36,27 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every matrix that has a gradient."""
         for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                buffer.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(buffer, group["momentum"])
-                parts = update.view(group["splits"], -1, update.shape[-1])
-                rows, cols = parts.shape[1:]
-                update = orthogonalize(parts).view_as(p) * max(1.0, rows / cols) ** 0.5
-                p.add_(update, alpha=-group["lr"])
+                if p.grad is not None:
+                    alike[p.shape].append(p)
+            for params in alike.values():
+                self._move(params, group)
+
+    def _move(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        """Update matrices of one shape together: one by one, a GPU would wait for its orders."""
+        updates = []
+        for p in params:
+            assert p.grad is not None
+            buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+            buffer.lerp_(p.grad, 1 - group["momentum"])
+            updates.append(p.grad.lerp(buffer, group["momentum"]))
+        parts = torch.stack(updates).unflatten(1, (group["splits"], -1))
+        rows, cols = parts.shape[-2:]
+        moved = orthogonalize(parts).view(len(params), *params[0].shape)
+        torch._foreach_add_(
+            params, list(moved.unbind()), alpha=-group["lr"] * max(1.0, rows / cols) ** 0.5
+        )
 
 
 def optimizers(
@@ -99,10 +111,12 @@ def optimizers(
 
 
 def set_progress(
-    built: Iterable[torch.optim.Optimizer], step: int, total: int, warmup: int = 100
+    built: Iterable[torch.optim.Optimizer], step: int, done: float, warmup: int = 100
 ) -> float:
-    """Linear warm-up, flat, then linear to 5% over the last 40%. Returns the factor used."""
-    done = step / max(1, total)
+    """Linear warm-up, flat, then linear to 5% over the last 40%. Returns the factor used.
+
+    done: share of the run that is behind.
+    """
     factor = min(1.0, (step + 1) / warmup, max(0.05, (1 - done) / 0.4))
     for optimizer in built:
         for group in optimizer.param_groups:

@@ -1,12 +1,13 @@
 """Queries for a printed page, with the words they ask for: keywords, phrases and titles.
 
-A page answers a query when every word of it is printed there. Hard negatives change one word, to
-one that is not on the page but looks like it, or borrow words of another page.
+A page answers a query when every word of it is printed there, function words aside. Hard negatives
+change one word, to one that is not on the page but looks like it, or borrow words of another page.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import random
 import re
 from dataclasses import dataclass
@@ -14,6 +15,16 @@ from dataclasses import dataclass
 from mrr.train.text import Corpus
 
 _STRIP = re.compile(r"^\W+|\W+$")
+# Words that hold a sentence together. They are on every page and say nothing about any.
+FUNCTION_WORDS = tuple(
+    "a an and are as at be been but by can could did do does for from had has have how i if "
+    "in into is it its many may more most much my no not of on one only or our shall should "
+    "so such than that the their them then there these they this those to up was we were what "
+    "when where which who whom whose why will with would you your".split()
+)
+_FUNCTION = frozenset(FUNCTION_WORDS)
+COMMON = 0.1  # their weight, when the share of a query that a page covers is told
+_RARE = 60  # rank from which a word can carry a phrase
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +34,11 @@ class PageText:
     words: tuple[str, ...]
     title: tuple[str, ...]
     present: frozenset[str]
+    running: str
+
+    def holds_in_a_row(self, query: tuple[str, ...]) -> bool:
+        """Whether two words or more stand on the page as they are asked."""
+        return len(query) > 1 and f" {' '.join(query)} " in self.running
 
 
 def bare(word: str) -> str:
@@ -33,7 +49,13 @@ def bare(word: str) -> str:
 def page_text(words: tuple[str, ...], title: tuple[str, ...]) -> PageText:
     """What can be asked of a page."""
     clean = tuple(bare(word) for word in words)
-    return PageText(clean, tuple(filter(None, map(bare, title))), frozenset(filter(None, clean)))
+    printed = list(filter(None, clean))
+    return PageText(
+        clean,
+        tuple(filter(None, map(bare, title))),
+        frozenset(printed),
+        f" {' '.join(printed)} ",
+    )
 
 
 class QueryMaker:
@@ -45,22 +67,37 @@ class QueryMaker:
         self.rank = {word: i for i, word in enumerate(corpus.words)}
 
     def positive(self, page: PageText) -> tuple[str, ...]:
-        """A keyword, phrase or title query of 1 to 8 words, all of them on the page."""
+        """A keyword, phrase or title query of 1 to 8 words; those that count are on the page."""
         roll = self.rng.random()
         if roll < 0.1 and 1 <= len(page.title) <= 8:
             return page.title
-        if roll < 0.55:
+        if roll < 0.5:
             return self.phrase(page)
-        n = self.rng.choice((1, 1, 2, 2, 3, 3, 4, 5))
-        return tuple(self.keyword(page) for _ in range(n))
+        n = self.rng.choice((1, 1, 2, 2, 3, 3, 4, 5, 6))
+        words = [self.keyword(page) for _ in range(n)]
+        return self.wordy(words) if n < 6 and roll > 0.85 else tuple(words)
+
+    def wordy(self, words: list[str]) -> tuple[str, ...]:
+        """The words with function words among them, as in a question."""
+        out = list(words)
+        for _ in range(self.rng.randint(1, 4)):
+            out.insert(self.rng.randint(0, len(out)), self.rng.choice(FUNCTION_WORDS))
+        return tuple(out)
+
+    def rarity(self, word: str) -> float:
+        """Weight of a word, at most 1: COMMON, or above it the logarithm of its rank."""
+        if word in _FUNCTION:
+            return COMMON
+        n = len(self.words)
+        return math.log(2 + self.rank.get(word, n)) / math.log(2 + n)
 
     def phrase(self, page: PageText) -> tuple[str, ...]:
-        """Two to six running words."""
-        n = self.rng.randint(2, 6)
+        """Two to eight running words."""
+        n = self.rng.choice((2, 2, 3, 3, 4, 4, 5, 6, 8))
         for _ in range(8):
             start = self.rng.randrange(max(1, len(page.words) - n))
             words = tuple(filter(None, page.words[start : start + n]))
-            if any(self.rank.get(word, 10**6) > 60 for word in words):
+            if any(self.rank.get(word, 10**6) > _RARE for word in words):
                 return words
         return (self.keyword(page),)
 

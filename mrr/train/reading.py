@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from mrr.model import lexical
 from mrr.train import confidence, fonts, muon, tower
 from mrr.train.data import PageSource, WindowBatch, WindowBatches
-from mrr.train.fit import Step, fit, loader
+from mrr.train.fit import Step, fit, last_batch, loader
 from mrr.train.labels import N_CLASSES, SLOTS
 from mrr.train.layout import Style
 from mrr.train.pair import Sizes, build
@@ -195,13 +195,18 @@ def curriculum(unit: int) -> tuple[tuple[int, Style], ...]:
 
 @dataclass(frozen=True, slots=True)
 class ReadingPlan:
-    """One reading run. pages: 512 px squares in a batch, four windows each."""
+    """One reading run. pages: squares of `size` in a batch, or, with reuse, cut out of `size`.
+
+    reuse: batches that a drawn page is in. minutes: see fit.
+    """
 
     folder: Path
     corpus_dir: Path
     tokenizer: PreTrainedTokenizerFast
     steps: int = 4800
     pages: int = 4
+    reuse: int = 1
+    minutes: float = 0.0
     workers: int = 1
     unit: int = 150
     matrix_lr: float = 1.5e-2
@@ -220,14 +225,10 @@ def bare_reader(tokenizer: PreTrainedTokenizerFast, sizes: Sizes, seed: int) -> 
     return Reader(model.model.visual, table, model.config.image_token_id)
 
 
-def new_reader(plan: ReadingPlan, source: PageSource) -> Reader:
-    """A reader with whitened patches."""
-    reader = bare_reader(plan.tokenizer, plan.sizes, plan.seed)
-    samples = [source.page(f"whiten/{plan.seed}/{i}", i * plan.unit) for i in range(24)]
-    tower.whiten_patches(
-        reader.visual, torch.stack([torch.tensor(page.pixels) for page in samples])
-    )
-    return reader
+def whiten(reader: Reader, plan: ReadingPlan, source: PageSource) -> None:
+    """Start the patch embedding from pages such as will be read."""
+    pages = [source.page(f"whiten/{plan.seed}/{i}", i * plan.unit) for i in range(24)]
+    tower.whiten_patches(reader.visual, torch.stack([torch.tensor(page.pixels) for page in pages]))
 
 
 def validation_sets(plan: ReadingPlan, corpus: Corpus) -> dict[str, list[WindowBatch]]:
@@ -252,7 +253,7 @@ def train(plan: ReadingPlan) -> Reader:
     styles = curriculum(plan.unit)
     source = PageSource(load(plan.corpus_dir, "train"), plan.tokenizer, styles, plan.size)
     held_out = validation_sets(plan, load(plan.corpus_dir, "validation"))
-    reader = new_reader(plan, source).to(device)
+    reader = bare_reader(plan.tokenizer, plan.sizes, plan.seed).to(device)
     optimizers = muon.optimizers(
         reader.named_parameters(),
         plan.matrix_lr,
@@ -261,7 +262,8 @@ def train(plan: ReadingPlan) -> Reader:
         slow_lr=3e-4,
     )
     run = Run(plan.folder)
-    run.resume(reader, optimizers)
+    if not run.resume(reader, optimizers):
+        whiten(reader, plan, source)
 
     def take(batch: WindowBatch) -> Step:
         # Characters lead at first; once glyphs are known, pieces are what counts.
@@ -271,13 +273,21 @@ def train(plan: ReadingPlan) -> Reader:
     def check() -> dict[str, dict[str, float]]:
         return {name: evaluate(reader, held, device) for name, held in held_out.items()}
 
-    batches = WindowBatches(source, plan.pages, f"reading/{plan.seed}", run.step, plan.steps)
+    batches = WindowBatches(
+        source,
+        plan.pages,
+        f"reading/{plan.seed}",
+        run.step,
+        last_batch(plan.steps, plan.minutes),
+        plan.reuse,
+    )
     fit(
         run,
         reader,
         optimizers,
         loader(batches, plan.workers),
         steps=plan.steps,
+        minutes=plan.minutes,
         take=take,
         evaluate=check,
         eval_every=plan.eval_every,

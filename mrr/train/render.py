@@ -51,9 +51,12 @@ def draw(page: PageLayout, rng: random.Random, scan_share: float = 0.0) -> Print
     for word in page.words:
         _set_word(pen, word, scale)
     image = canvas.resize((page.width, page.height), Image.Resampling.BICUBIC)
-    if rng.random() < scan_share:
-        image = _scan(image, rng)
-    return _printed(page, np.asarray(image))
+    return _printed(page, scanned(np.asarray(image), rng, scan_share))
+
+
+def scanned(pixels: np.ndarray, rng: random.Random, share: float) -> np.ndarray:
+    """The page as it is, or, with probability `share`, as a light scan of it."""
+    return np.asarray(_scan(Image.fromarray(pixels), rng)) if rng.random() < share else pixels
 
 
 def _set_word(pen: ImageDraw.ImageDraw, word: Word, scale: float) -> None:
@@ -106,9 +109,8 @@ def _scan(image: Image.Image, rng: random.Random) -> Image.Image:
         image = image.rotate(rng.uniform(-0.4, 0.4), Image.Resampling.BICUBIC, fillcolor=paper)
     if rng.random() < 0.5:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.7)))
-    noise = np.random.default_rng(rng.getrandbits(32)).normal(
-        0, rng.uniform(0, 9), image.size[::-1]
-    )
+    grain = np.random.default_rng(rng.getrandbits(32))
+    noise = grain.standard_normal(image.size[::-1], np.float32) * rng.uniform(0, 9)
     pixels = np.asarray(image, np.float32) * rng.uniform(0.75, 1.0) + rng.uniform(0, 30) + noise
     image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     if rng.random() < 0.6:

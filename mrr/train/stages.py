@@ -41,10 +41,14 @@ _STAGES = ("reading", "matching", "joined", "embedding", "seeing", "pruned")
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much of everything: steps of each stage, sizes of batches, worker processes."""
+    """How much of everything: steps of each stage, sizes of batches, worker processes.
+
+    minutes: if given, each stage that is run takes so long instead of its steps (fit).
+    """
 
     read_steps: int = 4800
     read_pages: int = 4
+    read_reuse: int = 1
     match_steps: int = 300
     join_steps: int = 400
     embed_steps: int = 800
@@ -52,6 +56,7 @@ class Scale:
     prune_steps: int = 900
     match_pages: int = 3
     embed_pages: int = 12
+    minutes: float = 0.0
     workers: int = 1
     unit: int = 150
     seed: int = 0
@@ -106,13 +111,17 @@ class Workshop:
             begin.save_start(page_embedder, "lm", embedder.language_model, self.root / stage, 0)
 
     def read(self) -> reading.Reader:
-        """Stage a."""
+        """Stage a. Pages that are used again are drawn larger, for less of them is border."""
+        again = self.scale.read_reuse > 1
         plan = reading.ReadingPlan(
             self.root / "reading",
             self.corpus_dir,
             self.tokenizer,
             steps=self.scale.read_steps,
-            pages=self.scale.read_pages,
+            pages=max(1, self.scale.read_pages // 4) if again else self.scale.read_pages,
+            size=(1280, 1280) if again else (512, 512),
+            reuse=self.scale.read_reuse,
+            minutes=self.scale.minutes,
             workers=self.scale.workers,
             unit=self.scale.unit,
             seed=self.scale.seed,
@@ -250,6 +259,7 @@ class Workshop:
             self.tokenizer,
             steps=steps,
             n_pages=scale.match_pages,
+            minutes=scale.minutes,
             workers=scale.workers,
             unit=scale.unit,
             matrix_lr=2e-3 if seeing else 4e-3,
@@ -267,6 +277,7 @@ class Workshop:
             self.tokenizer,
             steps=steps,
             n_pages=scale.embed_pages,
+            minutes=scale.minutes,
             workers=scale.workers,
             unit=scale.unit,
             matrix_lr=2e-3 if seeing else 4e-3,

@@ -14,7 +14,7 @@ from mrr.model.load import load_model
 from mrr.model.prompt import MONOQWEN, QWEN_RERANKER, PromptEncoder
 from mrr.model.scorer import Scorer
 from tests.model.helpers import DENSE, QUERY, SPARSE, STAGES, case, scorer
-from tests.tiny import picture
+from tests.tiny import DEVICE, picture
 
 MINI = replace(SPARSE, pruner="random", keep_ratio=0.5, kv_dtype="int8")
 WIDE = picture(1, (256, 128))
@@ -23,7 +23,7 @@ WIDE = picture(1, (256, 128))
 @pytest.fixture(scope="module")
 def eager(checkpoints):
     """The same checkpoint under transformers' own eager attention, which returns its weights."""
-    model = load_model(checkpoints["qwen3_vl"], device="cpu", dtype=torch.float32)
+    model = load_model(checkpoints["qwen3_vl"], device=DEVICE, dtype=torch.float32)
     model.model.set_attn_implementation("eager")
     return model
 

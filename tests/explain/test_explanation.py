@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mrr import MiniReranker
 from mrr.errors import InputRejected
@@ -19,7 +20,7 @@ from mrr.explain.verdict import occlusion_verdict
 from mrr.prune import kept_tokens
 from mrr.timing import Stages
 from mrr.types import SYSTEMS
-from tests.tiny import picture
+from tests.tiny import DEVICE, picture
 
 QUERY = "blue page"
 SIZES = ((192, 128), (128, 256), (96, 96), (256, 192))
@@ -33,7 +34,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(pair: tuple[Path, Path], store: Path) -> Iterator[MiniReranker]:
     engine = MiniReranker.from_pretrained(
-        pair[0], embedder=pair[1], store=store, device="cpu", self_check=False
+        pair[0], embedder=pair[1], store=store, device=DEVICE, dtype=torch.float32, self_check=False
     )
     engine.add([picture(i, size) for i, size in enumerate(SIZES)])
     yield engine

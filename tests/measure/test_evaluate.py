@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from mrr import MiniReranker
 from mrr.errors import InputRejected
@@ -19,6 +20,7 @@ from mrr.measure.table import columns, eval_table
 from mrr.measure.tasks import make_tasks
 from mrr.types import SYSTEMS, RankedList
 from tests.measure.helpers import CORPUS, N_PAGES, QUERIES, write_dataset, write_lines
+from tests.tiny import DEVICE
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def engine(
 ) -> Iterator[MiniReranker]:
     """One store for tests that do not mind what is cached already."""
     built = MiniReranker.from_pretrained(
-        pair[0], embedder=pair[1], store=tmp_path_factory.mktemp("store"), device="cpu",
+        pair[0], embedder=pair[1], store=tmp_path_factory.mktemp("store"), device=DEVICE,
         self_check=False,
     )  # fmt: skip
     yield built
@@ -141,7 +143,7 @@ def test_without_an_embedder_there_is_no_first_stage_to_report(
     pair: tuple[Path, Path], dataset: Dataset, tmp_path: Path
 ) -> None:
     bare = MiniReranker.from_pretrained(
-        pair[0], store=tmp_path / "bare", device="cpu", self_check=False
+        pair[0], store=tmp_path / "bare", device=DEVICE, dtype=torch.float32, self_check=False
     )
     report = evaluate(bare, dataset)
     bare.close()

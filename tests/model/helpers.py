@@ -17,11 +17,11 @@ from mrr.model.scorer import Scorer
 from mrr.model.vision import Pixels, Sight, encode_vision
 from mrr.prune import kept_tokens
 from mrr.timing import Stages
-from tests.tiny import picture
+from tests.tiny import DEVICE, picture
 
 QUERY = "blue page"
 SIZES = ((192, 128), (128, 256), (96, 96), (256, 192))
-STAGES = Stages(torch.device("cpu"))
+STAGES = Stages(torch.device(DEVICE))
 
 DENSE = RerankConfig(
     exit_layer=6, band=(0, 6), pruner="none", kv_dtype="fp32", instruction="Find the page."
@@ -74,18 +74,19 @@ def stock_logit(loaded: LoadedModel, s: Scorer, c: Case, masks: dict[int, torch.
     masks: {layer: (1, 1, n, n)}; the other layers are causal. The logit is read at the exit layer.
     """
     assert s.config.exit_layer is not None
-    ids = torch.tensor([c.prompt.ids])
+    ids = torch.tensor([c.prompt.ids], device=loaded.device)
     kinds = (ids == s.encoder.image_id).int()
     positions, _ = loaded.model.model.get_rope_index(
-        ids, mm_token_type_ids=kinds, image_grid_thw=c.pixels.grid_thw
+        ids, mm_token_type_ids=kinds, image_grid_thw=c.pixels.grid_thw.to(loaded.device)
     )
     n = len(c.prompt.ids)
     causal = torch.full((1, 1, n, n), float("-inf")).triu(1)
+    masks = {i: masks.get(i, causal).to(loaded.device) for i in range(loaded.n_layers)}
     seen: dict[int, torch.Tensor] = {}
 
     def use_mask(layer: int):
         def hook(module, args, kwargs):
-            return args, {**kwargs, "attention_mask": masks.get(layer, causal)}
+            return args, {**kwargs, "attention_mask": masks[layer]}
 
         return hook
 
@@ -104,8 +105,8 @@ def stock_logit(loaded: LoadedModel, s: Scorer, c: Case, masks: dict[int, torch.
             out = loaded.model(
                 input_ids=ids,
                 position_ids=positions,
-                pixel_values=c.pixels.values,
-                image_grid_thw=c.pixels.grid_thw,
+                pixel_values=c.pixels.values.to(loaded.device),
+                image_grid_thw=c.pixels.grid_thw.to(loaded.device),
                 mm_token_type_ids=kinds,
             )
             if s.config.exit_layer == loaded.n_layers:

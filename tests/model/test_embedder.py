@@ -13,7 +13,8 @@ from tests.tiny import picture
 
 def stock(loaded: LoadedModel, embedder: Embedder, image, text=None):
     """Last hidden state and all attention maps of a plain eager model."""
-    model = type(loaded.model).from_pretrained(loaded.name, attn_implementation="eager").eval()
+    model = type(loaded.model).from_pretrained(loaded.name, attn_implementation="eager")
+    model = model.eval().to(loaded.device)
     inputs = {}
     n = 0
     if image is not None:
@@ -21,8 +22,12 @@ def stock(loaded: LoadedModel, embedder: Embedder, image, text=None):
 
         pixels = preprocess(loaded, image, loaded.min_pixels, loaded.max_pixels)
         n = pixels.n_tokens
-        inputs = {"pixel_values": pixels.values, "image_grid_thw": pixels.grid_thw}
-    ids = torch.tensor([embedder.encoder.embed(DEFAULT_INSTRUCTION, text, n)])
+        inputs = {
+            "pixel_values": pixels.values.to(loaded.device),
+            "image_grid_thw": pixels.grid_thw.to(loaded.device),
+        }
+    ids = embedder.encoder.embed(DEFAULT_INSTRUCTION, text, n)
+    ids = torch.tensor([ids], device=loaded.device)
     with torch.inference_mode():
         out = model.model(
             input_ids=ids,
@@ -39,18 +44,18 @@ def test_importance_equals_the_mean_of_eager_attention_maps(loaded: LoadedModel)
     vector, importance = embed(embedder, image)
     ids, out = stock(loaded, embedder, image)
     rows = torch.stack([layer[0, :, -1] for layer in out.attentions]).mean((0, 1))
-    expected = rows[ids == embedder.encoder.image_id].numpy()
+    expected = rows[ids == embedder.encoder.image_id].cpu().numpy()
     assert np.abs(importance.reshape(-1) - expected).max() < 1e-6
     assert importance.shape[0] * importance.shape[1] == len(expected)
     last = torch.nn.functional.normalize(out.last_hidden_state[0, -1], dim=0)
-    assert np.abs(vector - last.numpy()).max() < 1e-5
+    assert np.abs(vector - last.cpu().numpy()).max() < 1e-5
 
 
 def test_query_vector_equals_the_stock_forward(loaded: LoadedModel) -> None:
     embedder = Embedder(loaded)
     _, out = stock(loaded, embedder, None, "red fox")
     last = torch.nn.functional.normalize(out.last_hidden_state[0, -1], dim=0)
-    assert np.abs(embedder.embed_query("red fox") - last.numpy()).max() < 1e-5
+    assert np.abs(embedder.embed_query("red fox") - last.cpu().numpy()).max() < 1e-5
 
 
 def test_vectors_have_unit_length_and_tell_pages_apart(qwen3: LoadedModel) -> None:

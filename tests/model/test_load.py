@@ -14,7 +14,7 @@ from transformers import AutoConfig
 
 from mrr.errors import InputRejected, UnsupportedModel
 from mrr.model.load import check_rotary, check_supported, load_model
-from tests.tiny import save_checkpoint
+from tests.tiny import DEVICE, save_checkpoint
 
 
 def config_of(checkpoints, **changes):
@@ -52,7 +52,7 @@ def test_linear_attention_layers_are_refused(checkpoints) -> None:
 
 def test_rounded_rotary_frequencies_are_refused(checkpoints) -> None:
     """model.to(bf16) rounds them in silence; loading with dtype= does not."""
-    loaded = load_model(checkpoints["qwen3_vl"], device="cpu", dtype=torch.bfloat16)
+    loaded = load_model(checkpoints["qwen3_vl"], device=DEVICE, dtype=torch.bfloat16)
     check_rotary(loaded.model)
     with pytest.raises(UnsupportedModel, match="inv_freq"):
         check_rotary(loaded.model.to(torch.bfloat16))
@@ -77,15 +77,15 @@ def test_pickled_weights_are_refused(tmp_path, monkeypatch) -> None:
 
 def test_one_changed_weight_changes_the_digest(tmp_path, checkpoints) -> None:
     shutil.copytree(checkpoints["qwen3_vl"], tmp_path / "same")
-    same = load_model(tmp_path / "same", device="cpu")
-    assert same.digest == load_model(checkpoints["qwen3_vl"], device="cpu").digest
+    same = load_model(tmp_path / "same", device=DEVICE)
+    assert same.digest == load_model(checkpoints["qwen3_vl"], device=DEVICE).digest
     save_checkpoint(tmp_path / "other", seed=1)
-    assert load_model(tmp_path / "other", device="cpu").digest != same.digest
+    assert load_model(tmp_path / "other", device=DEVICE).digest != same.digest
 
 
 def test_what_a_checkpoint_says_of_its_training_is_read(tmp_path) -> None:
     folder = save_checkpoint(tmp_path, band=[1, 3], exit_layer=4, keep_ratio=0.5)
-    assert load_model(folder, device="cpu").trained == {
+    assert load_model(folder, device=DEVICE).trained == {
         "band": [1, 3],
         "exit_layer": 4,
         "keep_ratio": 0.5,
@@ -97,7 +97,7 @@ def save_adapter(folder, base, rename=lambda name: name):
     from peft import LoraConfig, get_peft_model
     from safetensors.torch import load_file, save_file
 
-    model = load_model(base, device="cpu").model
+    model = load_model(base, device=DEVICE).model
     targets = r".*language_model.*\.q_proj"
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=targets))
     for name, parameter in adapted.named_parameters():
@@ -115,14 +115,14 @@ def save_adapter(folder, base, rename=lambda name: name):
 @pytest.mark.parametrize("old", [False, True])
 def test_a_lora_adapter_is_merged_into_its_base(tmp_path, checkpoints, old: bool) -> None:
     """Also under the names that adapters had before the language model moved."""
-    base = load_model(checkpoints["qwen3_vl"], device="cpu")
+    base = load_model(checkpoints["qwen3_vl"], device=DEVICE)
     save_adapter(
         tmp_path,
         checkpoints["qwen3_vl"],
         lambda name: name.replace(".language_model", "") if old else name,
     )
     (tmp_path / "mini_reranker.json").write_text('{"band": [1, 2], "exit_layer": 2}')
-    merged = load_model(tmp_path, device="cpu")
+    merged = load_model(tmp_path, device=DEVICE)
     for mine, plain in zip(merged.lm.layers, base.lm.layers, strict=True):
         assert not torch.equal(mine.self_attn.q_proj.weight, plain.self_attn.q_proj.weight)
     assert merged.digest != base.digest
@@ -133,7 +133,7 @@ def test_a_lora_adapter_is_merged_into_its_base(tmp_path, checkpoints, old: bool
 def test_an_adapter_that_does_not_fit_is_refused(tmp_path, checkpoints) -> None:
     save_adapter(tmp_path, checkpoints["qwen3_vl"], lambda name: name.replace("layers", "blocks"))
     with pytest.raises(UnsupportedModel, match="do not fit"):
-        load_model(tmp_path, device="cpu")
+        load_model(tmp_path, device=DEVICE)
 
 
 def test_a_hub_id_is_fetched_at_its_revision_without_pickles_or_code(
@@ -146,11 +146,11 @@ def test_a_hub_id_is_fetched_at_its_revision_without_pickles_or_code(
         return str(checkpoints["qwen3_vl"])
 
     monkeypatch.setattr("mrr.model.load.snapshot_download", hub)
-    loaded = load_model("org/checkpoint", revision="abc123", device="cpu")
+    loaded = load_model("org/checkpoint", revision="abc123", device=DEVICE)
     assert (asked["name"], asked["revision"]) == ("org/checkpoint", "abc123")
     assert not any(fnmatch("model.bin", pattern) for pattern in asked["allow_patterns"])
     assert not any(fnmatch("modeling.py", pattern) for pattern in asked["allow_patterns"])
-    assert loaded.digest == load_model(checkpoints["qwen3_vl"], device="cpu").digest
+    assert loaded.digest == load_model(checkpoints["qwen3_vl"], device=DEVICE).digest
 
 
 def test_a_name_that_the_hub_does_not_know_is_refused_in_a_sentence(monkeypatch) -> None:

@@ -29,12 +29,13 @@ from tests.model.helpers import (
     stock_logit,
     visual,
 )
-from tests.tiny import picture
+from tests.tiny import DEVICE, picture
 
 TOLERANCE = 1e-4
 
 
 def assert_close(actual, expected) -> None:
+    expected = expected.cpu() if isinstance(expected, torch.Tensor) else expected
     actual, expected = np.asarray(actual, float), np.asarray(expected, float)
     difference = np.abs(actual - expected)
     assert difference.max() <= TOLERANCE, f"max {difference.max():.2e} mean {difference.mean():.2e}"
@@ -67,15 +68,16 @@ def test_cached_path_with_everything_on_equals_the_stock_forward(loaded: LoadedM
 
 def test_the_loaded_model_equals_a_plain_eager_one(loaded: LoadedModel, checkpoints) -> None:
     """Nothing done at loading (attention function, dtype, device) changes the stock forward."""
-    stock = type(loaded.model).from_pretrained(loaded.name, attn_implementation="eager").eval()
+    stock = type(loaded.model).from_pretrained(loaded.name, attn_implementation="eager")
+    stock = stock.eval().to(loaded.device)
     s = scorer(loaded, DENSE)
     for c in cases(s):
-        ids = torch.tensor([c.prompt.ids])
+        ids = torch.tensor([c.prompt.ids], device=loaded.device)
         with torch.inference_mode():
             logits = stock(
                 input_ids=ids,
-                pixel_values=c.pixels.values,
-                image_grid_thw=c.pixels.grid_thw,
+                pixel_values=c.pixels.values.to(loaded.device),
+                image_grid_thw=c.pixels.grid_thw.to(loaded.device),
                 mm_token_type_ids=(ids == s.encoder.image_id).int(),
             ).logits[0, -1]
         expected = logits[s.encoder.positive_id] - logits[s.encoder.negative_id]
@@ -240,7 +242,7 @@ def test_each_part_really_changes_the_logit(loaded: LoadedModel) -> None:
 def test_half_precision_agrees_with_itself_between_cached_and_stock(
     checkpoints, dtype: torch.dtype, kv_dtype: str, tolerance: float
 ) -> None:
-    loaded = load_model(checkpoints["qwen3_vl"], device="cpu", dtype=dtype)
+    loaded = load_model(checkpoints["qwen3_vl"], device=DEVICE, dtype=dtype)
     s = scorer(loaded, replace(DENSE, kv_dtype=kv_dtype))
     for c in cases(s):
         cached = s.score([QUERY], [c.page], STAGES)[0]

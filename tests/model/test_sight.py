@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from mrr import MiniReranker
 from mrr.model.load import LoadedModel
-from tests.tiny import picture, save_checkpoint
+from tests.tiny import DEVICE, picture, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,12 @@ def test_a_shared_tower_runs_once_a_page_and_changes_nothing(
 ) -> None:
     def build(store: str) -> MiniReranker:
         return MiniReranker.from_pretrained(
-            pair[0], embedder=pair[1], store=tmp_path / store, device="cpu", self_check=False
+            pair[0],
+            embedder=pair[1],
+            store=tmp_path / store,
+            device=DEVICE,
+            dtype=torch.float32,
+            self_check=False,
         )
 
     with closing(build("shared")) as engine:
@@ -74,7 +80,12 @@ def test_a_shared_tower_runs_once_a_page_and_changes_nothing(
 def test_towers_that_differ_stay_apart(pair: tuple[Path, Path], tmp_path: Path) -> None:
     other = save_checkpoint(tmp_path / "other", seed=2)
     built = MiniReranker.from_pretrained(
-        pair[0], embedder=other, store=tmp_path / "store", device="cpu", self_check=False
+        pair[0],
+        embedder=other,
+        store=tmp_path / "store",
+        device=DEVICE,
+        dtype=torch.float32,
+        self_check=False,
     )
     with closing(built) as engine:
         assert engine.embedder is not None

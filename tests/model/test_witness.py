@@ -14,7 +14,7 @@ from mrr.config import DEFAULT_INSTRUCTION
 from mrr.model.load import LoadedModel
 from mrr.model.prompt import QWEN_RERANKER
 from tests.model.helpers import DENSE, STAGES, scorer
-from tests.tiny import picture
+from tests.tiny import DEVICE, picture
 
 
 def chat_template() -> str:
@@ -70,7 +70,7 @@ def test_cross_encoder_agrees_in_logit_and_in_order(
             Transformer(str(tmp_path), transformer_task="any-to-any"),
             LogitScore(s.encoder.positive_id, s.encoder.negative_id),
         ],
-        device="cpu",
+        device=DEVICE,
     )
     pictures = [picture(i, (192, 128)) for i in range(6)]
     theirs = witness.predict([("red fox", p) for p in pictures], activation_fn=torch.nn.Identity())

@@ -32,7 +32,7 @@ TRAINING = {
 def _batch(source: PageSource, shop: Workshop) -> MatchBatch:
     pieces = WordPieces(shop.tokenizer)
     pages = [make_page(source, pieces, f"page {i}", 0, pixels=True) for i in range(2)]
-    return assemble(pages, QUERIES, SuffixEncoder(shop.tokenizer))
+    return assemble(pages, QUERIES, SuffixEncoder(shop.tokenizer), lambda word: 0.5)
 
 
 def _matcher(shop: Workshop) -> tuple[object, Matcher]:

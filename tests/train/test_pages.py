@@ -47,7 +47,7 @@ def test_pieces_are_labelled_in_the_cell_where_they_are_printed(shop: Workshop) 
     # Cell (row 1, column 9): the second window, its column 1.
     sheet.words.append(layout.Word("a", face, 15.0, 9 * 32 + 12, 32 + 20, 0))
     pieces = WordPieces(shop.tokenizer)
-    cut = labels.label(render.draw(sheet, random.Random(0)), pieces)
+    cut = labels.label(labels.mark(render.draw(sheet, random.Random(0)), pieces))
     (piece, _, _), *rest = pieces("a")
     assert not rest
     assert cut.pieces.tolist() == [[64 + 8 + 1, piece]]
@@ -58,7 +58,8 @@ def test_the_character_grid_names_the_letters_where_they_stand(source: PageSourc
     face = fonts.find(["liberationsans-regular"])[0]
     sheet = layout.PageLayout(256, 256, 255, 1.0)
     sheet.words.append(layout.Word("mW", face, 32.0, 0.0, 32.0, 0))
-    cut = labels.label(render.draw(sheet, random.Random(0)), WordPieces(source.tokenizer))
+    drawn = render.draw(sheet, random.Random(0))
+    cut = labels.label(labels.mark(drawn, WordPieces(source.tokenizer)))
     # Patch (1, 0) is third in the first cell of merge-block order; it lies within the m.
     assert set(cut.characters[0, 2].tolist()) == {labels.character_class("m")}
     assert labels.character_class("É") == labels.character_class("e")
