@@ -32,7 +32,12 @@ def logits(ranked) -> dict[str, float]:
 
 
 def reopen(pair, tmp_path: Path, **options) -> MiniReranker:
-    defaults = {"embedder": pair[1], "store": tmp_path / "store", "device": "cpu"}
+    defaults = {
+        "embedder": pair[1],
+        "store": tmp_path / "store",
+        "device": DEVICE,
+        "dtype": torch.float32,
+    }
     return MiniReranker.from_pretrained(pair[0], self_check=False, **{**defaults, **options})
 
 
@@ -360,7 +365,9 @@ def test_the_self_check_refuses_an_engine_that_differs(pair, tmp_path: Path, mon
     run = scorer.run_band
     monkeypatch.setattr(scorer, "run_band", lambda *a, **k: run(*a, **k) + 0.01)
     with pytest.raises(ParityError, match="differs"):
-        MiniReranker.from_pretrained(pair[0], store=tmp_path / "s", device=DEVICE)
+        MiniReranker.from_pretrained(
+            pair[0], store=tmp_path / "s", device=DEVICE, dtype=torch.float32
+        )
 
 
 def test_several_threads_get_the_same_answers(reranker: MiniReranker) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mrr.config import RerankConfig
-from mrr.model.kv import KVPage
+from mrr.model.kv import KVPage, stack
 from mrr.model.layers import (
     NEG_INF,
     CosSin,
@@ -54,11 +54,15 @@ class BandKV:
         shape = (len(pages), heads, self.n_prefix + n_suffix, d)
         self._k = torch.empty(shape, dtype=like.dtype, device=like.device)
         self._v = torch.empty(shape, dtype=like.dtype, device=like.device)
-        for i, page in enumerate(pages):
-            # A padded column has weight 0, but 0 x NaN from fresh memory would still be NaN.
-            padding = slice(self._n_head + page.n_tokens, self.n_prefix)
-            self._k[i, :, padding] = 0
-            self._v[i, :, padding] = 0
+        self._stacks = None
+        if like.is_cuda:
+            self._stacks = stack([page.k for page in pages]), stack([page.v for page in pages])
+        else:  # copying the stored K/V together first would only take memory
+            for i, page in enumerate(pages):
+                # A padded column has weight 0, but 0 x NaN from fresh memory would still be NaN.
+                padding = slice(self._n_head + page.n_tokens, self.n_prefix)
+                self._k[i, :, padding] = 0
+                self._v[i, :, padding] = 0
         self._loaded = -1
         self.mask = self._mask(n_suffix, like, hidden_cells)
 
@@ -77,9 +81,13 @@ class BandKV:
         layer, head = layer_idx - self._first, self._n_head
         self._k[:, :, :head] = self._instruction.k[layer]
         self._v[:, :, :head] = self._instruction.v[layer]
-        for i, page in enumerate(self._pages):
-            page.k.write(layer, self._k[i, :, head : head + page.n_tokens])
-            page.v.write(layer, self._v[i, :, head : head + page.n_tokens])
+        if self._stacks is not None:
+            for stored, out in zip(self._stacks, (self._k, self._v), strict=True):
+                stored.write(layer, out[:, :, head : self.n_prefix])
+        else:
+            for i, page in enumerate(self._pages):
+                page.k.write(layer, self._k[i, :, head : head + page.n_tokens])
+                page.v.write(layer, self._v[i, :, head : head + page.n_tokens])
         self._loaded = layer_idx
 
     def write_suffix(self, k: Tensor, v: Tensor) -> None:

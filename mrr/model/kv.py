@@ -6,12 +6,14 @@ layout that the K/V quantisation literature found to lose least.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mrr.config import KVDtype
 
@@ -34,11 +36,31 @@ class Quantized:
         return self.values.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
     def write(self, layer: int, out: Tensor) -> None:
-        """Write layer `layer`, in out's dtype, into out (H, T, D)."""
+        """Write layer `layer`, in out's dtype, into out, shaped as that layer of the values."""
         if self.scale is None:
             out.copy_(self.values[layer])
         else:
             torch.mul(self.values[layer], self.scale[layer], out=out)
+
+
+def stack(parts: Sequence[Quantized]) -> Quantized:
+    """Stored tensors of N pages as one, (L, N, H, longest T, D), filled up with zeros.
+
+    A GPU expands one layer of it in one go, where page by page it would wait for its orders.
+    """
+    longest = max(part.values.shape[2] for part in parts)
+    values = torch.stack([_longer(part.values, longest) for part in parts], 1)
+    if parts[0].scale is None:
+        return Quantized(values, None)
+    scales = [part.scale for part in parts if part.scale is not None]
+    return Quantized(
+        values, torch.stack([_longer(s, longest) if s.shape[2] > 1 else s for s in scales], 1)
+    )
+
+
+def _longer(x: Tensor, n: int) -> Tensor:
+    """x (L, H, T, D) with zeros up to n tokens."""
+    return x if x.shape[2] == n else F.pad(x, (0, 0, 0, n - x.shape[2]))
 
 
 @dataclass(frozen=True, slots=True)

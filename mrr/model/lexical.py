@@ -23,7 +23,9 @@ def confidence_axis(table: Tensor) -> Tensor:
 
     The bundled tower writes how sure it is along it (mrr/train/confidence.py).
     """
-    return torch.linalg.eigh(torch.cov(table.float().T)).eigenvectors[:, 0].contiguous()
+    # Training asks for it too, where products would be rounded to bfloat16.
+    with torch.autocast(table.device.type, enabled=False):
+        return torch.linalg.eigh(torch.cov(table.float().T)).eigenvectors[:, 0].contiguous()
 
 
 def split_confidence(visual: Tensor, axis: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,7 @@ _SIZES = {
     "match_pages": "Pages in a matching batch.",
     "embed_pages": "Pages in an embedding batch.",
     "minutes": "Give every stage this long instead of its steps; the rate falls by the clock.",
+    "check_pages": "Held-out pages in an evaluation.",
     "workers": "Processes that draw pages; cores - 1 on a GPU.",
     "unit": "Batches of the curriculum's first step.",
     "seed": "Seed of pages, queries and weights.",

@@ -68,6 +68,10 @@ class WindowBatch:
         moved = (getattr(self, name).to(device, non_blocking=True) for name in self.__slots__)
         return WindowBatch(*moved)
 
+    def pin_memory(self) -> WindowBatch:
+        """The same batch where a GPU can fetch it by itself; called by the loader."""
+        return WindowBatch(*(getattr(self, name).pin_memory() for name in self.__slots__))
+
 
 def collate(pages: list[labels.PageLabels]) -> WindowBatch:
     """Join pages; cell numbers are shifted to count through all windows."""

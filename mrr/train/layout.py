@@ -107,9 +107,12 @@ class _Typesetter:
         ink: Colour | None = None,
     ) -> list[str]:
         """Set words from x until the width is full. Returns the words that did not fit."""
-        space = max(2.5, width_of(face, size, self.page.scale, " ") * self.rng.uniform(0.95, 1.2))
-        cursor = x
+        stretch = self.rng.choice((1.0, self.rng.uniform(0.85, 1.2), self.rng.uniform(0.9, 1.8)))
+        space = max(2.5, width_of(face, size, self.page.scale, " ") * stretch)
+        cursor, plain = x, face
         for i, text in enumerate(words):
+            # Now and then a word stands out.
+            face = self.rng.choice((self.bold, self.italic)) if self.rng.random() < 0.04 else plain
             advance = width_of(face, size, self.page.scale, text)
             if cursor + advance > x + width:
                 # A word wider than the whole line would never be set: drop it.

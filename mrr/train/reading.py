@@ -8,6 +8,7 @@ head is not part of the model that ships.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ class ReadingLoss:
     characters: Tensor
     aim: Tensor
     confidence: Tensor
-    recall: Tensor
+    recall: Callable[[], float]
 
     def shown(self) -> dict[str, float]:
         """The parts as numbers."""
@@ -71,13 +72,13 @@ class ReadingLoss:
             "characters": float(self.characters),
             "aim": float(self.aim),
             "confidence": float(self.confidence),
-            "recall": float(self.recall),
+            "recall": self.recall(),
         }
 
 
 def piece_loss(
     reader: Reader, cells: Tensor, batch: WindowBatch, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Callable[[], float]]:
     """Softmax over candidate pieces for every cell. Returns (loss, recall among candidates).
 
     The candidates are the batch's own pieces and N_NOISE random ones. Pieces that only reach into
@@ -101,13 +102,15 @@ def piece_loss(
     blank_column = torch.searchsorted(candidates, special)
     text_loss = -(log_p[cell, right] / counts[cell]).sum() / (counts > 0).sum().clamp(min=1)
     blank_loss = -log_p[blank, blank_column].mean() if len(blank) else text_loss * 0
-    with torch.no_grad():
+
+    @torch.no_grad()
+    def recall() -> float:
         top = log_p.topk(3, -1).indices  # a cell rarely holds more than three centres
         n_top = counts[cell].clamp(max=3)
-        hits = (top[cell] == right[:, None]) & (
-            torch.arange(3, device=cell.device) < n_top[:, None]
-        )
-        recall = hits.any(1).float().mean()
+        places = torch.arange(3, device=cell.device)
+        hits = (top[cell] == right[:, None]) & (places < n_top[:, None])
+        return float(hits.any(1).float().mean())
+
     return text_loss + 0.1 * blank_loss, recall
 
 

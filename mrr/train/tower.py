@@ -47,9 +47,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def _norm(x: Tensor, norm: Any) -> Tensor:
     """RMSNorm in float32, like the stock module, leaving in the dtype that matmuls want."""
-    wide = x.float()
-    scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
-    return scaled * norm.weight
+    return F.rms_norm(x.float(), norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
 def rope_tables(visual: Any, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -67,8 +65,8 @@ def block(layer: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     attn = layer.attn
     qkv = attn.qkv(_norm(x, layer.norm1)).view(n, t, 3, attn.num_heads, attn.head_dim)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    cos, sin = cos.to(v.dtype), sin.to(v.dtype)
     q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-    q, k = q.to(v.dtype), k.to(v.dtype)
     if x.is_cuda:
         out = F.scaled_dot_product_attention(q, k, v, scale=attn.scaling)
     else:  # in bfloat16 on a CPU this takes half the time of the fused kernel

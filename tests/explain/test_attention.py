@@ -30,16 +30,16 @@ def eager(checkpoints):
 
 def stock_attention(loaded, s, c) -> torch.Tensor:
     """(L, heads, n, n) of a stock dense pass over the whole prompt."""
-    ids = torch.tensor([c.prompt.ids])
+    ids = torch.tensor([c.prompt.ids], device=loaded.device)
     with torch.inference_mode():
         out = loaded.model.model(
             input_ids=ids,
-            pixel_values=c.pixels.values,
-            image_grid_thw=c.pixels.grid_thw,
+            pixel_values=c.pixels.values.to(loaded.device),
+            image_grid_thw=c.pixels.grid_thw.to(loaded.device),
             mm_token_type_ids=(ids == s.encoder.image_id).int(),
             output_attentions=True,
         )
-    return torch.cat(out.attentions)
+    return torch.cat(out.attentions).cpu()
 
 
 def test_attention_equals_that_of_a_stock_eager_pass(qwen3, eager):

@@ -81,5 +81,5 @@ def test_dense_lens_reads_the_stock_hidden_states_of_every_layer(loaded):
     finally:
         for handle in handles:
             handle.remove()
-    expected = s.head.logits(torch.stack(seen)).numpy()
+    expected = s.head.logits(torch.stack(seen)).cpu().numpy()
     np.testing.assert_allclose(dense_lens(s, QUERY, c.pixels), expected, atol=1e-4)

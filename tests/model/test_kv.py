@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mrr.model.kv import lossless, pack, quantize, quantize_page, unpack
+from mrr.config import KVDtype
+from mrr.model.kv import lossless, pack, quantize, quantize_page, stack, unpack
 
 CPU = torch.device("cpu")
 
@@ -75,3 +76,18 @@ def test_all_zero_tokens_survive_int8() -> None:
 def test_lossless_storage_is_the_models_own_type() -> None:
     assert lossless(torch.bfloat16) == "bf16"
     assert lossless(torch.float32) == "fp32"
+
+
+@pytest.mark.parametrize("kv_dtype", ["int8", "fp32"])
+def test_pages_stacked_for_a_gpu_expand_as_each_page_does(kv_dtype: KVDtype) -> None:
+    torch.manual_seed(0)
+    parts = [quantize(torch.randn(2, 3, n, 4), kv_dtype, axis=axis) for n, axis in ((5, 2), (7, 2))]
+    tokenwise = [quantize(torch.randn(2, 3, n, 4), kv_dtype, axis=3) for n in (5, 7)]
+    for pages in (parts, tokenwise):
+        together = torch.empty(2, 3, 7, 4)
+        stack(pages).write(1, together)
+        for out, page in zip(together, pages, strict=True):
+            n = page.values.shape[2]
+            alone = torch.empty(3, n, 4)
+            page.write(1, alone)
+            assert torch.equal(out[:, :n], alone) and not out[:, n:].any()

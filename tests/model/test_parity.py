@@ -35,8 +35,9 @@ TOLERANCE = 1e-4
 
 
 def assert_close(actual, expected) -> None:
-    expected = expected.cpu() if isinstance(expected, torch.Tensor) else expected
-    actual, expected = np.asarray(actual, float), np.asarray(expected, float)
+    actual, expected = (
+        np.asarray(x.cpu() if isinstance(x, torch.Tensor) else x, float) for x in (actual, expected)
+    )
     difference = np.abs(actual - expected)
     assert difference.max() <= TOLERANCE, f"max {difference.max():.2e} mean {difference.mean():.2e}"
 

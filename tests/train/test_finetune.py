@@ -53,7 +53,8 @@ def test_training_scores_are_the_engine_s_scores(
     task.image.save(file)
     engine.add([file])
     theirs = [engine.rank(query)[0].logit for query in task.queries]
-    assert ours.tolist() == pytest.approx(theirs, abs=1e-3)
+    rounding = 1e-3 if tuner.loaded.dtype == torch.float32 else 0.1
+    assert ours.tolist() == pytest.approx(theirs, abs=rounding)
     assert (ours - dense).abs().max() > 1e-3  # the switches do something
 
 
@@ -63,8 +64,10 @@ def test_fine_tuning_moves_scores_towards_its_targets_and_the_engine_loads_it(
 ) -> None:
     plan = _plan(checkpoints["qwen3_vl"], data, tmp_path, dense_teacher=dense_teacher, steps=25)
     task = next(tasks(read_dataset(data), 3, "s"))
+    tuner = Tuner(plan)
+    task = task.to(tuner.loaded.device)
     with torch.no_grad():
-        before, _ = Tuner(plan).loss(task)
+        before, _ = tuner.loss(task)
     adapter = finetune(plan)
     tuned = FinetunePlan(str(adapter), data, tmp_path, config=plan.config)
     goal = Tuner(plan).teach(task) if dense_teacher else task
