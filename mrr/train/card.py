@@ -112,7 +112,7 @@ def _runs(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     for i, run in enumerate(runs, start=1):
         for stage, done in run["stages"].items():
             lines.append(
-                f"| {i} | {stage} | {done['steps']:,} | {done['minutes']:.0f} | {run['device']} |"
+                f"| {i} | {stage} | {done['steps']:,} | {done['minutes']:g} | {done['device']} |"
             )
     last = runs[-1]
     return [*lines, "", f"Seed {last['seed']}, commit {last['commit']}.", ""]

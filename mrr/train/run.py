@@ -23,6 +23,13 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def device_name() -> str:
+    """What trains here, for the model card."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
 @functools.cache
 def product_dtype(device_type: str) -> torch.dtype:
     """bfloat16 where its matrix products are the faster, as timed here, else float32.
@@ -81,6 +88,7 @@ class Run:
             "step": self.step,
             "train_s": self.train_s,
             "n_cells": self.n_cells,
+            "device": device_name(),
         }
         part = self.folder / "checkpoint.part"
         torch.save(state, part)

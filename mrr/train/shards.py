@@ -13,7 +13,7 @@ from torch import Tensor
 
 MAX_BYTES = 9_000_000
 _META = "progress.json"
-_COUNTS = ("step", "train_s", "n_cells")
+_PROGRESS = ("step", "train_s", "n_cells", "device")
 
 
 def pack(run_dir: Path, out_dir: Path) -> list[Path]:
@@ -30,8 +30,8 @@ def pack(run_dir: Path, out_dir: Path) -> list[Path]:
         for i, part in enumerate(_parts(state["model"])):
             written.append(target / f"weights-{i:03d}.safetensors")
             save_file(part, written[-1])
-        counts = {name: state[name] for name in _COUNTS}
-        (target / _META).write_text(json.dumps(counts), encoding="utf-8")
+        progress = {name: state[name] for name in _PROGRESS if name in state}
+        (target / _META).write_text(json.dumps(progress), encoding="utf-8")
         log = checkpoint.parent / "log.jsonl"
         if log.exists():
             shutil.copy(log, target / log.name)

@@ -209,6 +209,7 @@ class Workshop:
             name: {
                 "steps": state["step"] - (begun.read_step if name == "reading" else 0),
                 "minutes": round(state["train_s"] / 60, 1),
+                "device": state["device"],
             }
             for name, state in done.items()
             if state is not None and state["train_s"] > 0
@@ -217,7 +218,6 @@ class Workshop:
             "stages": stages,
             "seed": self.scale.seed,
             "commit": current_commit(),
-            "device": f"{pick_device().type}, {torch.get_num_threads()} threads",
         }
         return [*begun.runs, this]
 

@@ -13,10 +13,10 @@ from mrr.train.cli import train
 
 FACTS = {
     "runs": [
-        {"stages": {"reading": {"steps": 1320, "minutes": 75.0}}, "seed": 0, "commit": "abc",
-         "device": "cpu"},
-        {"stages": {"reading": {"steps": 900, "minutes": 81.4}}, "seed": 7, "commit": "def",
-         "device": "cuda"},
+        {"stages": {"reading": {"steps": 1320, "minutes": 75.0, "device": "cpu"}},
+         "seed": 0, "commit": "abc"},
+        {"stages": {"reading": {"steps": 900, "minutes": 81.4, "device": "NVIDIA H200"}},
+         "seed": 7, "commit": "def"},
     ],
     "parameters": {"tiny-reranker": 11_821_088, "tiny-embedder": 7_518_752},
     "rendered": {"reranker": {"mini_ndcg5": 0.6262}},
@@ -35,7 +35,7 @@ def test_a_card_has_the_fields_that_the_hub_reads_and_every_run_of_training() ->
     fields = yaml.safe_load(head)
     assert fields["license"] == "apache-2.0" and fields["library_name"] == "transformers"
     assert "| 1 | reading | 1,320 | 75 | cpu |" in body
-    assert "| 2 | reading | 900 | 81 | cuda |" in body
+    assert "| 2 | reading | 900 | 81.4 | NVIDIA H200 |" in body
     assert "Seed 7, commit def." in body
     assert "| examples | 49 queries, 32 candidates | mini | 0.615 [0.504, 0.721] | 0.900 |" in body
     assert '"mini_ndcg5": 0.6262' in body and "11.8M parameters" in body

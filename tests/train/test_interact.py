@@ -23,7 +23,7 @@ from tests.train.conftest import SIZES
 
 QUERIES = [("parser", "error"), ("message",)]
 TRAINING = {
-    "runs": [{"stages": {}, "seed": 0, "commit": "unknown", "device": "cpu"}],
+    "runs": [{"stages": {}, "seed": 0, "commit": "unknown"}],
     "parameters": {"tiny-reranker": 1, "tiny-embedder": 1},
     "rendered": {},
 }

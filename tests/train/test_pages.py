@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,6 +73,23 @@ def test_batches_do_not_depend_on_where_the_stream_is_entered(source: PageSource
     assert np.array_equal(whole[2].windows, entered.windows)
     assert np.array_equal(whole[2].pieces, entered.pieces)
     assert not np.array_equal(whole[1].windows, entered.windows)
+
+
+def test_a_page_that_is_used_again_is_cut_elsewhere_and_labelled_there(source: PageSource) -> None:
+    large = replace(source, size=(768, 768))
+    first, second = WindowBatches(large, 2, "s", 0, 2, reuse=2)
+    assert first.windows.shape == second.windows.shape == (8, 256, 256)
+    assert not np.array_equal(first.windows, second.windows)
+    drawn = labels.mark(large.page("s/0/0", 0), WordPieces(source.tokenizer))
+    left, top = 37, 201
+    cut = drawn.cut(left, top, 512, 512)
+    assert np.array_equal(cut.pixels, drawn.pixels[top : top + 512, left : left + 512])
+    x, y = drawn.piece_x.mean(1) - left, drawn.piece_y - top
+    inside = (x >= 0) & (x < 512) & (y >= 0) & (y < 512)
+    row, column = (y[inside] // 32).astype(int), (x[inside] // 32).astype(int)
+    cell = (row // 8 * 2 + column // 8) * 64 + row % 8 * 8 + column % 8
+    expected = np.stack([cell, drawn.pieces[inside]], 1).tolist()
+    assert len(expected) > 20 and labels.label(cut).pieces.tolist() == expected
 
 
 def test_validation_faces_and_paragraphs_are_kept_out_of_training(shop: Workshop) -> None:

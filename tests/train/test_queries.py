@@ -1,11 +1,12 @@
 import random
 
+import numpy as np
 import pytest
 import torch
 
 from mrr.train import eyes
 from mrr.train.data import PageSource
-from mrr.train.match_data import MatchBatches
+from mrr.train.match_data import MatchBatches, MatchPage, SuffixEncoder, assemble
 from mrr.train.queries import FUNCTION_WORDS, QueryMaker, page_text
 
 
@@ -37,6 +38,26 @@ def test_a_batch_knows_which_words_are_where(source: PageSource) -> None:
     # Every query asked first of a page is answered by it; its near misses are not.
     assert batch.answer[0, :3].all() and not batch.answer[0, 3:5].any()
     assert batch.answer[1, 5:8].all() and not batch.answer[1, 8:].any()
+
+
+def test_a_page_covers_a_query_by_its_rare_words_and_more_where_they_run_on(
+    source: PageSource,
+) -> None:
+    texts = ("the cat sat by the quay", "quay by the cat", "the and of by", "cat alone")
+    pages = [
+        MatchPage((8, 8), np.zeros((0, 2), int), np.zeros((0, 2), int), {},
+                  page_text(tuple(text.split()), ()), None)
+        for text in texts
+    ]  # fmt: skip
+    maker = QueryMaker(source.corpus, random.Random(0))
+    asked = [("the", "quay"), ("cat", "quay"), ("of", "the")]
+    batch = assemble(pages, asked, SuffixEncoder(source.tokenizer), maker.rarity)
+    the_quay, cat_quay, function_words = batch.cover.T.tolist()
+    assert the_quay[0] > the_quay[1] > 0.8 > 0.2 > the_quay[2] > the_quay[3] == 0
+    assert cat_quay[0] == cat_quay[1] > 0.8 > cat_quay[3] > cat_quay[2] == 0
+    # A function word need not be there, unless nothing else is asked.
+    assert batch.answer.T.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0]]
+    assert function_words[2] == 1.0
 
 
 def test_pages_are_asked_again_with_other_queries_and_looked_at_once(source: PageSource) -> None:

@@ -1,18 +1,21 @@
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from mrr import MiniReranker
 from mrr.errors import InputRejected
 from mrr.train import begin, shards
 from mrr.train.cli import train
-from mrr.train.muon import orthogonalize
+from mrr.train.muon import Muon, orthogonalize, set_progress
+from mrr.train.run import read_state
 from mrr.train.stages import Workshop
 
 
@@ -54,9 +57,9 @@ def _another_run_begins_where_the_pair_ended(shop: Workshop, pair: Path) -> None
     assert [run["seed"] for run in begin.begun(following.root).runs] == [shop.scale.seed]
     assert following.tokenizer.get_vocab() == shop.tokenizer.get_vocab()
     for stage, before in (("reading", "reading"), ("joined", "pruned"), ("seeing", "seeing")):
-        state = torch.load(following.root / stage / "checkpoint.pt", weights_only=True)
+        state = read_state(following.root / stage)
         assert state["step"] == (3 if stage == "reading" else 0)
-        trained = torch.load(shop.root / before / "checkpoint.pt", weights_only=True)["model"]
+        trained = read_state(shop.root / before)["model"]
         for name, weight in state["model"].items():
             if name.startswith(("visual.", "lm.")):  # heads that do not ship start afresh
                 assert torch.allclose(weight, trained[name], atol=2e-3), name
@@ -97,6 +100,49 @@ def test_orthogonalised_updates_have_singular_values_near_one() -> None:
         update = orthogonalize(torch.randn(shape, generator=generator))
         values = torch.linalg.svdvals(update)
         assert 0.6 < values.min() and values.max() < 1.3
+
+
+def test_a_matrix_moves_alike_alone_and_among_others_of_its_shape() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(6, 4, generator=generator) for _ in range(2)]
+    pull = [torch.randn(6, 4, generator=generator) for _ in range(2)]
+
+    def moved(which: list[int]) -> list[Tensor]:
+        params = [torch.nn.Parameter(start[i].clone()) for i in which]
+        muon = Muon([{"params": params, "splits": 3}], lr=0.1)
+        for _ in range(2):
+            for param, i in zip(params, which, strict=True):
+                param.grad = pull[i].clone()
+            muon.step()
+        return [param.detach() for param in params]
+
+    together = moved([0, 1])
+    for i in (0, 1):
+        # The products of a stack are rounded to bfloat16 in another order.
+        assert torch.allclose(together[i], moved([i])[0], atol=2e-3)
+        assert not torch.allclose(together[i], start[i], atol=2e-2)
+
+
+def test_a_run_by_the_clock_ends_with_its_minutes_and_its_rate_has_fallen(
+    shop: Workshop, tmp_path: Path
+) -> None:
+    hurried = Workshop(tmp_path, replace(shop.scale, minutes=0.03, read_reuse=2, read_pages=4))
+    for name in ("corpus", "tokenizer"):
+        shutil.copytree(shop.root / name, tmp_path / name)
+    begun = time.perf_counter()
+    hurried.read()
+    assert time.perf_counter() - begun < 30
+    state = read_state(tmp_path / "reading")
+    assert state is not None and 0 < state["step"] < 1000
+    rates = [group["lr"] / group["base_lr"] for group in state["optimizers"][0]["param_groups"]]
+    assert max(rates) < 1.0
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_a_twentieth() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    optimizer.param_groups[0]["base_lr"] = 1.0
+    rates = [set_progress([optimizer], step, step / 1000) for step in (0, 99, 500, 800, 999)]
+    assert rates == pytest.approx([0.01, 1.0, 1.0, 0.5, 0.05])
 
 
 def test_every_command_has_help() -> None:
