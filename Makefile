@@ -10,7 +10,7 @@ WORKERS ?= 2
 
 .PHONY: run test lint format train bench eval screenshots clean
 
-run: $(VENV)/.run  ## open the app with the bundled model and examples
+run: $(VENV)/.run $(VENV)/.examples  ## open the app with the bundled model and examples
 	$(BIN)/python app.py
 
 test: $(VENV)/.dev $(VENV)/.browser  ## run every test
@@ -47,6 +47,11 @@ $(VENV)/bin/python:
 
 $(VENV)/.run: requirements.txt | $(VENV)/bin/python
 	$(BIN)/pip install --quiet -r requirements.txt
+	touch $@
+
+# The app would cache its examples itself, in the background; so it opens with all of them.
+$(VENV)/.examples: $(wildcard assets/examples/pages/* assets/models/*/*.safetensors) | $(VENV)/.run
+	$(BIN)/python -m mrr add assets/examples/pages >/dev/null
 	touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
