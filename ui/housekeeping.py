@@ -128,6 +128,7 @@ class Housekeeping:
                 yield {view.plan: note("Loading the model…")}
             engine = self.bench.engine(wanted)  # refused before anything changes
             session.settings = wanted
+            session.added.clear()  # what caching said under the settings before
             if another:
                 yield settings.switches(view, engine)
             for done, total in self.bench.encode_missing(session):

@@ -18,6 +18,7 @@ from ui.lenses import settled_sentence
 from ui.session import Session, Settings
 from ui.views import history, labels, ranking, settings, start
 from ui.views.report import report
+from ui.views.upload import known_pages
 from ui.workbench import Workbench, dense_list, dense_ranks
 
 
@@ -107,6 +108,18 @@ def test_settings_that_cannot_be_are_refused_in_words(bench: Workbench) -> None:
         bad = [*good[:position], value, *good[position + 1 :]]
         with pytest.raises(InputRejected, match=words):
             settings.read(base, False, *bad)
+
+
+def test_page_facts_are_those_of_the_settings_in_use(bench: Workbench) -> None:
+    session = Session()
+    half = {one.n_kept_tokens for one in known_pages(bench, session).values()}
+    whole = Session(settings=Settings(replace(bench.base.config, keep_ratio=1.0)))
+    assert known_pages(bench, whole) == {}, "nothing is stored under these settings yet"
+    list(bench.encode_missing(whole))
+    kept = known_pages(bench, whole)
+    assert len(kept) == N_PAGES
+    assert all(one.n_kept_tokens == one.grid[0] * one.grid[1] for one in kept.values())
+    assert {one.n_kept_tokens for one in known_pages(bench, session).values()} == half
 
 
 def test_presets_are_the_three_promised(bench: Workbench) -> None:

@@ -165,12 +165,14 @@ def store(bench: Workbench, session: Session) -> str:
 def known_pages(bench: Workbench, session: Session) -> dict[str, AddedPage]:
     """What caching said of every page that this session may see, or what is stored of it."""
     cache = bench.engine(session.settings).cache
+    as_started = cache.fingerprint == bench.base.cache.fingerprint
+    examples = bench.examples.added if as_started else {}
     for page in bench.pages(session):  # of an earlier start, or of the command line
-        if page.page_id not in bench.examples.added and page.page_id not in session.added:
+        if page.page_id not in examples and page.page_id not in session.added:
             stored = cache.stored(page)
             if stored is not None:
                 session.added[page.page_id] = stored
-    return {**bench.examples.added, **session.added}
+    return {**examples, **session.added}
 
 
 def pages(bench: Workbench, session: Session) -> str:
