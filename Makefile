@@ -51,7 +51,8 @@ $(VENV)/.run: requirements.txt | $(VENV)/bin/python
 
 # The app would cache its examples itself, in the background; so it opens with all of them.
 $(VENV)/.examples: $(wildcard assets/examples/pages/* assets/models/*/*.safetensors) | $(VENV)/.run
-	$(BIN)/python -m mrr add assets/examples/pages >/dev/null
+	@echo "Caching the example pages, about a minute, once."
+	$(BIN)/python -c "from app import build; from ui.caching import cache_examples; cache_examples(build()[1])"
 	touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.run

@@ -71,7 +71,7 @@ class Entries:
             self.tally.add(f"{self.files.source}_hits", len(read))
             self.tally.add("misses", len(wanted) - len(read))
             found |= read
-        self._touch(found)
+        self.touch(found)
         return {key: found[key] for key in keys if key in found}
 
     def put(
@@ -152,7 +152,7 @@ class Entries:
         with self.trouble.guard("drop damaged entries"):
             self.drop(row)
 
-    def _touch(self, keys: Collection[str]) -> None:
+    def touch(self, keys: Collection[str]) -> None:
         self.space.touches.add(keys)
         if self.space.touches.due:
             with self.trouble.guard("note what was used"), self.database.write() as db:

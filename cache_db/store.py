@@ -178,6 +178,10 @@ class PageStore:
         """
         return self._entries.put(key, page_id, tensors, meta)
 
+    def touch(self, keys: Collection[str]) -> None:
+        """Note that entries were used which their user held elsewhere: they are evicted later."""
+        self._entries.touch(keys)
+
     def contains(self, keys: Collection[str]) -> set[str]:
         """Those of the keys that are there, without reading them."""
         return self._entries.contains(keys)

@@ -109,7 +109,8 @@ class PageCache:
     def missing(self, pages: Sequence[Page]) -> list[Page]:
         """Those of the pages that have no K/V here, or no embedding by this embedder."""
         keys = {page.page_id: self.key(page) for page in pages}
-        known = self.kv.contains(set(keys.values())) if self.scorer.image_first else keys.values()
+        wanted = set(keys.values())
+        known = self.kv.contains(wanted) if self.scorer.image_first else wanted
         embedded = set(keys)
         if self.embedder is not None:
             scopes = {page.scope for page in pages}
@@ -119,7 +120,9 @@ class PageCache:
     def load(self, pages: Sequence[Page], stages: Stages) -> tuple[list[KVPage], int, int]:
         """K/V of pages, encoding what is missing: (pages, number missed, bytes read from disk)."""
         keys = [self.key(page) for page in pages]
-        found = self._on_device(keys)
+        held = self._on_device(keys)
+        self.kv.touch(held)
+        found = dict(held)
         with self.kv.pinned(keys):
             with stages("load"):
                 entries = self.kv.get_many([key for key in keys if key not in found])
@@ -133,16 +136,14 @@ class PageCache:
                     found[key] = self.encode(page, sight, inner)
         if self.resident is not None:
             for key, page in zip(keys, pages, strict=True):
-                self.resident.put(key, page.page_id, found[key])
+                if key not in held:
+                    self.resident.put(key, page.page_id, found[key])
         n_bytes = sum(entry.nbytes for entry in entries.values() if entry.source == "disk")
         return [found[key] for key in keys], len(missing), n_bytes
 
     def _on_device(self, keys: Sequence[str]) -> dict[str, KVPage]:
         """K/V that an earlier query left on the accelerator."""
-        if self.resident is None:
-            return {}
-        held = {key: self.resident.get(key) for key in keys}
-        return {key: kv for key, kv in held.items() if kv is not None}
+        return {} if self.resident is None else self.resident.get_many(keys)
 
     def encode(self, page: Page, sight: Sight, stages: Stages) -> KVPage:
         """Compute and store one page's K/V."""

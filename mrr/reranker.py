@@ -421,6 +421,14 @@ def _ranked(
 
 
 def _dense_bytes() -> int:
-    """Memory for K/V of `dense + reuse`: a quarter of the machine's, at least 4 GiB."""
+    """Memory for K/V of `dense + reuse`: a quarter of what there is, at least 4 GiB."""
+    return max(4 * 2**30, _memory_bytes() // 4)
+
+
+def _memory_bytes() -> int:
+    """Memory of this machine, or of the container that this process runs in."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(4 * 2**30, machine // 4)
+    try:
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return machine

@@ -6,7 +6,7 @@ On a CPU the store's memory tier is this already: its arrays are used where they
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -28,6 +28,10 @@ class Resident:
             return None
         self._held.move_to_end(key)
         return held[1]
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, KVPage]:
+        """The K/V of those keys that are here."""
+        return {key: kv for key in keys if (kv := self.get(key)) is not None}
 
     def put(self, key: str, page_id: str, kv: KVPage) -> None:
         """Keep K/V that lies on the device; what is larger than all the room is not kept."""

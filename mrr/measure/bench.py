@@ -89,7 +89,7 @@ class BenchReport:
 @click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Default by device.")
 @click.option("--top-k", default="20", show_default=True, help="Candidates; several as 10,20,100.")
 @click.option("--repeats", default=5, show_default=True, help="Of `mini` and `dense + reuse`.")
-@click.option("--original-repeats", default=2, show_default=True, help="Of `original`, one page.")
+@click.option("--original-repeats", default=2, show_default=True, help="Of `original`.")
 @click.option(
     "--add-pages", default=0, help="Instead: peak memory while so many random pages are added."
 )
@@ -180,7 +180,9 @@ def run_bench(
 def _warm_up(mini: Scorer, dense: Scorer, query: str, picture: Image.Image) -> None:
     n, stages = original_batch(mini.loaded.device), Stages(mini.loaded.device)
     sight = mini.sight(picture, stages)
-    dense.encode(sight, np.arange(sight.pixels.n_tokens), stages)
+    everything = np.arange(sight.pixels.n_tokens)
+    mini.encode(sight, everything, stages)
+    dense.encode(sight, everything, stages)
     dense.score_original([query] * n, [sight.pixels] * n, stages)
 
 
@@ -205,15 +207,12 @@ def _compare(
 
         def load() -> list[KVPage]:
             """As the engine does: from the accelerator, or else from the store's memory tier."""
-            held = [resident.get(key) for key in keys] if resident is not None else []
-            if held and all(held):
-                return [kv for kv in held if kv is not None]
-            entries = store.get_many(keys)
-            read = [unpack(entries[x].tensors, entries[x].meta, loaded.device) for x in keys]
-            if resident is not None:
-                for key, kv in zip(keys, read, strict=True):
-                    resident.put(key, "", kv)
-            return read
+            held = {} if resident is None else resident.get_many(keys)
+            for key, entry in store.get_many([key for key in keys if key not in held]).items():
+                held[key] = unpack(entry.tensors, entry.meta, loaded.device)
+                if resident is not None:
+                    resident.put(key, "", held[key])
+            return [held[key] for key in keys]
 
         def whole(stages: Stages) -> None:
             with stages("load"):

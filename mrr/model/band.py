@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mrr.config import RerankConfig
-from mrr.model.kv import KVPage, stack
+from mrr.model.kv import KVPage, Quantized, stack
 from mrr.model.layers import (
     NEG_INF,
     CosSin,
@@ -54,7 +54,7 @@ class BandKV:
         shape = (len(pages), heads, self.n_prefix + n_suffix, d)
         self._k = torch.empty(shape, dtype=like.dtype, device=like.device)
         self._v = torch.empty(shape, dtype=like.dtype, device=like.device)
-        self._stacks = None
+        self._stacks: tuple[Quantized, Quantized] | None = None
         if like.is_cuda:
             self._stacks = stack([page.k for page in pages]), stack([page.v for page in pages])
         else:  # copying the stored K/V together first would only take memory

@@ -37,8 +37,8 @@ that the path works on any CPU; for real work take a real checkpoint.
 
 Documentation, docstrings, licences and manual pages of a Debian machine, and words of its
 dictionaries, set in free fonts by `mrr/train/render.py`: one and two columns, headings, lists,
-tables, charts, tints, light scans. Every page is drawn once. Text and faces of the validation
-pages are held out.
+tables, charts, tints, light scans. No page comes twice as it was: those that are used again are
+cut elsewhere. Text and faces of the validation pages are held out.
 
 ## Recipe
 

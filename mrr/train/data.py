@@ -123,10 +123,13 @@ class WindowBatches(IterableDataset[WindowBatch]):
         pieces = WordPieces(self.source.tokenizer)
         pool: deque[labels.MarkedPage] = deque(maxlen=self.n_pages)
         cutting = self.reuse > 1
-        for index in range(self.first + offset, self.last, step):
-            for i in range(-(-self.n_pages // self.reuse)):
+        n_drawn = 0
+        for turn, index in enumerate(range(self.first + offset, self.last, step), start=1):
+            n_due = -(-turn * self.n_pages // self.reuse)
+            for i in range(n_due - n_drawn):
                 drawn = self.source.page(f"{self.seed}/{index}/{i}", index, clean=cutting)
                 pool.append(labels.mark(drawn, pieces))
+            n_drawn = n_due
             pages = list(itertools.islice(itertools.cycle(pool), self.n_pages))
             if cutting:
                 rng = random.Random(f"{self.seed}/{index}/cuts")

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
+from mrr.errors import InputRejected
 from mrr.train.muon import set_progress
 from mrr.train.run import Run, autocast, pick_device
 
 LOG_EVERY = 25
+ENDLESS = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,11 @@ class Step:
 
 def last_batch(steps: int, minutes: float) -> int:
     """Where the stream of batches ends: a run by the clock takes as many as it can."""
-    return 1 << 60 if minutes else steps
+    return ENDLESS if minutes else steps
 
 
 def loader(batches: IterableDataset[Any], workers: int) -> DataLoader[Any]:
-    """Batches drawn ahead by `workers` processes (0: in this one), in order."""
+    """Batches drawn ahead by `workers` processes (0: in this one), which take turns."""
     ahead: dict[str, Any] = {}
     if workers:
         ahead = {"prefetch_factor": 4, "multiprocessing_context": "fork"}
@@ -41,23 +43,28 @@ def loader(batches: IterableDataset[Any], workers: int) -> DataLoader[Any]:
     return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pinned, **ahead)
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Schedule:
     """How much of a run is behind: by its steps, or by the clock where minutes are given.
 
-    first: share that was behind when the clock showed `begun` (seconds).
+    A run by the clock that was stopped goes on from the share that its checkpoint says.
     """
 
-    first: float
-    begun: float
-    minutes: float
+    def __init__(self, run: Run, steps: int, minutes: float):
+        self._steps, self._minutes = max(1, steps), minutes
+        self._first = run.step / self._steps if run.done is None else run.done
+        self._begun = time.perf_counter()
+        if minutes and run.done is None and self._first >= 1:
+            raise InputRejected(
+                f"{run.folder.name}: step {run.step} of {steps} is behind, which leaves the "
+                f"{minutes:g} minutes no rate to fall from; give the stage more steps."
+            )
 
-    def done(self, by_steps: float) -> float:
-        """Share of the run that is behind."""
-        if not self.minutes:
-            return by_steps
-        elapsed = (time.perf_counter() - self.begun) / 60 / self.minutes
-        return self.first + (1 - self.first) * elapsed
+    def done(self, step: int) -> float:
+        """Share of the run that is behind after `step` steps."""
+        if not self._minutes:
+            return step / self._steps
+        elapsed = (time.perf_counter() - self._begun) / 60 / self._minutes
+        return self._first + (1 - self._first) * elapsed
 
 
 def fit(
@@ -75,22 +82,23 @@ def fit(
     """Train until run.step reaches steps; `take` does the forward pass of one batch.
 
     minutes: if given, the rest of the plan is run in so much time, however many steps that are:
-    the learning rate then falls by the clock. For a device that is lent.
+    the learning rate then falls by the clock. For a device that is lent; the last evaluation and
+    the last checkpoint come on top.
+
     Logs the loss, throughput (cells/s) and the seconds spent waiting for data, so that a starved
     device shows. Saves every few minutes and at the end.
     """
     device = pick_device()
     clock = time.perf_counter()
-    pace = Pace(run.step / max(1, steps), clock, minutes)
-    first = run.step
+    schedule, first = Schedule(run, steps, minutes), run.step
     with tqdm(total=steps, initial=run.step, desc=run.folder.name, mininterval=10) as bar:
         for batch in batches:
             begun = time.perf_counter()
             run.wait_s += begun - clock
-            done = pace.done(run.step / max(1, steps))
-            if done >= 1:
+            run.done = schedule.done(run.step)
+            if run.done >= 1:
                 break
-            factor = set_progress(optimizers, run.step, done)
+            factor = set_progress(optimizers, run.step, run.done)
             with autocast(device):
                 step = take(batch.to(device))
             step.loss.backward()
@@ -100,12 +108,13 @@ def fit(
                 optimizer.zero_grad(set_to_none=True)
             run.step += 1
             run.n_cells += step.n_cells
-            clock = time.perf_counter()
-            run.train_s += clock - begun
+            logged = run.step % LOG_EVERY == 0
+            loss = float(step.loss.detach()) if logged else 0.0  # waits for the device
+            run.train_s += time.perf_counter() - begun
             bar.update()
-            if run.step % LOG_EVERY == 0:
+            if logged:
                 run.log(
-                    loss=round(float(step.loss.detach()), 4),
+                    loss=round(loss, 4),
                     **{name: round(value, 4) for name, value in step.shown().items()},
                     lr=round(factor, 3),
                     cells_per_s=round(run.n_cells / run.train_s),
@@ -117,6 +126,8 @@ def fit(
             if run.due():
                 run.save(model, optimizers)
             clock = time.perf_counter()
-    if run.step > first and run.step % eval_every:
+    if run.step == first and run.resumed:
+        return  # nothing was left to do: the checkpoint stays as it is
+    if run.step % eval_every:
         run.log(**evaluate())
     run.save(model, optimizers)

@@ -107,18 +107,19 @@ class _Typesetter:
         ink: Colour | None = None,
     ) -> list[str]:
         """Set words from x until the width is full. Returns the words that did not fit."""
-        stretch = self.rng.choice((1.0, self.rng.uniform(0.85, 1.2), self.rng.uniform(0.9, 1.8)))
+        stretch = self.rng.uniform(*self.rng.choice(((1.0, 1.0), (0.85, 1.2), (0.9, 1.8))))
         space = max(2.5, width_of(face, size, self.page.scale, " ") * stretch)
-        cursor, plain = x, face
+        cursor = x
         for i, text in enumerate(words):
-            # Now and then a word stands out.
-            face = self.rng.choice((self.bold, self.italic)) if self.rng.random() < 0.04 else plain
-            advance = width_of(face, size, self.page.scale, text)
+            # Now and then a word of the text stands out.
+            out = face is self.face and self.rng.random() < 0.04
+            set_in = self.rng.choice((self.bold, self.italic)) if out else face
+            advance = width_of(set_in, size, self.page.scale, text)
             if cursor + advance > x + width:
                 # A word wider than the whole line would never be set: drop it.
                 return words[i + 1 :] if cursor == x else words[i:]
             self.page.words.append(
-                Word(text, face, size, cursor, baseline, self.ink if ink is None else ink)
+                Word(text, set_in, size, cursor, baseline, self.ink if ink is None else ink)
             )
             cursor += advance + space
         return []

@@ -6,7 +6,7 @@ import itertools
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,14 @@ from transformers import PreTrainedTokenizerFast
 
 from mrr.train import labels, layout, render
 from mrr.train.data import PageSource
-from mrr.train.queries import COMMON, PageText, QueryMaker, bare, page_text
+from mrr.train.queries import (
+    COMMON,
+    PageText,
+    QueryMaker,
+    bare,
+    is_function_word,
+    page_text,
+)
 from mrr.train.text import TextSampler
 from mrr.train.tokens import WordPieces
 from mrr.train.tower import CELLS, WINDOW_PX
@@ -48,9 +55,10 @@ class MatchBatch:
 
     ids: (Q, S) suffix tokens, padded right; length: (Q,). word_of: (Q, S) index of the query word
     that a token belongs to, -1 for the template. word_end: (Q, S) bool, last token of a word.
-    present: (B, Q, W) float, is word w of query q on page b. answer: (B, Q) float, are all on it
-    that count. cover: (B, Q) float, the share that is, by rarity, and a little more for running
-    words. gold: (k, 4) rows (page, query, token, cell) where a token's word is printed.
+    present: (B, Q, W) float, is word w of query q on page b. so_far: (B, Q, W) float, are all up to
+    it that count. answer: (B, Q) float, are all. cover: (B, Q) float, the share that is, by rarity,
+    and a little more for running words. gold: (k, 4) rows (page, query, token, cell) where a
+    token's word is printed.
     pieces, overlaps: (k, 3) rows (page, cell, piece id). windows: (B, n, 256, 256) or None.
     """
 
@@ -60,6 +68,7 @@ class MatchBatch:
     word_of: Tensor
     word_end: Tensor
     present: Tensor
+    so_far: Tensor
     answer: Tensor
     cover: Tensor
     gold: Tensor
@@ -70,11 +79,19 @@ class MatchBatch:
 
     def to(self, device: torch.device) -> MatchBatch:
         """The same batch on a device."""
-        moved: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        for name, value in moved.items():
-            if isinstance(value, Tensor):
-                moved[name] = value.to(device)
-        return MatchBatch(**moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> MatchBatch:
+        """The same batch where a GPU can fetch it by itself; called by the loader."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> MatchBatch:
+        tensors: dict[str, Any] = {
+            name: change(value)
+            for name in self.__slots__
+            if isinstance(value := getattr(self, name), Tensor)
+        }
+        return replace(self, **tensors)
 
 
 def row_major(rows: int, cols: int) -> np.ndarray:
@@ -175,7 +192,7 @@ def assemble(
                 if word not in page.text.present:
                     continue
                 present[b, q, j] = 1.0
-                if weight[q, j] <= COMMON:
+                if is_function_word(word):
                     continue  # it need not be looked for
                 tokens = [t for t, owner in enumerate(coded[q][1]) if owner == j]
                 gold += [
@@ -183,7 +200,9 @@ def assemble(
                 ]
             running[b, q] = page.text.holds_in_a_row(query)
     # Function words count only where nothing else was asked.
-    counted = weight > torch.where((weight > COMMON).any(1), COMMON, 0.0)[:, None]
+    telling = weight > COMMON
+    counted = torch.where(telling.any(1, keepdim=True), telling, weight > 0)
+    so_far = torch.maximum(present, (~counted).float()).cummin(-1).values
 
     def rows(name: str) -> Tensor:
         parts = [np.insert(getattr(page, name), 0, b, axis=1) for b, page in enumerate(pages)]
@@ -197,7 +216,8 @@ def assemble(
         word_of=word_of,
         word_end=(word_of >= 0) & (word_of != following),
         present=present,
-        answer=((present > 0) | ~counted).all(-1).float(),
+        so_far=so_far,
+        answer=so_far[..., -1],
         cover=(present * weight).sum(-1) / weight.sum(-1) + _IN_A_ROW * running,
         gold=torch.tensor(gold, dtype=torch.long).view(-1, 4),
         pieces=rows("pieces"),
@@ -210,8 +230,8 @@ def assemble(
 class MatchBatches(IterableDataset[MatchBatch]):
     """Batches first, first + 1, ...: pages, and for each page positives and near misses.
 
-    reuse: batches in a row that have the same pages and other queries. Drawing pages and looking
-    at them costs more than asking.
+    reuse: batches that a worker makes in a row of the same pages, with other queries. Drawing
+    pages, and with one worker looking at them, costs more than asking.
     """
 
     def __init__(

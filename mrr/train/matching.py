@@ -172,7 +172,7 @@ def match_loss(matcher: Matcher, score: Tensor, seen: Interaction, batch: MatchB
     word = batch.word_of.clamp(min=0)
     ends = batch.word_end.expand(len(batch.present), -1, -1)
     is_there = batch.present.gather(2, word.expand(len(batch.present), -1, -1))
-    all_so_far = batch.present.cummin(2).values.gather(2, word.expand(len(batch.present), -1, -1))
+    all_so_far = batch.so_far.gather(2, word.expand(len(batch.present), -1, -1))
     probe = F.binary_cross_entropy_with_logits
     first, last = seen.hidden[d.match_layer], seen.hidden[min(d.match_layer + 2, d.exit_layer - 1)]
     heads = probe(matcher.found_head(_unit(first)).squeeze(-1)[ends], is_there[ends]) + probe(

@@ -45,15 +45,16 @@ class Muon(torch.optim.Optimizer):
 
     def _move(self, params: list[Tensor], group: dict[str, Any]) -> None:
         """Update matrices of one shape together: one by one, a GPU would wait for its orders."""
-        updates = []
         for p in params:
-            assert p.grad is not None
-            buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
-            buffer.lerp_(p.grad, 1 - group["momentum"])
-            updates.append(p.grad.lerp(buffer, group["momentum"]))
+            if "momentum" not in self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        buffers = [self.state[p]["momentum"] for p in params]
+        pulls = [p.grad for p in params if p.grad is not None]
+        torch._foreach_lerp_(buffers, pulls, 1 - group["momentum"])
+        updates = torch._foreach_lerp(pulls, buffers, group["momentum"])
         parts = torch.stack(updates).unflatten(1, (group["splits"], -1))
         rows, cols = parts.shape[-2:]
-        moved = orthogonalize(parts).view(len(params), *params[0].shape)
+        moved = orthogonalize(parts).reshape(len(params), *params[0].shape)
         torch._foreach_add_(
             params, list(moved.unbind()), alpha=-group["lr"] * max(1.0, rows / cols) ** 0.5
         )

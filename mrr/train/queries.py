@@ -41,6 +41,11 @@ class PageText:
         return len(query) > 1 and f" {' '.join(query)} " in self.running
 
 
+def is_function_word(word: str) -> bool:
+    """Whether it holds a sentence together and says nothing."""
+    return word in _FUNCTION
+
+
 def bare(word: str) -> str:
     """Lower case without punctuation at either end."""
     return _STRIP.sub("", word).lower()
@@ -85,11 +90,11 @@ class QueryMaker:
         return tuple(out)
 
     def rarity(self, word: str) -> float:
-        """Weight of a word, at most 1: COMMON, or above it the logarithm of its rank."""
-        if word in _FUNCTION:
+        """Weight of a word, at most 1: COMMON, or above it, by the logarithm of its rank."""
+        if is_function_word(word):
             return COMMON
         n = len(self.words)
-        return math.log(2 + self.rank.get(word, n)) / math.log(2 + n)
+        return max(2 * COMMON, math.log(2 + self.rank.get(word, n)) / math.log(2 + n))
 
     def phrase(self, page: PageText) -> tuple[str, ...]:
         """Two to eight running words."""
@@ -119,7 +124,7 @@ class QueryMaker:
         if like is not None:
             pool = self.rng.choices(self.words, k=200)
             for word in difflib.get_close_matches(like, pool, n=3, cutoff=0.55):
-                if word not in page.present:
+                if word not in page.present and not is_function_word(word):
                     return word
         while True:
             n = len(self.words)
@@ -128,5 +133,5 @@ class QueryMaker:
                 if self.rng.random() < 0.5
                 else self.rng.randrange(n)
             ]
-            if word not in page.present:
+            if word not in page.present and not is_function_word(word):
                 return word

@@ -29,6 +29,8 @@ from mrr.train.run import Run, autocast, pick_device, seed_everything
 from mrr.train.text import Corpus, load
 
 TAP = 3  # block whose patches feed the character head
+DRAWN = (512, 512)  # a page of a batch, px
+DRAWN_TO_CUT = (1280, 1280)  # one that is cut to four such squares (mrr/train/data.py)
 N_NOISE = 1024  # random pieces added to the softmax's candidates
 
 
@@ -216,7 +218,7 @@ class ReadingPlan:
     other_lr: float = 2e-3
     eval_every: int = 250
     seed: int = 0
-    size: tuple[int, int] = (512, 512)
+    size: tuple[int, int] = DRAWN
     sizes: Sizes = field(default_factory=Sizes)
     check_pages: int = 4
 

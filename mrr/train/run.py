@@ -66,6 +66,8 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         (folder.parent / f"{folder.name}.pid").write_text(str(os.getpid()))
         self.step, self.train_s, self.wait_s, self.n_cells = 0, 0.0, 0.0, 0
+        self.done: float | None = None  # share of the run that is behind, once it is known
+        self.resumed = False
         self._saved_at = time.monotonic()
 
     def resume(self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()) -> bool:
@@ -77,7 +79,8 @@ class Run:
         for optimizer, saved in zip(optimizers, state.get("optimizers", ()), strict=False):
             optimizer.load_state_dict(saved)
         self.step, self.train_s = int(state["step"]), float(state["train_s"])
-        self.n_cells = int(state["n_cells"])
+        self.n_cells, self.done = int(state["n_cells"]), state.get("done")
+        self.resumed = True
         return True
 
     def save(self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()) -> None:
@@ -88,6 +91,7 @@ class Run:
             "step": self.step,
             "train_s": self.train_s,
             "n_cells": self.n_cells,
+            "done": self.done,
             "device": device_name(),
         }
         part = self.folder / "checkpoint.part"

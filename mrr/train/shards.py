@@ -13,7 +13,7 @@ from torch import Tensor
 
 MAX_BYTES = 9_000_000
 _META = "progress.json"
-_PROGRESS = ("step", "train_s", "n_cells", "device")
+_PROGRESS = ("step", "train_s", "n_cells", "done", "device")
 
 
 def pack(run_dir: Path, out_dir: Path) -> list[Path]:

@@ -119,7 +119,7 @@ class Workshop:
             self.tokenizer,
             steps=self.scale.read_steps,
             pages=max(1, self.scale.read_pages // 4) if again else self.scale.read_pages,
-            size=(1280, 1280) if again else (512, 512),
+            size=reading.DRAWN_TO_CUT if again else reading.DRAWN,
             reuse=self.scale.read_reuse,
             minutes=self.scale.minutes,
             workers=self.scale.workers,
