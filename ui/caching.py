@@ -204,18 +204,24 @@ def cache_examples(bench: Workbench) -> None:
                 bench.thumbnails.put(added.page.page_id, item.image)
                 if added.outcome == "encoded":
                     bench.pace.saw(bench.base, "encode", added.elapsed_ms)
-        _measure_dense(bench)
+        _measure_once(bench)
     except (MRRError, OSError) as error:
         log.warning("The examples stop here: %s", error)
     finally:
         examples.finished = True
 
 
-def _measure_dense(bench: Workbench) -> None:
-    """One stock pass, so that a comparison can say what it will cost before it is asked for."""
+def _measure_once(bench: Workbench) -> None:
+    """One stock pass, and one encoding where every page was a hit: what they cost can then be said
+    before they are asked for."""
     if not bench.examples.page_ids:
         return
     one = next(iter(bench.examples.page_ids.values()))
     begin = time.perf_counter()
     bench.base.rank("warm up", system="original", pages=[one], scopes=(PUBLIC,))
     bench.pace.saw(bench.base, "original", (time.perf_counter() - begin) * 1e3)
+    if bench.pace.ms(bench.base, "encode") is None:
+        from mrr.measure.latency import encode_again
+
+        stages, _ = encode_again(bench.base.cache, bench.base.store.pages([PUBLIC])[0])
+        bench.pace.saw(bench.base, "encode", sum(stages.values()))

@@ -43,7 +43,17 @@ def band(reranker: MiniReranker) -> str:
 
 def model_name(reranker: MiniReranker) -> str:
     """Last part of a folder or hub id."""
-    return str(reranker.loaded.name).rstrip("/").rsplit("/", 1)[-1]
+    return _last_part(reranker.loaded.name)
+
+
+def _last_part(name: object) -> str:
+    return str(name).rstrip("/").rsplit("/", 1)[-1]
+
+
+def embedder_name(reranker: MiniReranker) -> str:
+    """The same of the first stage; empty where there is none."""
+    embedder = reranker.embedder
+    return "" if embedder is None else _last_part(embedder.loaded.name)
 
 
 def device_name(reranker: MiniReranker) -> str:

@@ -9,6 +9,7 @@ from mrr.config import Pruner
 from mrr.errors import InputRejected
 from mrr.explain.turn import Progress, Stop, never
 from mrr.types import Explanation, Lens
+from ui.describe import describe
 from ui.session import Run, Session
 from ui.workbench import Workbench
 
@@ -147,8 +148,10 @@ def measure(
     else:
         query = (*bench.examples.samples, "a question")[0]
         pages = [page.page_id for page in bench.pages(session)]
+    engine = bench.engine(session.settings)
+    session.latency_of = describe(engine)
     session.latency = measure_latency(
-        bench.engine(session.settings),
+        engine,
         query,
         pages[:_LATENCY_PAGES],
         scopes=bench.scopes(session),

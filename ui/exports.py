@@ -76,6 +76,9 @@ def run_record(run: Run) -> dict[str, object]:
         "query": run.query,
         "time": run.started,
         "settings": run.described,
+        "candidates_asked_for": run.settings.top_k,
+        "instruction": run.instruction,
+        "embedder": run.embedder,
         "mini_ms": dict(usage.ms),
         "cached_pages": usage.cached_pages,
         "missed_pages": usage.missed_pages,
@@ -88,9 +91,10 @@ def run_record(run: Run) -> dict[str, object]:
 
 def page_rows(bench: Workbench, session: Session) -> list[Row]:
     """One row a page that the session sees."""
-    known = known_pages(bench, session)
+    pages = bench.pages(session)
+    known = known_pages(bench, session, pages)
     rows: list[Row] = []
-    for page in bench.pages(session):
+    for page in pages:
         added = known.get(page.page_id)
         rows.append(
             {

@@ -76,14 +76,23 @@ class Handlers:
         session.run = run = session.runs[index(event, len(session.runs))]
         hits = run.mini.hits
         session.selected = hits[0].page.page_id if hits else None
-        return {**self._shown(session, view, only), self.views.query: run.query}
+        session.dense_system = run.dense_system
+        return {
+            **self._shown(session, view, only),
+            self.views.query: run.query,
+            self.views.tabs: gr.update(selected="rank"),
+        }
 
     def _shown(self, session: Session, view: View, only: bool) -> Values:
         run, rank = session.run, self.views.ranking
         assert run is not None
         session.comparing = False
         seconds = self.bench.dense_estimate(run, run.dense_system)
+        config = self.bench.engine(run.settings).config
         return {
+            self.views.inspector.keep_ratio: config.keep_ratio,
+            self.views.inspector.pruner: "embedder" if config.pruner == "none" else config.pruner,
+            rank.system: gr.update(value=run.dense_system, interactive=True),
             self.views.samples: start.samples(self.bench, run.query),
             self.views.gallery: gr.update(visible=False),
             self.views.results: gr.update(visible=True),
@@ -116,6 +125,7 @@ class Handlers:
 
     def choose_dense(self, system: System, view: View, only: bool, session: Session) -> Values:
         """Another baseline was chosen: show what is known of it, or what it would cost."""
+        session.dense_system = system
         if session.run is None or session.comparing:
             return {}
         session.run.dense_system = system
@@ -126,7 +136,11 @@ class Handlers:
         run, _ = explaining.current(session)
         rank = self.views.ranking
         session.comparing = True
-        running = {rank.compare: gr.update(visible=False), rank.stop: gr.update(visible=True)}
+        running = {
+            rank.compare: gr.update(visible=False),
+            rank.stop: gr.update(visible=True),
+            rank.system: gr.update(interactive=False),
+        }
         try:
             for _ in self.bench.dense(session, run, system):
                 if session.run is not run or not session.comparing:
@@ -138,6 +152,7 @@ class Handlers:
             yield {
                 rank.compare: gr.update(visible=True),
                 rank.stop: gr.update(visible=False),
+                rank.system: gr.update(interactive=True),
                 **self._dense(session, view, only, running=False),
                 self.views.labels.scores: labels.scores(self.bench, session),
                 self.views.history.runs: history.runs(session),
@@ -286,12 +301,13 @@ class Handlers:
         after = explaining.trace(self.bench, session, keep=(float(ratio), pruner))
         picture = self.bench.picture(after.page)
         note = inspector.keep_note(before, after)
-        shown = inspector.render(after, picture, mode="pruned", note=note)
+        shown = inspector.render(after, picture, mode="pruned", note=note, again=True)
         return _values(self.views.inspector.outputs, shown)
 
     def layer(self, session: Session, event: gr.EventData) -> Values:
         """A layer was clicked in the bands: its map, which the browser has, is on the page."""
-        bands.layer_from(event._data, self.bench.engine(session.settings).loaded.n_layers)
+        run, _ = explaining.current(session)
+        bands.layer_from(event._data, self.bench.engine(run.settings).loaded.n_layers)
         return {self.views.why: gr.update(selected="page")}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from mrr.errors import InputRejected, MRRError
+from mrr.errors import InputRejected
 from ui import caching, explaining
 from ui.components import File, field
 from ui.exports import (
@@ -24,7 +24,7 @@ from ui.markup import note
 from ui.parts import OtherTabs
 from ui.session import Session, Settings, Tabs
 from ui.told import tell
-from ui.views import history, labels, latency, settings, upload
+from ui.views import history, labels, latency, settings, start, upload
 from ui.views.report import report
 from ui.workbench import Workbench
 
@@ -37,13 +37,22 @@ class Housekeeping:
 
     # -------------------------------------------------------------- pages
 
+    @property
+    def shows_stored(self) -> list[gr.components.Component]:
+        """Components that `stored` fills."""
+        view, rank = self.views.upload, self.ranking.views
+        return [view.store, view.pages, view.remove_all, rank.header, rank.gallery]
+
     def stored(self, session: Session) -> Values:
         """What the session has stored, wherever that is shown."""
-        view = self.views.upload
+        view, rank = self.views.upload, self.ranking.views
+        session.sure = False
         return {
             view.store: upload.store(self.bench, session),
             view.pages: upload.pages(self.bench, session),
-            self.ranking.views.header: self.ranking.header(session),
+            view.remove_all: upload.remove_label(self.bench, session),
+            rank.header: self.ranking.header(session),
+            rank.gallery: start.gallery(self.bench, session),
         }
 
     def add(
@@ -74,7 +83,10 @@ class Housekeeping:
         return self.stored(session)
 
     def remove_all(self, session: Session) -> Values:
-        """Remove every page of the session's own."""
+        """Remove every page of the session's own, at the second press."""
+        if not session.sure:
+            session.sure = True
+            return {self.views.upload.remove_all: upload.remove_label(self.bench, session)}
         self.bench.remove_own(session)
         return self.stored(session)
 
@@ -94,15 +106,29 @@ class Housekeeping:
             view.pruner: pruner,
         }
 
-    def plan(self, session: Session, *values: Any) -> str:
-        """What Apply would encode again."""
-        wanted = self._wanted(session, values)
+    def plan(self, session: Session, *values: Any) -> Values:
+        """What Apply would encode again, and the preset that the switches stand for, if any."""
+        view = self.views.settings
+        return {
+            view.plan: self._planned(session, values),
+            view.preset: self._preset(session, values),
+        }
+
+    def _planned(self, session: Session, values: tuple[Any, ...]) -> str:
+        try:
+            wanted = self._wanted(session, values)
+        except InputRejected as error:  # on the way to what is meant; Apply would refuse it
+            return note(str(error))
         if self._is_new(session, wanted.model, wanted.embedder):
             return note(
                 "Apply will load that model with its own band and exit, and encode the pages it "
                 "has not read yet."
             )
         return settings.plan(self.bench.plan(session, wanted))
+
+    def _preset(self, session: Session, values: tuple[Any, ...]) -> str | None:
+        own = self.bench.unchanged(session.settings)
+        return settings.preset_of(values, own.config, own.loaded.n_layers)
 
     def _wanted(self, session: Session, values: tuple[Any, ...]) -> Settings:
         """The settings that the switches stand for."""
@@ -122,13 +148,15 @@ class Housekeeping:
             raise InputRejected("Pages are being encoded. Wait for it, or cancel it.")
         wanted = self._wanted(session, values)
         another = self._is_new(session, wanted.model, wanted.embedder)
-        session.busy = True
+        session.busy, session.halted = True, False
         try:
             if another:
                 yield {view.plan: note("Loading the model…")}
             engine = self.bench.engine(wanted)  # refused before anything changes
             session.settings = wanted
             session.added.clear()  # what caching said under the settings before
+            session.latency = None
+            yield dict(zip(self.views.latency.outputs, latency.blank(), strict=True))
             if another:
                 yield settings.switches(view, engine)
             for done, total in self.bench.encode_missing(session):
@@ -137,9 +165,10 @@ class Housekeeping:
                     view.stop: gr.update(visible=done < total),
                 }
                 if not session.busy:
+                    session.halted = True
                     yield {view.plan: note("Stopped. The rest is encoded when it is asked.")}
                     break
-        except MRRError:
+        except Exception:  # a full memory too: the words that it goes on must not stay
             yield {view.plan: "", view.stop: gr.update(visible=False)}
             raise
         finally:
@@ -163,7 +192,7 @@ class Housekeeping:
                 progress=lambda done, total: progress((done, total), unit="rounds"),
                 stop=lambda: not session.timing,
             )
-            return dict(zip(view.outputs, latency.render(found), strict=True))
+            return dict(zip(view.outputs, latency.render(found, session.latency_of), strict=True))
 
         session.timing = True
         try:

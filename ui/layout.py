@@ -46,7 +46,7 @@ def build_ui(bench: Workbench) -> gr.Blocks:
         build_api(bench, tabs, state)  # first, so that no handler takes its names
         side = _side_bar(bench)
         header = start.build_header()
-        with gr.Tabs():
+        with gr.Tabs(elem_id="main") as main:
             with gr.Tab("Rank", id="rank"):
                 rank_parts = _rank_tab()
             with gr.Tab("Pages", id="pages"):
@@ -63,6 +63,7 @@ def build_ui(bench: Workbench) -> gr.Blocks:
                 heading("Queries of this session")
                 history_view = history.build()
         views = RankTab(
+            tabs=main,
             header=header,
             labels=label_view,
             history=history_view,
@@ -135,10 +136,10 @@ def _rank_tab() -> dict[str, Any]:
 def _wire_opening(
     demo: gr.Blocks, state: gr.State, handlers: Handlers, house: Housekeeping
 ) -> None:
-    views, stored = handlers.views, house.views.upload
+    views = handlers.views
     opened = [views.header, views.samples, views.gallery, views.labels.scores, views.history.runs]
     clock = gr.Timer(_WARM_TICK_S, active=not handlers.bench.examples.finished)
-    warmed = [views.header, views.samples, views.gallery, stored.store, stored.pages, clock]
+    warmed = [views.samples, *house.shows_stored, clock]
 
     def warm(session: Session) -> dict[Any, Any]:
         examples = handlers.bench.examples
@@ -153,7 +154,7 @@ def _wire_opening(
         }
 
     _on(demo.load, handlers.open, state, opened)
-    _on(demo.load, house.stored, state, [stored.store, stored.pages, views.header])
+    _on(demo.load, house.stored, state, house.shows_stored)
     _on(clock.tick, warm, state, warmed)
 
 
@@ -170,12 +171,13 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
         inputs = [*asked, *shown_as, state]
         starts.append(_on(event, handler, inputs, views.ranked, busy=[views.query]))
     for ranked in starts:
-        _on(ranked.success, handlers.trace_selected, state, views.detail)
+        _on(ranked.success, handlers.trace_selected, state, views.detail, each=True)
     for change in (rank.view.change, rank.only_changes.change):
         _on(change, handlers.redraw, [*shown_as, state], rank.hits)
-    _on(rank.hits.tick, handlers.tick, [*shown_as, state], [rank.hits, views.labels.scores])
+    ticked = [rank.hits, views.labels.scores]
+    _on(rank.hits.tick, handlers.tick, [*shown_as, state], ticked, each=True)
     _on(
-        rank.system.change,
+        rank.system.input,
         handlers.choose_dense,
         [rank.system, *shown_as, state],
         [rank.hits, rank.estimate, rank.only_changes],
@@ -190,6 +192,7 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
             rank.only_changes,
             rank.compare,
             rank.stop,
+            rank.system,
             views.labels.scores,
             views.history.runs,
         ],
@@ -199,9 +202,10 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
 
 def _wire_detail(state: gr.State, handlers: Handlers) -> None:
     views, page = handlers.views, handlers.views.inspector
-    picked = _on(views.ranking.hits.pick, handlers.pick, state, views.detail)
-    _on(picked.success, handlers.trace_selected, state, views.detail)
-    _on(page.trace.click, handlers.trace, state, views.detail, busy=[page.view])
+    picked = _on(views.ranking.hits.pick, handlers.pick, state, views.detail, each=True)
+    _on(picked.success, handlers.trace_selected, state, views.detail, each=True)
+    for view in (page, views.layers, views.bands):
+        _on(view.trace.click, handlers.trace, state, views.detail, busy=[view.view])
     controls = (page.occlude, page.stop, page.busy)
     _stoppable(state, controls, handlers.occlude, handlers.stop_occluding, views.detail)
     _on(
@@ -220,34 +224,35 @@ def _wire_detail(state: gr.State, handlers: Handlers) -> None:
 
 def _wire_pages(state: gr.State, house: Housekeeping) -> None:
     view = house.views.upload
-    stored = [view.store, view.pages, house.ranking.views.header]
     _on(
         view.files.upload,
         house.add,
         [view.files, view.page_range, state],
-        [view.progress, view.cancel, view.files, *stored],
+        [view.progress, view.cancel, view.files, *house.shows_stored],
+        each=True,  # a second drop meanwhile is refused in words, not lost
     )
     _on(view.cancel.click, house.cancel, state, None)
-    _on(view.pages.remove, house.remove, state, stored)
-    _on(view.remove_all.click, house.remove_all, state, stored)
+    _on(view.pages.remove, house.remove, state, house.shows_stored, each=True)
+    _on(view.remove_all.click, house.remove_all, state, house.shows_stored)
 
 
 def _wire_settings(state: gr.State, house: Housekeeping, handlers: Handlers) -> None:
-    view, stored = house.views.settings, house.views.upload
+    view, timing = house.views.settings, house.views.latency
     depth = [view.exit_layer, view.band_start, view.band_end]
     switches = [*depth, view.keep_ratio, view.pruner]
-    preset = _on(view.preset.change, house.preset, [view.preset, state], switches)
-    _on(preset.success, house.plan, [state, *view.values], view.plan)
+    told_by = [view.plan, view.preset]
+    preset = _on(view.preset.input, house.preset, [view.preset, state], switches)
+    _on(preset.success, house.plan, [state, *view.values], told_by)
     for control in (view.exit_layer, view.band_start, view.band_end, view.keep_ratio):
-        _on(control.release, house.plan, [state, *view.values], view.plan)
+        _on(control.release, house.plan, [state, *view.values], told_by)
     for choice in (view.pruner, view.kv_dtype, view.model):
-        _on(choice.input, house.plan, [state, *view.values], view.plan)
-    _on(view.instruction.blur, house.plan, [state, *view.values], view.plan)
+        _on(choice.input, house.plan, [state, *view.values], told_by)
+    _on(view.instruction.blur, house.plan, [state, *view.values], told_by)
     applied = _on(
         view.apply.click,
         house.apply,
         [state, *view.values],
-        [view.plan, view.stop, stored.store, stored.pages, handlers.views.header, *depth],
+        [view.plan, view.stop, *house.shows_stored, *depth, *timing.outputs],
     )
     _on(view.stop.click, house.cancel, state, None)
     rank = handlers.views.ranking
@@ -262,8 +267,8 @@ def _wire_settings(state: gr.State, house: Housekeeping, handlers: Handlers) -> 
 
 def _rank_again(handlers: Handlers) -> Callable[..., Any]:
     def again(view: ranking.View, only: bool, session: Session) -> dict[Any, Any]:
-        if session.run is None or session.run.settings == session.settings:
-            return {}  # nothing to show, or the change was refused
+        if session.run is None or session.run.settings == session.settings or session.halted:
+            return {}  # nothing to show, or the change was refused, or the encoding was stopped
         return handlers.rank(session.run.query, view, only, session)
 
     return again
@@ -291,12 +296,18 @@ def _stoppable(
     _on(stop.click, halt, state, None)
 
 
-def _on(event: Any, handler: Any, inputs: Any, outputs: Any, busy: Any = None) -> Any:
-    """Wire one event: its errors are told, and progress shows only where it helps."""
+def _on(
+    event: Any, handler: Any, inputs: Any, outputs: Any, busy: Any = None, each: bool = False
+) -> Any:
+    """Wire one event: its errors are told, and progress shows only where it helps.
+
+    each: while one is being handled, those that follow wait; Gradio drops them otherwise.
+    """
     return event(
         told(handler),
         inputs,
         outputs,
         show_progress="minimal" if busy else "hidden",
         show_progress_on=busy,
+        trigger_mode="multiple" if each else None,
     )

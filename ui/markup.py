@@ -65,6 +65,15 @@ def duration(ms: float) -> str:
     return f"{ms / 1e3:.1f} s" if ms < 120_000 else f"{ms / 6e4:.0f} min"
 
 
+MOST_SHOWN = 60  # pages drawn in one grid; each is a picture in the page itself
+
+
+def and_more(n_pages: int) -> str:
+    """A line under a grid that does not show everything."""
+    left = n_pages - MOST_SHOWN
+    return note(f"and {count(left, 'page')} more, which are ranked like these.") if left > 0 else ""
+
+
 def count(n: int, noun: str, plural: str = "") -> str:
     """`1 page`, `3 pages`; `2 queries` where the plural is its own."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"

@@ -24,6 +24,7 @@ from ui.views import (
 class RankTab:
     """Every component of the first tab, and those elsewhere that follow a ranking."""
 
+    tabs: gr.Tabs
     header: gr.HTML
     query: gr.Textbox
     button: gr.Button
@@ -49,8 +50,9 @@ class RankTab:
         """What a new ranking changes."""
         view = self.ranking
         return [
-            self.query, self.samples, self.gallery, self.results, view.summary, view.hits,
-            view.estimate, view.compare, view.stop, view.only_changes, self.labels.scores,
+            self.tabs, self.query, self.samples, self.gallery, self.results, view.summary,
+            view.hits, view.estimate, view.compare, view.stop, view.only_changes, view.system,
+            self.inspector.keep_ratio, self.inspector.pruner, self.labels.scores,
             self.history.runs, *self.detail,
         ]  # fmt: skip
 

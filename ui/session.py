@@ -5,8 +5,8 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mrr.config import RerankConfig
@@ -63,12 +63,22 @@ class Run:
     query: str
     settings: Settings
     described: str
+    instruction: str
+    embedder: str
     mini: RankedList
     started: str
     dense_system: System = "original"
     scored: dict[System, dict[str, Hit]] = field(default_factory=dict)
     spent_ms: dict[System, float] = field(default_factory=dict)
     caching_ms: dict[System, float] = field(default_factory=dict)
+
+    def forget(self, page_ids: Collection[str]) -> None:
+        """Leave out pages that are gone; the others keep their ranks."""
+        left = tuple(hit for hit in self.mini.hits if hit.page.page_id not in page_ids)
+        self.mini = replace(self.mini, hits=left)
+        for scored in self.scored.values():
+            for page_id in page_ids:
+                scored.pop(page_id, None)
 
     @property
     def dense(self) -> dict[str, Hit]:
@@ -96,7 +106,9 @@ class Session:
     busy, comparing, occluding, completing, timing: the caching, the dense ranking, the measurement
     of occlusion, the full passes of the lens, or the measurement of latency, that runs now stops
     when these are cleared. uploaded_bytes: since its pages were last all removed. lens_mode: how
-    the layers are shown. n_examples_seen: example pages that the tab last drew.
+    the layers are shown. n_examples_seen: example pages that the tab last drew. dense_system: the
+    baseline that is chosen. halted: the last encoding was stopped. sure: the next press of Remove
+    removes everything. latency_of: what latency was measured with, in words.
     """
 
     scope: str = field(default_factory=new_scope)
@@ -113,9 +125,13 @@ class Session:
     occluding: bool = False
     completing: bool = False
     timing: bool = False
+    halted: bool = False
+    sure: bool = False
+    dense_system: System = "original"
     lens_mode: Mode = "logit"
     lenses: tuple[Run, dict[str, Lens]] | None = None
     latency: LatencyReport | None = None
+    latency_of: str = ""
     explanations: OrderedDict[tuple[object, ...], Explanation] = field(default_factory=OrderedDict)
 
     def remember(self, key: tuple[object, ...], explanation: Explanation) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from mrr.config import RerankConfig
 from mrr.errors import InputRejected, MRRError
 from mrr.types import Hit, Page, PageImage, RankedList, System
-from ui.describe import describe
+from ui.describe import describe, embedder_name
 from ui.examples import Examples
 from ui.gpu import Gpu
 from ui.pictures import Thumbnails, data_uri
@@ -186,14 +186,26 @@ class Workbench:
         if not self.removable(page):
             raise InputRejected("The example pages stay; only pages that you added can be removed.")
         self._remove([page.page_id])
-        session.added.pop(page.page_id, None)
+        self._forget(session, {page.page_id})
 
     def remove_own(self, session: Session) -> int:
         """Remove everything that this session added."""
         own = [p.page_id for p in self.pages(session) if self.removable(p)]
-        session.added.clear()
+        n_removed = self._remove(own)
+        self._forget(session, set(own))
         session.uploaded_bytes = 0
-        return self._remove(own)
+        return n_removed
+
+    @staticmethod
+    def _forget(session: Session, page_ids: set[str]) -> None:
+        """Past rankings can be opened again without the pages that are gone."""
+        for page_id in page_ids:
+            session.added.pop(page_id, None)
+        for run in session.runs:
+            run.forget(page_ids)
+        if session.run is not None and session.selected in page_ids:
+            hits = session.run.mini.hits
+            session.selected = hits[0].page.page_id if hits else None
 
     def remove_scope(self, scope: str) -> int:
         """Remove all pages of a scope; returns how many."""
@@ -218,7 +230,10 @@ class Workbench:
             query=ranked.query,
             settings=settings,
             described=describe(engine),
+            instruction=engine.config.instruction,
+            embedder=embedder_name(engine),
             mini=ranked,
+            dense_system=session.dense_system,
             started=datetime.now().astimezone().isoformat(timespec="seconds"),
         )
         session.run = run
@@ -232,9 +247,18 @@ class Workbench:
         return self.examples.labels(query) ^ session.ticked.get(query, set())
 
     def dense_estimate(self, run: Run, system: System) -> float | None:
-        """Seconds that the dense ranking would take, from what was measured; None before that."""
-        per_page = self.pace.ms(self.engine(run.settings), system)
-        return None if per_page is None else per_page * len(run.mini.hits) / 1e3
+        """Seconds that the dense ranking would take, from what was measured; None before that.
+
+        For `dense-reuse` with caching, once, the pages that have no K/V of every layer yet.
+        """
+        engine = self.engine(run.settings)
+        per_page = self.pace.ms(engine, system)
+        if per_page is None:
+            return None
+        n_missing, encode_ms = 0, self.pace.ms(engine, "encode")
+        if system == "dense-reuse":
+            n_missing = len(engine.dense_cache.missing([hit.page for hit in run.mini.hits]))
+        return (per_page * len(run.mini.hits) + (encode_ms or 0.0) * n_missing) / 1e3
 
     def dense(self, session: Session, run: Run, system: System) -> Iterator[Hit]:
         """Score the run's candidates with a dense system, one page at a time.

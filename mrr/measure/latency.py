@@ -229,8 +229,8 @@ def _remarks(systems: Sequence[SystemLatency]) -> tuple[str, ...]:
 def _caching(reranker: MiniReranker, system: System, pages: Sequence[Page]) -> CachingLatency:
     """Encode pages again, the first one once more before that to warm up."""
     cache = reranker.cache if system == "mini" else reranker.dense_cache
-    _encode_again(cache, pages[0])
-    calls, nbytes = zip(*(_encode_again(cache, page) for page in pages), strict=True)
+    encode_again(cache, pages[0])
+    calls, nbytes = zip(*(encode_again(cache, page) for page in pages), strict=True)
     return CachingLatency(
         system=system,
         n_pages=len(pages),
@@ -241,7 +241,7 @@ def _caching(reranker: MiniReranker, system: System, pages: Sequence[Page]) -> C
     )
 
 
-def _encode_again(cache: PageCache, page: Page) -> tuple[Call, int]:
+def encode_again(cache: PageCache, page: Page) -> tuple[Call, int]:
     """One page through everything that caching does, but neither read from nor put in a store."""
     scorer: Scorer = cache.scorer
     stages = Stages(scorer.loaded.device)

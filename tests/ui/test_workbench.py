@@ -111,15 +111,15 @@ def test_settings_that_cannot_be_are_refused_in_words(bench: Workbench) -> None:
 
 
 def test_page_facts_are_those_of_the_settings_in_use(bench: Workbench) -> None:
-    session = Session()
-    half = {one.n_kept_tokens for one in known_pages(bench, session).values()}
+    session, pages = Session(), bench.pages(Session())
+    half = {one.n_kept_tokens for one in known_pages(bench, session, pages).values()}
     whole = Session(settings=Settings(replace(bench.base.config, keep_ratio=1.0)))
-    assert known_pages(bench, whole) == {}, "nothing is stored under these settings yet"
+    assert known_pages(bench, whole, pages) == {}, "nothing is stored under these settings yet"
     list(bench.encode_missing(whole))
-    kept = known_pages(bench, whole)
+    kept = known_pages(bench, whole, pages)
     assert len(kept) == N_PAGES
     assert all(one.n_kept_tokens == one.grid[0] * one.grid[1] for one in kept.values())
-    assert {one.n_kept_tokens for one in known_pages(bench, session).values()} == half
+    assert {one.n_kept_tokens for one in known_pages(bench, session, pages).values()} == half
 
 
 def test_presets_are_the_three_promised(bench: Workbench) -> None:

@@ -23,6 +23,7 @@ class BandsView:
     """view emits layer_click {layer}; it must never be an input."""
 
     view: gr.HTML
+    trace: gr.Button
 
     @property
     def outputs(self) -> list[Component]:
@@ -32,15 +33,16 @@ class BandsView:
 
 def build() -> BandsView:
     """Place the strip of layers into the surrounding Blocks."""
-    return BandsView(
-        gr.HTML(
-            value=blank("Trace a page to see its layers.")[0],
-            html_template="<div class='bands'></div>",
-            js_on_load=script("common.js", "bands.js"),
-            apply_default_css=False,
-            elem_classes="mrr-bands",
-        )
+    view = gr.HTML(
+        value=blank("Trace a page to see its layers.")[0],
+        html_template="<div class='bands'></div>",
+        js_on_load=script("common.js", "bands.js"),
+        apply_default_css=False,
+        elem_classes="mrr-bands",
     )
+    with gr.Row(elem_classes="mrr-tools"):
+        trace = gr.Button("Trace this page", size="sm", scale=0, elem_id="trace-for-bands")
+    return BandsView(view, trace)
 
 
 def render(explanation: Explanation) -> tuple[Json]:

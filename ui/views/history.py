@@ -34,6 +34,8 @@ def rows(session: Session) -> list[dict[str, object]]:
             "time": run.started,
             "query": run.query,
             "settings": run.described,
+            "instruction": run.instruction,
+            "embedder": run.embedder,
             "candidates": len(run.mini),
             "first_page": run.mini.hits[0].page.label if run.mini.hits else "",
             "mini_ms": round(run.mini.usage.total_ms, 2),

@@ -93,10 +93,12 @@ def render(
     *,
     mode: str | None = None,
     note: str = "",
+    again: bool = False,
 ) -> tuple[Json, str]:
     """Values of InspectorView.outputs.
 
-    mode: None leaves the user where they are. Raises ValueError unless image_uri is an inline PNG,
+    mode: None leaves the user where they are. again: this is the page as it was encoded again,
+    beside the one that was ranked. Raises ValueError unless image_uri is an inline PNG,
     JPEG or WebP.
     """
     if not _IMAGE_URI.fullmatch(image_uri):
@@ -122,6 +124,7 @@ def render(
         "attention": attention_payload(explanation.attention, explanation.query, keep.kept),
         "occlusion": None if occlusion is None else occlusion_payload(occlusion, keep.kept),
         "mode": mode,
+        "again": again,
     }
     return value, message
 

@@ -62,29 +62,30 @@ def build() -> LatencyView:
     )
 
 
-def render(report: LatencyReport) -> tuple[object, ...]:
-    """Values of LatencyView.outputs."""
+def render(report: LatencyReport, measured_with: str = "") -> tuple[object, ...]:
+    """Values of LatencyView.outputs. measured_with: model and settings, in words."""
     figures = (stages_figure(report), candidates_figure(report), queries_figure(report))
     return (
-        headline(report),
+        headline(report, measured_with),
         *(gr.update(value=figure, visible=True) for figure in figures),
         numbers(report),
     )
 
 
-def blank(sentence: str) -> tuple[object, ...]:
+def blank(sentence: str = _EMPTY) -> tuple[object, ...]:
     """Values of LatencyView.outputs while there is nothing to show."""
     hidden = gr.update(value=None, visible=False)
     return (empty(sentence), hidden, hidden, hidden, "")
 
 
-def headline(report: LatencyReport | None) -> str:
+def headline(report: LatencyReport | None, measured_with: str = "") -> str:
     """The result in one sentence, or that the machine was too noisy for one; then how measured."""
     if report is None:
         return empty(_EMPTY)
     how = (
         f"Times: median of {report.repeats}, {report.state} after {report.warmup} warm-up, "
-        f"{report.n_candidates} candidates, {report.machine}. Query: “{report.query}”."
+        f"{report.n_candidates} candidates, {measured_with or 'one model'}, on {report.machine}. "
+        f"Query: “{report.query}”."
     )
     notes = "".join(note(each) for each in report.notes)
     said = f'<p class="mrr-headline">{_claim(report)}</p>'

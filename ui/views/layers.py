@@ -36,18 +36,19 @@ _CAVEAT = (
 class LayersView:
     """The chart, what it says in one sentence, the same numbers as a table, and the controls."""
 
-    plot: gr.Plot
+    view: gr.Plot
     sentence: gr.HTML
     table: gr.HTML
     mode: gr.Radio
     run: gr.Button
     stop: gr.Button
     busy: gr.HTML
+    trace: gr.Button
 
     @property
     def outputs(self) -> list[Component]:
         """What render() and blank() fill, in this order."""
-        return [self.plot, self.sentence, self.table]
+        return [self.view, self.sentence, self.table]
 
 
 def build() -> LayersView:
@@ -57,6 +58,7 @@ def build() -> LayersView:
             ["logit", "probability", "rank"], value="logit", show_label=False, container=False,
             elem_classes="mrr-seg", scale=0, min_width=230,
         )  # fmt: skip
+        trace = gr.Button("Trace this page", size="sm", scale=0, elem_id="trace-for-layers")
         run = gr.Button("Add the full pass", size="sm", scale=0, elem_id="trace-layers")
         stop = gr.Button(
             "Stop after this page", size="sm", scale=0, elem_id="stop-layers", visible=False
@@ -70,7 +72,7 @@ def build() -> LayersView:
     plot = gr.Plot(show_label=False, visible=False, elem_classes="mrr-figure")
     with gr.Accordion("Layers as a table", open=False):
         values = gr.HTML(apply_default_css=False)
-    return LayersView(plot, sentence, values, mode, run, stop, busy)
+    return LayersView(plot, sentence, values, mode, run, stop, busy, trace)
 
 
 def render(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -174,6 +175,12 @@ def preset_values(name: str, base: RerankConfig, n_layers: int) -> tuple[int, in
     if name == "Fastest":
         keep, pruner = _FASTEST_KEEP, "embedder" if base.pruner == "none" else base.pruner
     return (base.exit_layer or end) - 1, start, end - 1, keep, pruner
+
+
+def preset_of(values: Sequence[Any], base: RerankConfig, n_layers: int) -> str | None:
+    """The preset that switches, as `read` takes them, stand for, if any."""
+    shown = tuple(values[:5])
+    return next((name for name in PRESETS if preset_values(name, base, n_layers) == shown), None)
 
 
 def switches(view: SettingsView, engine: MiniReranker) -> dict[gr.components.Component, object]:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from ui.components import actions, text
 from ui.describe import LAYERS_ARE, band, device_name, exit_after, model_name
-from ui.markup import bar, count, esc, note
+from ui.markup import MOST_SHOWN, and_more, bar, count, esc, note
 from ui.session import Session
 from ui.workbench import Workbench
 
@@ -93,10 +93,11 @@ def gallery(bench: Workbench, session: Session) -> str:
         f'<figure class="mrr-page" style="margin:0"><img src="{bench.thumbnail(page)}" '
         f'alt="{esc(page.label)}" loading="lazy"><figcaption class="name">{esc(page.label)}'
         "</figcaption></figure>"
-        for page in pages
+        for page in pages[:MOST_SHOWN]
     )
     return (
-        f'<section class="mrr">{warming(bench)}{head}<div class="mrr-pages">{cards}</div></section>'
+        f'<section class="mrr">{warming(bench)}{head}<div class="mrr-pages">{cards}</div>'
+        f"{and_more(len(pages))}</section>"
     )
 
 

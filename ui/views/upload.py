@@ -11,7 +11,7 @@ from mrr.config import Limits
 from mrr.types import AddedPage, Page
 from ui.caching import Line, Upload
 from ui.components import actions, text
-from ui.markup import bar, count, duration, empty, esc, nbytes, note
+from ui.markup import MOST_SHOWN, and_more, bar, count, duration, empty, esc, nbytes, note
 from ui.session import Session
 from ui.workbench import Workbench
 
@@ -99,7 +99,10 @@ def progress(work: Upload) -> str:
         words.append("cancelled; what was done is kept")
     elif not work.finished:
         words.append(f"{total - closed} to go")
-    pace = f"{duration(work.elapsed_s * 1e3 / work.n_done)} a page" if work.n_done else ""
+    pace = ""
+    if work.n_done:
+        each = duration(work.elapsed_s * 1e3 / work.n_done)
+        pace = f"{work.n_done / max(work.elapsed_s, 1e-3):.2g} pages/s, {each} a page"
     rows = "".join(_row(line) for line in work.lines)
     return (
         '<section class="mrr mrr-card" aria-live="polite"><div class="mrr-row spread">'
@@ -145,10 +148,10 @@ def _told(added: AddedPage) -> tuple[str, ...]:
 def store(bench: Workbench, session: Session) -> str:
     """Size and budget. On a hosted app only this session's share: totals would tell of others."""
     stats = bench.base.store.stats()
-    known = known_pages(bench, session)
-    shown = sum(known[p.page_id].nbytes for p in bench.pages(session) if p.page_id in known)
     budget = f"budget {nbytes(stats.budget_bytes)}"
     if bench.hosted:
+        pages = bench.pages(session)
+        shown = sum(added.nbytes for added in known_pages(bench, session, pages).values())
         line = f"Your pages and the examples take {nbytes(shown)} of K/V; {budget} for everybody."
     else:
         line = (
@@ -162,17 +165,16 @@ def store(bench: Workbench, session: Session) -> str:
     return note(line + trouble)
 
 
-def known_pages(bench: Workbench, session: Session) -> dict[str, AddedPage]:
-    """What caching said of every page that this session may see, or what is stored of it."""
+def known_pages(bench: Workbench, session: Session, pages: Sequence[Page]) -> dict[str, AddedPage]:
+    """What caching said of these pages, or, of those from an earlier start, what is stored."""
     cache = bench.engine(session.settings).cache
     as_started = cache.fingerprint == bench.base.cache.fingerprint
     examples = bench.examples.added if as_started else {}
-    for page in bench.pages(session):  # of an earlier start, or of the command line
-        if page.page_id not in examples and page.page_id not in session.added:
-            stored = cache.stored(page)
-            if stored is not None:
-                session.added[page.page_id] = stored
-    return {**examples, **session.added}
+    told = {**examples, **session.added}
+    for page in pages:
+        if page.page_id not in told and (stored := cache.stored(page)) is not None:
+            told[page.page_id] = session.added[page.page_id] = stored
+    return {page.page_id: told[page.page_id] for page in pages if page.page_id in told}
 
 
 def pages(bench: Workbench, session: Session) -> str:
@@ -182,26 +184,33 @@ def pages(bench: Workbench, session: Session) -> str:
     examples = [page for page in everything if not bench.removable(page)]
     if not everything:
         return empty("Nothing is stored yet. Drop page images or a PDF above.")
-    known = known_pages(bench, session)
+    whose = "Kept in the store" if bench.keep_uploads else "Added by you"
     return (
         '<section class="mrr">'
-        + _group(bench, f"Added by you, {count(len(own), 'page')}", own, known, removable=True)
-        + _group(bench, f"Examples, {count(len(examples), 'page')}", examples, known, False)
+        + _group(bench, session, whose, own, removable=True)
+        + _group(bench, session, "Examples", examples, removable=False)
         + "</section>"
     )
 
 
+def remove_label(bench: Workbench, session: Session) -> str:
+    """What the button that removes everything says; it asks once before it does."""
+    n_own = sum(map(bench.removable, bench.pages(session)))
+    if session.sure and n_own:
+        return f"Really remove {count(n_own, 'page')}"
+    return "Remove all of them" if bench.keep_uploads else "Remove what I added"
+
+
 def _group(
-    bench: Workbench,
-    title: str,
-    members: Sequence[Page],
-    known: dict[str, AddedPage],
-    removable: bool,
+    bench: Workbench, session: Session, title: str, members: Sequence[Page], removable: bool
 ) -> str:
     if not members:
         return ""
-    cards = "".join(_card(bench, page, known.get(page.page_id), removable) for page in members)
-    return f'<h2>{title}</h2><div class="mrr-pages">{cards}</div>'
+    shown = members[:MOST_SHOWN]
+    known = known_pages(bench, session, shown)
+    cards = "".join(_card(bench, page, known.get(page.page_id), removable) for page in shown)
+    head = f"<h2>{title}, {count(len(members), 'page')}</h2>"
+    return f'{head}<div class="mrr-pages">{cards}</div>{and_more(len(members))}'
 
 
 def _card(bench: Workbench, page: Page, added: AddedPage | None, removable: bool) -> str:

@@ -13,7 +13,7 @@ const panelsFor = (page, state, map, painted) => {
   const used = { mask: page.keep.mask, map, painted, paint: "overlay" };
   if (state.mode === "pruned") {
     const share = percent(page.keep.n_kept / page.n);
-    used.caption = "Used for this score: " + (PRUNERS[page.keep.pruner] || page.keep.pruner) + ", " +
+    used.caption = (page.again ? "Encoded again: " : "Used for this score: ") + (PRUNERS[page.keep.pruner] || page.keep.pruner) + ", " +
       page.keep.n_kept + " of " + page.n + " kept (" + share + ")";
     used.painted = state.colour && map.coloured ? painted : null;
     const controls = state.controls ? page.keep.controls : [];
