@@ -1,0 +1,125 @@
+"""What stays true in the browser while a visitor goes back and forth between the views."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
+from tests.ui.test_app_browser import add_files, open_tab, rank, traced
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_past_query_opens_where_it_is_shown_with_its_own_baseline(tab: Page) -> None:
+    rank(tab, SAMPLES[0])
+    traced(tab)
+    tab.get_by_label("dense + reuse", exact=True).click()
+    expect(tab.locator("#estimate")).to_contain_text("dense + reuse")
+    rank(tab, SAMPLES[1])  # the choice holds for the next query
+    expect(tab.locator("#estimate")).to_contain_text("dense + reuse")
+    tab.get_by_label("original", exact=True).click()
+    expect(tab.locator("#estimate")).to_contain_text("original")
+    open_tab(tab, "History")
+    tab.locator("[data-event=reopen]").nth(1).click()
+    expect(tab.locator("#summary")).to_be_visible()
+    expect(tab.locator("#summary")).to_contain_text(f"“{SAMPLES[0]}”")
+    expect(tab.get_by_label("dense + reuse", exact=True)).to_be_checked()
+
+
+def test_keys_pressed_faster_than_pages_are_drawn_end_on_the_page_that_is_marked(
+    tab: Page,
+) -> None:
+    rank(tab)
+    traced(tab)
+    for _ in range(3):
+        tab.keyboard.press("j")
+    expect(tab.locator("#hits li").nth(3)).to_have_class("mrr-hit is-selected")
+    label = tab.locator("#hits li .title").nth(3).inner_text()
+    expect(tab.locator(".pi-stage canvas").first).to_have_attribute(
+        "aria-label", re.compile(re.escape(label))
+    )
+    tab.wait_for_timeout(1000)  # nothing that was still on its way changes it again
+    expect(tab.locator(".pi-stage canvas").first).to_have_attribute(
+        "aria-label", re.compile(re.escape(label))
+    )
+
+
+def test_the_start_shows_what_was_added_and_no_longer_what_was_removed(tab: Page) -> None:
+    add_files(tab, ("mine.png", png(71)))
+    expect(tab.locator("#progress .mrr-state")).to_have_text(["cached"])
+    open_tab(tab, "Rank")
+    expect(tab.locator("#gallery figure")).to_have_count(N_PAGES + 1)
+    open_tab(tab, "Pages")
+    tab.click("#remove-all")
+    expect(tab.locator("#remove-all")).to_have_text("Really remove 1 page")
+    expect(tab.get_by_role("button", name="Remove mine.png")).to_be_visible()
+    tab.click("#remove-all")
+    expect(tab.locator("#remove-all")).to_have_text("Remove what I added")
+    expect(tab.get_by_role("button", name="Remove mine.png")).to_have_count(0)
+    open_tab(tab, "Rank")
+    expect(tab.locator("#gallery figure")).to_have_count(N_PAGES)
+
+
+def test_a_ranking_opens_again_without_a_page_that_was_removed(tab: Page) -> None:
+    add_files(tab, ("passing.png", png(72)))
+    expect(tab.locator("#progress .mrr-state")).to_have_text(["cached"])
+    open_tab(tab, "Rank")
+    rank(tab, SAMPLES[0])
+    expect(tab.locator("#hits li")).to_have_count(N_PAGES + 1)
+    traced(tab)
+    rank(tab, SAMPLES[1])
+    open_tab(tab, "Pages")
+    tab.get_by_role("button", name="Remove passing.png").click()
+    expect(tab.get_by_role("button", name="Remove passing.png")).to_have_count(0)
+    open_tab(tab, "History")
+    tab.locator("[data-event=reopen]").nth(1).click()
+    expect(tab.locator("#hits li")).to_have_count(N_PAGES)
+    traced(tab)
+    assert tab.locator(".toast-body").count() == 0
+
+
+def test_a_preset_can_be_chosen_again_after_a_switch_was_moved(tab: Page) -> None:
+    tab.locator(".sidebar .toggle-button").click()
+    paper = tab.get_by_label("Paper default", exact=True)
+    expect(paper).to_be_checked()
+    number = tab.locator("#keep-ratio input[type=number]")
+    before = number.input_value()
+    tab.locator("#keep-ratio input[type=range]").focus()
+    tab.keyboard.press("ArrowRight")
+    tab.locator("#keep-ratio input[type=range]").dispatch_event("pointerup")
+    expect(paper).not_to_be_checked()
+    paper.click()
+    expect(number).to_have_value(before)
+
+
+def test_switches_on_their_way_through_what_cannot_be_are_told_quietly(tab: Page) -> None:
+    tab.locator(".sidebar .toggle-button").click()
+    slider = tab.locator("#exit-layer input[type=range]")
+    slider.focus()
+    for _ in range(5):
+        tab.keyboard.press("ArrowLeft")
+    slider.dispatch_event("pointerup")
+    expect(tab.locator("#plan")).to_contain_text("it must lie within the layers that run")
+    assert tab.locator(".toast-body").count() == 0
+
+
+def test_views_that_need_a_trace_offer_it_themselves(
+    visit: Callable[..., Page], running: Running
+) -> None:
+    tab = visit()
+    tab.locator(".sidebar .toggle-button").click()
+    tab.locator("#auto-trace input").uncheck()
+    tab.click("#apply")
+    expect(tab.locator("#plan")).to_contain_text("Applied")
+    tab.locator(".sidebar .toggle-button").click()
+    rank(tab)
+    open_tab(tab, "Layers")
+    expect(tab.locator("#layers-say")).to_contain_text("Trace this page")
+    tab.click("#trace-for-layers")
+    expect(tab.locator(".js-plotly-plot .scatterlayer .trace path.js-line")).to_have_count(N_PAGES)
+    open_tab(tab, "Bands")
+    expect(tab.locator(".bands-row")).to_have_count(running.bench.base.config.exit_layer)
