@@ -51,6 +51,10 @@ def test_a_second_query_takes_its_pages_from_the_device_and_scores_the_same(
     monkeypatch.setattr(reranker.store, "get_many", lambda k: asked.extend(k) or from_store(k))
     assert logits(reranker.rank("blue page")) == pytest.approx(expected, abs=1e-6)
     assert asked == [], "pages that are on the device were read again"
+    used: list[str] = []
+    monkeypatch.setattr(reranker.store, "touch", used.extend)
+    reranker.rank("blue page")
+    assert set(used) == set(map(reranker.cache.key, reranker.store.pages(["public"])))
     gone = reranker.store.pages(["public"])[0]
     reranker.remove_pages([gone.page_id])
     assert resident.get(reranker.cache.key(gone)) is None

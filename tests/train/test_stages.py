@@ -136,6 +136,21 @@ def test_a_run_by_the_clock_ends_with_its_minutes_and_its_rate_has_fallen(
     assert state is not None and 0 < state["step"] < 1000
     rates = [group["lr"] / group["base_lr"] for group in state["optimizers"][0]["param_groups"]]
     assert max(rates) < 1.0
+    hurried.read()  # it is finished, and stays so
+    again = read_state(tmp_path / "reading")
+    assert again is not None and again["step"] == state["step"]
+
+
+def test_a_run_by_the_clock_is_refused_where_its_plan_is_behind_already(
+    shop: Workshop, tmp_path: Path
+) -> None:
+    shop.read()
+    shards.pack(shop.root, tmp_path)
+    progress = tmp_path / "reading" / "progress.json"
+    progress.write_text(json.dumps({**json.loads(progress.read_text()), "done": None}))
+    shutil.copytree(shop.corpus_dir, tmp_path / "corpus")
+    with pytest.raises(InputRejected, match="give the stage more steps"):
+        Workshop(tmp_path, replace(shop.scale, minutes=1.0)).read()
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_a_twentieth() -> None:
