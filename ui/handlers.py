@@ -212,6 +212,7 @@ class Handlers:
             **_values(self.views.inspector.outputs, shown),
             **_values(self.views.bands.outputs, bands.render(explanation)),
             **self.curves(session),
+            **self._offer_trace(False),
         }
 
     def show_curves_as(self, mode: Mode, session: Session) -> Values:
@@ -235,7 +236,13 @@ class Handlers:
             **_values(self.views.inspector.outputs, inspector.blank(sentence)),
             **_values(self.views.bands.outputs, bands.blank(sentence)),
             **_values(self.views.layers.outputs, layers.blank(sentence)),
+            **self._offer_trace(sentence == UNTRACED),
         }
+
+    def _offer_trace(self, offered: bool) -> Values:
+        """The button of the page tab, in the other two, while they have nothing to show."""
+        buttons = (self.views.layers.trace, self.views.bands.trace)
+        return {button: gr.update(visible=offered) for button in buttons}
 
     def trace_dense(
         self,

@@ -43,7 +43,8 @@ class RankTab:
     @property
     def detail(self) -> list[gr.components.Component]:
         """The three views of the selected page."""
-        return [*self.inspector.outputs, *self.layers.outputs, *self.bands.outputs]
+        views = (*self.inspector.outputs, *self.layers.outputs, *self.bands.outputs)
+        return [*views, self.layers.trace, self.bands.trace]
 
     @property
     def ranked(self) -> list[Any]:

@@ -41,7 +41,9 @@ def build() -> BandsView:
         elem_classes="mrr-bands",
     )
     with gr.Row(elem_classes="mrr-tools"):
-        trace = gr.Button("Trace this page", size="sm", scale=0, elem_id="trace-for-bands")
+        trace = gr.Button(
+            "Trace this page", size="sm", scale=0, elem_id="trace-for-bands", visible=False
+        )
     return BandsView(view, trace)
 
 

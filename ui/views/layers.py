@@ -58,7 +58,9 @@ def build() -> LayersView:
             ["logit", "probability", "rank"], value="logit", show_label=False, container=False,
             elem_classes="mrr-seg", scale=0, min_width=230,
         )  # fmt: skip
-        trace = gr.Button("Trace this page", size="sm", scale=0, elem_id="trace-for-layers")
+        trace = gr.Button(
+            "Trace this page", size="sm", scale=0, elem_id="trace-for-layers", visible=False
+        )
         run = gr.Button("Add the full pass", size="sm", scale=0, elem_id="trace-layers")
         stop = gr.Button(
             "Stop after this page", size="sm", scale=0, elem_id="stop-layers", visible=False
