@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mrr.train import fonts
 from mrr.train.text import TextSampler
@@ -231,6 +231,38 @@ class _Typesetter:
             else:
                 y = self.chart(x, y, width, bottom)
             y += self.body_px * (0.0 if self.dense else self.rng.uniform(0.2, 1.2))
+
+
+def disturbed(page: PageLayout, sampler: TextSampler) -> tuple[PageLayout, tuple[int, ...]]:
+    """A near-duplicate of a page, and the indices of its words that are not as they were.
+
+    Some words have changed places with the next one, others have given way to a shorter word.
+    """
+    rng, words, changed = sampler.rng, list(page.words), []
+    for i in rng.sample(range(len(words)), min(len(words), rng.randint(4, 10))):
+        first, second = words[i], words[min(i + 1, len(words) - 1)]
+        room = width_of(first.face, first.size_px, page.scale, first.text)
+        if rng.random() < 0.5 and _side_by_side(first, second):
+            after = width_of(second.face, second.size_px, page.scale, second.text)
+            words[i] = replace(second, x=first.x)
+            words[i + 1] = replace(first, x=second.x - room + after)
+        else:
+            other = sampler.word()
+            if other == first.text or width_of(first.face, first.size_px, page.scale, other) > room:
+                continue
+            words[i] = replace(first, text=other)
+        changed.append(i)
+    return replace(page, words=words), tuple(changed)
+
+
+def _side_by_side(first: Word, second: Word) -> bool:
+    """Whether the second is the next word of the same line, in the same face, and another one."""
+    alike = (first.baseline, first.face, first.size_px) == (
+        second.baseline,
+        second.face,
+        second.size_px,
+    )
+    return alike and second.x > first.x and first.text != second.text
 
 
 def compose(width: int, height: int, style: Style, sampler: TextSampler) -> PageLayout:

@@ -38,7 +38,8 @@ class MatchPage:
     """One page. grid: (R, C) cells. pieces, overlaps: (k, 2) rows (row-major cell, piece id).
 
     word_cells: cells of each word's pieces. windows: (n, 256, 256) uint8, or None where visual
-    tokens are simulated.
+    tokens are simulated. changed: of a near-duplicate, the words that are not as on the page that
+    it is like.
     """
 
     grid: tuple[int, int]
@@ -47,6 +48,7 @@ class MatchPage:
     word_cells: dict[str, list[int]]
     text: PageText
     windows: np.ndarray | None
+    changed: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -101,12 +103,21 @@ def row_major(rows: int, cols: int) -> np.ndarray:
 
 
 def make_page(
-    source: PageSource, word_pieces: WordPieces, seed: str, index: int, pixels: bool
+    source: PageSource,
+    word_pieces: WordPieces,
+    seed: str,
+    index: int,
+    pixels: bool,
+    twin: bool = False,
 ) -> MatchPage:
-    """The page of a seed; without pixels it is laid out but not drawn."""
+    """The page of a seed, or its twin, a near-duplicate; without pixels it is not drawn."""
     rng = random.Random(seed)
     style = source.style_at(index)
-    sheet = layout.compose(*source.size, style, TextSampler(source.corpus, rng, source.rare_share))
+    sampler = TextSampler(source.corpus, rng, source.rare_share)
+    sheet = layout.compose(*source.size, style, sampler)
+    changed: tuple[int, ...] = ()
+    if twin:
+        sheet, changed = layout.disturbed(sheet, sampler)
     printed = render.draw(sheet, rng, style.scan_share) if pixels else render.blank(sheet)
     rows, cols = source.size[1] // WINDOW_PX, source.size[0] // WINDOW_PX
     order = row_major(rows, cols)
@@ -123,6 +134,7 @@ def make_page(
         word_cells=_word_cells(printed.words, marked, order),
         text=page_text(printed.words, printed.title),
         windows=cut.windows if pixels else None,
+        changed=changed,
     )
 
 
@@ -231,7 +243,8 @@ class MatchBatches(IterableDataset[MatchBatch]):
     """Batches first, first + 1, ...: pages, and for each page positives and near misses.
 
     reuse: batches that a worker makes in a row of the same pages, with other queries. Drawing
-    pages, and with one worker looking at them, costs more than asking.
+    pages, and with one worker looking at them, costs more than asking. twins: share of draws in
+    which one page is a near-duplicate of another, and both are asked for what differs.
     """
 
     def __init__(
@@ -245,7 +258,9 @@ class MatchBatches(IterableDataset[MatchBatch]):
         first: int = 0,
         last: int = 1 << 60,
         reuse: int = 1,
+        twins: float = 0.0,
     ):
+        self.twins = twins
         self.sources, self.n_pages, self.reuse = sources, n_pages, reuse
         self.n_positive, self.n_near = n_positive, n_near
         self.seed, self.pixels, self.first, self.last = seed, pixels, first, last
@@ -270,9 +285,13 @@ class MatchBatches(IterableDataset[MatchBatch]):
         # Sizes already learned are kept in, so that they are not unlearned.
         rng = random.Random(f"{self.seed}/{index}")
         source = reached[-1] if rng.random() < 0.7 else rng.choice(reached)
+        seeds = [f"{self.seed}/{index}/{i}" for i in range(self.n_pages)]
+        twin = self.n_pages > 1 and rng.random() < self.twins
+        if twin:
+            seeds[-1] = seeds[0]
         pages = (
-            make_page(source, pieces, f"{self.seed}/{index}/{i}", index, self.pixels)
-            for i in range(self.n_pages)
+            make_page(source, pieces, seed, index, self.pixels, twin and i == self.n_pages - 1)
+            for i, seed in enumerate(seeds)
         )
         return source, [page for page in pages if len(page.text.present) > 3]
 
@@ -284,6 +303,9 @@ class MatchBatches(IterableDataset[MatchBatch]):
         queries: list[tuple[str, ...]] = []
         for page in pages:
             asked = [maker.positive(page.text) for _ in range(self.n_positive)]
+            if page is pages[0] and pages[-1].changed:
+                told_apart = [maker.around(page.text, i) for i in pages[-1].changed]
+                asked = [*filter(None, told_apart), *asked][: self.n_positive]
             missed = [maker.near_miss(query, page.text) for query in asked]
             queries += asked + missed[: self.n_near]
         return assemble(pages, queries, encoder, maker.rarity)

@@ -30,6 +30,7 @@ from mrr.train.text import Corpus, load
 DENSE_SHARE = 0.2
 PAGE = (1024, 1536)  # whole windows, about as many cells as A4 has (mrr/train/export.py)
 BODY_PX = (15.0, 20.0)  # 9 to 12 points at that size
+_TWINS = 0.4
 _REUSE = 3  # batches in a row about the same drawn pages
 _CHECKED = 4  # pages in one pass of an evaluation: bounds its memory
 
@@ -151,6 +152,7 @@ def train(plan: MatchPlan, matcher: Matcher, eyes: Eyes, pixels: bool) -> Matche
         run.step,
         last_batch(plan.steps, plan.minutes),
         reuse=_REUSE if pixels else 1,
+        twins=_TWINS,
     )
     fit(
         run,

@@ -106,6 +106,11 @@ class QueryMaker:
                 return words
         return (self.keyword(page),)
 
+    def around(self, page: PageText, index: int) -> tuple[str, ...]:
+        """Running words about one of them; empty where none is printed there."""
+        first = max(0, index - self.rng.randint(0, 1))
+        return tuple(filter(None, page.words[first : index + self.rng.randint(2, 4)]))
+
     def keyword(self, page: PageText) -> str:
         """One word of the page; of three drawn, the rarest."""
         drawn = [word for word in self.rng.choices(page.words, k=3) if word]

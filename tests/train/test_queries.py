@@ -6,8 +6,9 @@ import torch
 
 from mrr.train import eyes
 from mrr.train.data import PageSource
-from mrr.train.match_data import MatchBatches, MatchPage, SuffixEncoder, assemble
+from mrr.train.match_data import MatchBatches, MatchPage, SuffixEncoder, assemble, make_page
 from mrr.train.queries import FUNCTION_WORDS, QueryMaker, page_text
+from mrr.train.tokens import WordPieces
 
 
 def test_a_positive_query_asks_only_for_words_of_the_page(source: PageSource) -> None:
@@ -59,6 +60,25 @@ def test_a_page_covers_a_query_by_its_rare_words_and_more_where_they_run_on(
     # A function word need not be there, unless nothing else is asked.
     assert batch.answer.T.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0]]
     assert function_words[2] == 1.0
+
+
+def test_a_near_duplicate_has_other_words_or_another_order_and_is_asked_about(
+    source: PageSource,
+) -> None:
+    pieces = WordPieces(source.tokenizer)
+    page, twin = (make_page(source, pieces, "s", 0, True, twin) for twin in (False, True))
+    assert 1 <= len(twin.changed) <= 10 and not page.changed
+    same = [a == b for a, b in zip(page.text.words, twin.text.words, strict=True)]
+    assert 0.8 < sum(same) / len(same) < 1.0
+    assert page.windows is not None and not np.array_equal(page.windows, twin.windows)
+
+    stream = MatchBatches(((0, source),), 3, 4, 2, "t", pixels=False, last=40, twins=0.5)
+    apart = 0
+    for batch in stream:
+        first, *_, last = batch.cover
+        told = (first - last)[:4]
+        apart += int((told > 0.02).sum() >= 2 and (batch.cover[1:-1, :4] < 0.9).all())
+    assert apart > 5, "no batch asks for what a page and its near-duplicate differ in"
 
 
 def test_pages_are_asked_again_with_other_queries_and_looked_at_once(source: PageSource) -> None:
