@@ -61,7 +61,11 @@ def upload(
     upload, or an encoding, goes on in this session.
     """
     if session.busy:
-        raise InputRejected("Pages are being encoded here already. Wait for it, or cancel it.")
+        names = ", ".join(name for name, _ in files) or "nothing"
+        raise InputRejected(
+            f"Pages are being encoded here already, so {names} was not taken. Add it again when "
+            "they are done, or cancel them."
+        )
     session.busy = True
     try:
         yield from _upload(bench, session, files, page_range)
@@ -146,7 +150,8 @@ def read_uploads(
 
     Raises InputRejected, before anything is read, where the files go over a limit.
     """
-    received = list(map(Path, paths or ()))
+    # With the files of a second drop Gradio sends those of the first again, which are read by now.
+    received = [path for path in map(Path, paths or ()) if path.exists()]
     try:
         check_quota(bench, session, [path.stat().st_size for path in received])
         return [(path.name, path.read_bytes()) for path in received]

@@ -111,6 +111,13 @@ class Handlers:
         """The same ranking, shown another way."""
         return ranking.hits(self.bench, session, view, only)
 
+    def after_removal(self, view: View, only: bool, session: Session) -> Values:
+        """Pages are gone: the ranking and the views of the selected page without them."""
+        if session.run is None:
+            return {}
+        hits = self.redraw(view, only, session)
+        return {self.views.ranking.hits: hits, **self.detail(session)}
+
     def tick(self, view: View, only: bool, session: Session, event: gr.EventData) -> Values:
         """A page was called relevant, or not."""
         run, _ = explaining.current(session)
@@ -280,7 +287,7 @@ class Handlers:
 
         def work() -> Values:
             asked = explaining.current(session)
-            explaining.trace(
+            measured = explaining.trace(
                 self.bench,
                 session,
                 occlusion=True,
@@ -289,7 +296,9 @@ class Handlers:
             )
             # Another page may have been selected meanwhile: this one keeps its map for later.
             still = (session.run, session.selected) == asked
-            return self.detail(session, mode="occlusion") if still else {}
+            occlusion = measured.occlusion
+            shown = occlusion is not None and bool(occlusion.measured.any())
+            return self.detail(session, mode="occlusion" if shown else None) if still else {}
 
         session.occluding = True
         try:

@@ -31,6 +31,10 @@ from ui.workbench import Workbench
 TITLE = "miniReranker"
 _WARM_TICK_S = 1.0
 _TEMP_FILES_S = 3600
+_EARLIER = (
+    "This ranking is of the settings before. Rank again for the new ones: what they lack is then "
+    "encoded first."
+)
 _MAX_WAITING = 128  # events of all visitors; one more is told that the queue is full
 
 
@@ -75,7 +79,7 @@ def build_ui(bench: Workbench) -> gr.Blocks:
         _wire_opening(demo, state, handlers, house)
         _wire_ranking(state, handlers)
         _wire_detail(state, handlers)
-        _wire_pages(state, house)
+        _wire_pages(state, house, handlers)
         _wire_settings(state, house, handlers)
         _wire_exports(demo, state, house)
         demo.unload(_closing(tabs))
@@ -222,8 +226,8 @@ def _wire_detail(state: gr.State, handlers: Handlers) -> None:
     _on(views.bands.view.layer_click, handlers.layer, state, [views.why])
 
 
-def _wire_pages(state: gr.State, house: Housekeeping) -> None:
-    view = house.views.upload
+def _wire_pages(state: gr.State, house: Housekeeping, handlers: Handlers) -> None:
+    view, rank = house.views.upload, handlers.views.ranking
     _on(
         view.files.upload,
         house.add,
@@ -232,8 +236,14 @@ def _wire_pages(state: gr.State, house: Housekeeping) -> None:
         each=True,  # a second drop meanwhile is refused in words, not lost
     )
     _on(view.cancel.click, house.cancel, state, None)
-    _on(view.pages.remove, house.remove, state, house.shows_stored, each=True)
-    _on(view.remove_all.click, house.remove_all, state, house.shows_stored)
+    for removed in (
+        _on(view.pages.remove, house.remove, state, house.shows_stored, each=True),
+        _on(view.remove_all.click, house.remove_all, state, house.shows_stored),
+    ):
+        shown_as = [rank.view, rank.only_changes, state]
+        changed = [rank.hits, *handlers.views.detail]
+        left = _on(removed.success, handlers.after_removal, shown_as, changed, each=True)
+        _on(left.success, handlers.trace_selected, state, handlers.views.detail, each=True)
 
 
 def _wire_settings(state: gr.State, house: Housekeeping, handlers: Handlers) -> None:
@@ -267,8 +277,10 @@ def _wire_settings(state: gr.State, house: Housekeeping, handlers: Handlers) -> 
 
 def _rank_again(handlers: Handlers) -> Callable[..., Any]:
     def again(view: ranking.View, only: bool, session: Session) -> dict[Any, Any]:
-        if session.run is None or session.run.settings == session.settings or session.halted:
-            return {}  # nothing to show, or the change was refused, or the encoding was stopped
+        if session.run is None or session.run.settings == session.settings:
+            return {}  # nothing to show, or the change was refused
+        if session.halted:
+            return {handlers.views.ranking.summary: ranking.summary(session.run, _EARLIER)}
         return handlers.rank(session.run.query, view, only, session)
 
     return again

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from mrr import MiniReranker
+from mrr.types import AddedPage, PageImage
 from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
 from tests.ui.test_app_browser import add_files, open_tab, rank, traced
 
@@ -123,3 +126,44 @@ def test_views_that_need_a_trace_offer_it_themselves(
     expect(tab.locator(".js-plotly-plot .scatterlayer .trace path.js-line")).to_have_count(N_PAGES)
     open_tab(tab, "Bands")
     expect(tab.locator(".bands-row")).to_have_count(running.bench.base.config.exit_layer)
+
+
+def test_files_dropped_while_others_are_cached_are_refused_by_name(
+    tab: Page, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    engine = type(running.bench.base)
+    add_page = engine.add_page
+
+    def slow(self: MiniReranker, item: PageImage, scope: str) -> AddedPage:
+        entered.set()
+        assert go_on.wait(20)
+        return add_page(self, item, scope)
+
+    monkeypatch.setattr(engine, "add_page", slow)
+    try:
+        add_files(tab, ("first.png", png(81)))
+        assert entered.wait(20)
+        late = {"name": "late.png", "mimeType": "image/png", "buffer": png(82)}
+        tab.locator("#files input[type=file]").last.set_input_files([late])
+        expect(tab.locator(".toast-body").first).to_contain_text("late.png was not taken")
+    finally:
+        go_on.set()
+    expect(tab.locator("#progress .mrr-state")).to_have_text(["cached"])
+
+
+def test_a_removed_page_leaves_the_ranking_that_is_shown(tab: Page) -> None:
+    add_files(tab, ("passing.png", png(83)))
+    expect(tab.locator("#progress .mrr-state")).to_have_text(["cached"])
+    open_tab(tab, "Rank")
+    rank(tab)
+    expect(tab.locator("#hits li")).to_have_count(N_PAGES + 1)
+    tab.locator("#hits li", has_text="passing.png").locator("[data-event=pick]").click()
+    open_tab(tab, "Pages")
+    tab.get_by_role("button", name="Remove passing.png").click()
+    open_tab(tab, "Rank")
+    expect(tab.locator("#hits li")).to_have_count(N_PAGES)
+    selected = tab.locator("#hits li.is-selected .title")
+    expect(tab.locator(".pi-stage canvas").first).to_have_attribute(
+        "aria-label", re.compile(re.escape(selected.inner_text()))
+    )

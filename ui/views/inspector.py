@@ -110,6 +110,8 @@ def render(
     keep, page = explanation.keep, explanation.page
     rows, columns = keep.kept.shape
     occlusion = explanation.occlusion
+    if occlusion is not None and not occlusion.measured.any():
+        occlusion = None  # stopped before the first pass: there is nothing to show
     value: Json = {
         "kind": "page",
         "page_id": page.page_id,

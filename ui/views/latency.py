@@ -133,7 +133,8 @@ def _claim(report: LatencyReport) -> str:
 
 
 def _times(ratio: Spread) -> str:
-    return f"{ratio.median:.3g} × ({ratio.q1:.3g} to {ratio.q3:.3g})"
+    between = f" ({ratio.q1:.3g} to {ratio.q3:.3g})" if ratio.n > 1 else ""
+    return f"{ratio.median:.3g} ×{between}"
 
 
 def _totals(report: LatencyReport, each: SystemLatency) -> dict[str, str]:
@@ -158,7 +159,7 @@ def _stage_cells(stage: StageCost) -> list[str]:
 
 
 def _quartiles(ms: Spread) -> str:
-    return f"{duration(ms.q1)} to {duration(ms.q3)}"
+    return f"{duration(ms.q1)} to {duration(ms.q3)}" if ms.n > 1 else "one repeat"
 
 
 def _plot() -> gr.Plot:

@@ -31,10 +31,10 @@ def table(run: Run, shown: Sequence[Hit], ranks: Mapping[str, int], selected: st
     """
     name = SYSTEM_NAMES[run.dense_system]
     columns = [("rank", True), ("page", False), ("score", True), ("logit", True)]
-    if shown[0].retrieval_score is not None:
-        columns += [("first stage rank", True), ("its score", True)]
     if run.dense:
         columns += [(f"{name} rank", True), ("its logit", True), ("change", False)]
+    if shown[0].retrieval_score is not None:
+        columns += [("first stage rank", True), ("its score", True)]
     columns.append(("kept", True))
     head = "".join(
         f'<th class="num">{said}</th>' if numeric else f"<th>{said}</th>"
@@ -60,8 +60,6 @@ def _row(
     )
     cells = [_number(str(hit.rank)), f"<td>{button}</td>", _number(f"{hit.score:.4f}")]
     cells.append(_number(signed(hit.logit)))
-    if hit.retrieval_score is not None:
-        cells += [_number(str(before[page.page_id])), _number(f"{hit.retrieval_score:.4f}")]
     if run.dense:
         rank = ranks.get(page.page_id)
         cells += [
@@ -69,6 +67,8 @@ def _row(
             _number("" if dense is None else signed(dense.logit)),
             "<td>" + ("" if rank is None else moved(rank - hit.rank)) + "</td>",
         ]
+    if hit.retrieval_score is not None:
+        cells += [_number(str(before[page.page_id])), _number(f"{hit.retrieval_score:.4f}")]
     cells.append(_number(f"{hit.n_kept_tokens / hit.n_visual_tokens:.0%}"))
     return (
         f'<tr class="{"is-selected" if chosen else ""}" data-item="{page.page_id}">'

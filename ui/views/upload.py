@@ -198,7 +198,7 @@ def remove_label(bench: Workbench, session: Session) -> str:
     n_own = sum(map(bench.removable, bench.pages(session)))
     if session.sure and n_own:
         return f"Really remove {count(n_own, 'page')}"
-    return "Remove all of them" if bench.keep_uploads else "Remove what I added"
+    return "Remove all kept pages" if bench.keep_uploads else "Remove what I added"
 
 
 def _group(
