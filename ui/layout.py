@@ -179,7 +179,7 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
     for change in (rank.view.change, rank.only_changes.change):
         _on(change, handlers.redraw, [*shown_as, state], rank.hits)
     ticked = [rank.hits, views.labels.scores]
-    _on(rank.hits.tick, handlers.tick, [*shown_as, state], ticked, each=True)
+    _on(rank.hits.tick, handlers.tick, [*shown_as, state], ticked, in_order=True)
     _on(
         rank.system.input,
         handlers.choose_dense,
@@ -206,7 +206,7 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
 
 def _wire_detail(state: gr.State, handlers: Handlers) -> None:
     views, page = handlers.views, handlers.views.inspector
-    picked = _on(views.ranking.hits.pick, handlers.pick, state, views.detail, each=True)
+    picked = _on(views.ranking.hits.pick, handlers.pick, state, views.detail, in_order=True)
     _on(picked.success, handlers.trace_selected, state, views.detail, each=True)
     for view in (page, views.layers, views.bands):
         _on(view.trace.click, handlers.trace, state, views.detail, busy=[view.view])
@@ -309,11 +309,18 @@ def _stoppable(
 
 
 def _on(
-    event: Any, handler: Any, inputs: Any, outputs: Any, busy: Any = None, each: bool = False
+    event: Any,
+    handler: Any,
+    inputs: Any,
+    outputs: Any,
+    busy: Any = None,
+    each: bool = False,
+    in_order: bool = False,
 ) -> Any:
     """Wire one event: its errors are told, and progress shows only where it helps.
 
-    each: while one is being handled, those that follow wait; Gradio drops them otherwise.
+    each: while one is being handled, those that follow are taken too; Gradio drops them otherwise.
+    in_order: one after the other, for what is quick and where the last one must win.
     """
     return event(
         told(handler),
@@ -321,5 +328,6 @@ def _on(
         outputs,
         show_progress="minimal" if busy else "hidden",
         show_progress_on=busy,
-        trigger_mode="multiple" if each else None,
+        trigger_mode="multiple" if each or in_order else None,
+        concurrency_limit=1 if in_order else "default",
     )
