@@ -25,6 +25,7 @@ def kept_tokens(
     """
     n = grid[0] * grid[1]
     n_kept = n if pruner == "none" else max(1, round(keep_ratio * n))
+    rank: np.ndarray
     if pruner == "none":
         rank = np.zeros(n)
     elif pruner == "random":
