@@ -60,12 +60,7 @@ def upload(
     nor does one with more pages than the session may hold. Raises InputRejected while another
     upload, or an encoding, goes on in this session.
     """
-    if session.busy:
-        names = ", ".join(name for name, _ in files) or "nothing"
-        raise InputRejected(
-            f"Pages are being encoded here already, so {names} was not taken. Add it again when "
-            "they are done, or cancel them."
-        )
+    refuse_while_busy(session, [name for name, _ in files])
     session.busy = True
     try:
         yield from _upload(bench, session, files, page_range)
@@ -148,16 +143,27 @@ def read_uploads(
 ) -> list[tuple[str, bytes]]:
     """(name, bytes) of what Gradio received, whose copies are deleted: the engine takes no path.
 
-    Raises InputRejected, before anything is read, where the files go over a limit.
+    Raises InputRejected, before anything is read or counted, where the files go over a limit or
+    others are being encoded.
     """
     # With the files of a second drop Gradio sends those of the first again, which are read by now.
     received = [path for path in map(Path, paths or ()) if path.exists()]
     try:
+        refuse_while_busy(session, [path.name for path in received])
         check_quota(bench, session, [path.stat().st_size for path in received])
         return [(path.name, path.read_bytes()) for path in received]
     finally:
         for path in received:
             path.unlink()
+
+
+def refuse_while_busy(session: Session, names: Sequence[str]) -> None:
+    """InputRejected, with the files' names, while pages are being encoded in this session."""
+    if session.busy:
+        raise InputRejected(
+            f"Pages are being encoded here already, so {', '.join(names)} was not taken. Add it "
+            "again when they are done, or cancel them."
+        )
 
 
 def check_quota(bench: Workbench, session: Session, sizes: Sequence[int]) -> None:
@@ -228,5 +234,7 @@ def _measure_once(bench: Workbench) -> None:
     if bench.pace.ms(bench.base, "encode") is None:
         from mrr.measure.latency import encode_again
 
-        stages, _ = encode_again(bench.base.cache, bench.base.store.pages([PUBLIC])[0])
+        page = bench.base.store.page(one)
+        assert page is not None, "it was added a moment ago"
+        stages, _ = encode_again(bench.base.cache, page)
         bench.pace.saw(bench.base, "encode", sum(stages.values()))

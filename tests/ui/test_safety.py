@@ -226,6 +226,18 @@ def test_two_uploads_of_one_session_do_not_mix(bench: Workbench) -> None:
     bench.remove_own(session)
 
 
+def test_files_that_come_while_others_are_encoded_are_not_counted_and_not_kept(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    session = bench.session()
+    session.busy = True
+    late = tmp_path / "late.png"
+    late.write_bytes(png(90))
+    with pytest.raises(InputRejected, match=r"late\.png was not taken"):
+        read_uploads(bench, session, [str(late)])
+    assert session.uploaded_bytes == 0 and not late.exists()
+
+
 def test_models_cannot_be_loaded_by_name_where_strangers_come() -> None:
     guarded = Workbench(SimpleNamespace(), SimpleNamespace(), load_model=None)  # type: ignore[arg-type]
     with pytest.raises(InputRejected, match="cannot be changed here"):

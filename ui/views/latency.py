@@ -62,7 +62,7 @@ def build() -> LatencyView:
     )
 
 
-def render(report: LatencyReport, measured_with: str = "") -> tuple[object, ...]:
+def render(report: LatencyReport, measured_with: str) -> tuple[object, ...]:
     """Values of LatencyView.outputs. measured_with: model and settings, in words."""
     figures = (stages_figure(report), candidates_figure(report), queries_figure(report))
     return (
@@ -78,13 +78,14 @@ def blank(sentence: str = _EMPTY) -> tuple[object, ...]:
     return (empty(sentence), hidden, hidden, hidden, "")
 
 
-def headline(report: LatencyReport | None, measured_with: str = "") -> str:
-    """The result in one sentence, or that the machine was too noisy for one; then how measured."""
-    if report is None:
-        return empty(_EMPTY)
+def headline(report: LatencyReport, measured_with: str) -> str:
+    """The result in one sentence, or that the machine was too noisy for one; then how measured.
+
+    measured_with: model and settings, in words.
+    """
     how = (
         f"Times: median of {report.repeats}, {report.state} after {report.warmup} warm-up, "
-        f"{report.n_candidates} candidates, {measured_with or 'one model'}, on {report.machine}. "
+        f"{report.n_candidates} candidates, {measured_with}, on {report.machine}. "
         f"Query: “{report.query}”."
     )
     notes = "".join(note(each) for each in report.notes)

@@ -89,7 +89,7 @@ def _app() -> gr.Blocks:
 
         curves.run.click(curves_of, curves.mode, curves.outputs)
         curves.mode.change(curves_of, curves.mode, curves.outputs)
-        times.measure.click(lambda: latency.render(report), None, times.outputs)
+        times.measure.click(lambda: latency.render(report, "one model"), None, times.outputs)
     return demo
 
 

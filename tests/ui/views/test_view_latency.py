@@ -13,6 +13,7 @@ from ui.latency_figures import candidates_figure, queries_figure, stages_figure
 from ui.views import latency
 
 REPORT = generated.latency_report()
+WITH = "tiny-reranker, exit after layer 6"
 COSTS = {cost.system: cost for cost in costs.costs(REPORT)}
 
 
@@ -83,19 +84,19 @@ def test_the_break_even_point_is_drawn_where_caching_is_dear():
 
 
 def test_the_headline_names_the_conditions_and_the_ratios():
-    text = latency.headline(REPORT)
+    text = latency.headline(REPORT, WITH)
     assert "80 ms" in text and "original takes <b>115 ×" in text
-    assert "median of 5, warm" in text and "Example CPU, 2 of 2 cores" in text
+    assert WITH in text and "median of 5, warm" in text and "Example CPU, 2 of 2 cores" in text
     assert "measured on 2 pages and scaled" in text
 
 
 def test_noise_gets_no_headline():
-    text = latency.headline(generated.latency_report(wobble=0.5))
+    text = latency.headline(generated.latency_report(wobble=0.5), WITH)
     assert "No ratio is claimed" in text and "115" not in text
 
 
 def test_the_query_is_shown_as_text():
-    assert "“&lt;i&gt;”" in latency.headline(replace(REPORT, query="<i>"))
+    assert "“&lt;i&gt;”" in latency.headline(replace(REPORT, query="<i>"), WITH)
 
 
 def test_the_table_gives_bytes_cold_call_and_scaling_of_every_system():
@@ -108,7 +109,7 @@ def test_the_table_gives_bytes_cold_call_and_scaling_of_every_system():
 
 
 def test_render_and_blank_fill_every_output():
-    shown, hidden = latency.render(REPORT), latency.blank("Wait.")
+    shown, hidden = latency.render(REPORT, WITH), latency.blank("Wait.")
     assert len(shown) == len(hidden) == 5
     assert all(each["visible"] for each in shown[1:4])
     assert not any(each["visible"] for each in hidden[1:4])
