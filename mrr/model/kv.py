@@ -44,18 +44,19 @@ class Quantized:
 
 
 def stack(parts: Sequence[Quantized]) -> Quantized:
-    """Stored tensors of N pages as one, (L, N, H, longest T, D), filled up with zeros.
+    """Stored tensors (L, H, T, D) of N pages, all int8 or none, as one (L, N, H, longest T, D).
 
-    A GPU expands one layer of it in one go, where page by page it would wait for its orders.
+    Shorter pages are filled up with zeros. A GPU expands one layer of it in one go, where page by
+    page it would wait for its orders.
     """
     longest = max(part.values.shape[2] for part in parts)
     values = torch.stack([_longer(part.values, longest) for part in parts], 1)
     if parts[0].scale is None:
         return Quantized(values, None)
     scales = [part.scale for part in parts if part.scale is not None]
-    return Quantized(
-        values, torch.stack([_longer(s, longest) if s.shape[2] > 1 else s for s in scales], 1)
-    )
+    if any(scale.shape[2] > 1 for scale in scales):  # one a token, as V has; K has one a channel
+        scales = [_longer(scale, longest) for scale in scales]
+    return Quantized(values, torch.stack(scales, 1))
 
 
 def _longer(x: Tensor, n: int) -> Tensor:
