@@ -24,6 +24,8 @@ from mrr.train.text import Corpus, TextSampler
 from mrr.train.tokens import WordPieces
 from mrr.train.tower import CELLS, WINDOW_PX
 
+ENDLESS = 1 << 60  # batches: more than any run takes
+
 
 @dataclass(frozen=True, slots=True)
 class PageSource:
@@ -42,7 +44,7 @@ class PageSource:
         """The style that the curriculum has reached at batch `index`."""
         return [style for first, style in self.styles if first <= index][-1]
 
-    def page(self, seed: str, index: int = 1 << 60, clean: bool = False) -> render.PrintedPage:
+    def page(self, seed: str, index: int = ENDLESS, clean: bool = False) -> render.PrintedPage:
         """The page of a seed, in the style that the curriculum has reached at batch `index`.
 
         clean: never as a scan.
@@ -111,7 +113,7 @@ class WindowBatches(IterableDataset[WindowBatch]):
         n_pages: int,
         seed: str,
         first: int = 0,
-        last: int = 1 << 60,
+        last: int = ENDLESS,
         reuse: int = 1,
     ):
         self.source, self.n_pages, self.seed, self.reuse = source, n_pages, seed, reuse

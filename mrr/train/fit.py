@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from mrr.errors import InputRejected
+from mrr.train.data import ENDLESS
 from mrr.train.muon import set_progress
 from mrr.train.run import Run, autocast, pick_device
 
 LOG_EVERY = 25
-ENDLESS = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast
 
 from mrr.train import labels, layout, render
-from mrr.train.data import PageSource
+from mrr.train.data import ENDLESS, PageSource
 from mrr.train.queries import (
     COMMON,
     PageText,
@@ -190,10 +190,8 @@ def assemble(
     for q, (row, owner) in enumerate(coded):
         ids[q, : len(row)], word_of[q, : len(row)] = torch.tensor(row), torch.tensor(owner)
     following = torch.cat([word_of[:, 1:], torch.full((len(queries), 1), -1)], 1)
-    present, running = (
-        torch.zeros(len(pages), len(queries), w),
-        torch.zeros(len(pages), len(queries)),
-    )
+    present = torch.zeros(len(pages), len(queries), w)
+    running = torch.zeros(len(pages), len(queries))
     weight = torch.zeros(len(queries), w)
     for q, query in enumerate(queries):
         weight[q, : len(query)] = torch.tensor([rarity(word) for word in query])
@@ -256,7 +254,7 @@ class MatchBatches(IterableDataset[MatchBatch]):
         seed: str,
         pixels: bool,
         first: int = 0,
-        last: int = 1 << 60,
+        last: int = ENDLESS,
         reuse: int = 1,
         twins: float = 0.0,
     ):
