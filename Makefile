@@ -25,8 +25,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-train: $(VENV)/.run  ## reproduce the bundled pair from nothing
-	$(BIN)/python -m mrr train all
+train: $(VENV)/.run  ## reproduce the bundled pair from nothing, in train-run/pair; TRAIN="--minutes 60" limits it
+	$(BIN)/python -m mrr train $(TRAIN) all
+	$(BIN)/python -m mrr train $(TRAIN) export train-run/pair
 
 bench: $(VENV)/.run  ## the three systems side by side at the dimensions of Qwen3-VL-2B
 	$(BIN)/python -m mrr bench --dims 2b

@@ -81,6 +81,10 @@ def card(name: str, training: Mapping[str, Any], reports: Sequence[Mapping[str, 
         parameters=training["parameters"][name] / 1e6,
     )
     rendered = json.dumps(training["rendered"], indent=2)
+    read = ", ".join(
+        f"{measured['cell_recall']:.3f} ({faces.replace('_', ' ')})"
+        for faces, measured in training["reading"].items()
+    )
     return "\n".join(
         [
             head,
@@ -88,7 +92,9 @@ def card(name: str, training: Mapping[str, Any], reports: Sequence[Mapping[str, 
             "## Measured",
             "",
             *_reports(reports),
-            "On rendered pages of held-out text, each a candidate for every query (late: late",
+            f"Word pieces read on rendered pages of held-out text: {read}.",
+            "",
+            "On such pages, each a candidate for every query (late: late",
             "interaction off the tower, no language model):",
             "",
             "```json",

@@ -9,7 +9,7 @@ head is not part of the model that ships.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +251,13 @@ def validation_sets(plan: ReadingPlan, corpus: Corpus) -> dict[str, list[WindowB
     return sets
 
 
+def check(plan: ReadingPlan, reader: Reader) -> dict[str, dict[str, float]]:
+    """What the reader reads of whole pages of held-out text, three times as many as in training."""
+    many = replace(plan, check_pages=3 * plan.check_pages)
+    sets = validation_sets(many, load(plan.corpus_dir, "validation"))
+    return {name: evaluate(reader, held, pick_device()) for name, held in sets.items()}
+
+
 def train(plan: ReadingPlan) -> Reader:
     """Run or resume the reading stage to plan.steps. Returns the reader."""
     device = pick_device()
@@ -275,7 +282,7 @@ def train(plan: ReadingPlan) -> Reader:
         loss = reading_loss(reader, batch, max(0.3, 1 - run.step / (10 * plan.unit)))
         return Step(loss.total, loss.shown, len(batch.windows) * tower.CELLS**2)
 
-    def check() -> dict[str, dict[str, float]]:
+    def held_out_quality() -> dict[str, dict[str, float]]:
         return {name: evaluate(reader, held, device) for name, held in held_out.items()}
 
     batches = WindowBatches(
@@ -294,7 +301,7 @@ def train(plan: ReadingPlan) -> Reader:
         steps=plan.steps,
         minutes=plan.minutes,
         take=take,
-        evaluate=check,
+        evaluate=held_out_quality,
         eval_every=plan.eval_every,
     )
     return reader

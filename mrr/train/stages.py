@@ -111,9 +111,13 @@ class Workshop:
             begin.save_start(page_embedder, "lm", embedder.language_model, self.root / stage, 0)
 
     def read(self) -> reading.Reader:
-        """Stage a. Pages that are used again are drawn larger, for less of them is border."""
+        """Stage a."""
+        return reading.train(self._reading_plan())
+
+    def _reading_plan(self) -> reading.ReadingPlan:
+        """Pages that are used again are drawn larger, for less of them is border."""
         again = self.scale.read_reuse > 1
-        plan = reading.ReadingPlan(
+        return reading.ReadingPlan(
             self.root / "reading",
             self.corpus_dir,
             self.tokenizer,
@@ -128,7 +132,6 @@ class Workshop:
             sizes=self.scale.sizes,
             check_pages=max(1, self.scale.check_pages // 5),
         )
-        return reading.train(plan)
 
     def match(self) -> Matcher:
         """Stage b on simulated visual tokens: it need not wait for the tower."""
@@ -175,7 +178,8 @@ class Workshop:
 
     def export(self, folder: Path, stage: str = "pruned") -> dict[str, int]:
         """Write tiny-reranker and tiny-embedder under folder. Returns bytes of each."""
-        tower, tokenizer = self._tower(), self.tokenizer
+        reader, tokenizer = self._reader(), self.tokenizer
+        tower = reader.visual
         plan = self._match_plan(stage, 0)
         matcher = self.load(match_train.fresh_matcher(plan), stage)
         embedder = self.load(self._fresh_embedder(), "seeing")
@@ -188,6 +192,7 @@ class Workshop:
         training = {
             "runs": self._runs(),
             "parameters": {name: count_parameters(model) for name, model in models.items()},
+            "reading": reading.check(self._reading_plan(), reader),
             "rendered": rendered.quality(
                 self.corpus_dir, tokenizer, matcher, embedder, tower, self.scale.check_pages
             ),
@@ -227,9 +232,13 @@ class Workshop:
         module.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         return module.to(pick_device()).eval().requires_grad_(False)
 
+    def _reader(self) -> reading.Reader:
+        fresh = reading.bare_reader(self.tokenizer, self.scale.sizes, self.scale.seed)
+        reader: reading.Reader = self.load(fresh, "reading")
+        return reader
+
     def _tower(self) -> nn.Module:
-        reader = reading.bare_reader(self.tokenizer, self.scale.sizes, self.scale.seed)
-        return self.load(reader, "reading").visual
+        return self._reader().visual
 
     def _fresh_embedder(self) -> PageEmbedder:
         return embed_train.fresh_embedder(self.tokenizer, self.scale.sizes, self.scale.seed)

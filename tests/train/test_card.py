@@ -19,6 +19,7 @@ FACTS = {
          "seed": 7, "commit": "def"},
     ],
     "parameters": {"tiny-reranker": 11_821_088, "tiny-embedder": 7_518_752},
+    "reading": {"common": {"cell_recall": 0.7541}, "unseen_faces": {"cell_recall": 0.7719}},
     "rendered": {"reranker": {"mini_ndcg5": 0.6262}},
 }  # fmt: skip
 REPORT = {
@@ -38,6 +39,7 @@ def test_a_card_has_the_fields_that_the_hub_reads_and_every_run_of_training() ->
     assert "| 2 | reading | 900 | 81.4 | NVIDIA H200 |" in body
     assert "Seed 7, commit def." in body
     assert "| examples | 49 queries, 32 candidates | mini | 0.615 [0.504, 0.721] | 0.900 |" in body
+    assert "held-out text: 0.754 (common), 0.772 (unseen faces)." in body
     assert '"mini_ndcg5": 0.6262' in body and "11.8M parameters" in body
 
 

@@ -12,7 +12,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from mrr import MiniReranker
 from mrr.errors import InputRejected
-from mrr.train import begin, shards
+from mrr.train import begin, cli, shards
 from mrr.train.cli import train
 from mrr.train.muon import Muon, orthogonalize, set_progress
 from mrr.train.run import read_state
@@ -40,6 +40,8 @@ def test_every_stage_runs_and_the_pair_that_comes_out_ranks_pages(
     assert set(reported["rendered"]) == {"common faces", "faces never trained on"}
     for measured in reported["rendered"].values():
         assert measured["reranker"]["mini_ndcg5"] >= 0
+        assert measured["near-duplicates told apart"]["queries"] > 0
+    assert reported["reading"]["common"]["cell_recall"] >= 0
     picture = tmp_path / "page.png"
     page = torch.full((300, 280), 255, dtype=torch.uint8).numpy()
     from PIL import Image
@@ -65,6 +67,22 @@ def _another_run_begins_where_the_pair_ended(shop: Workshop, pair: Path) -> None
                 assert torch.allclose(weight, trained[name], atol=2e-3), name
     with pytest.raises(InputRejected, match="holds a run already"):
         following.begin_from(pair, read_step=3)
+
+
+def test_the_minutes_of_a_whole_run_are_divided_among_its_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, float] = {}
+
+    def note(shop: Workshop, name: str) -> None:
+        given[name] = shop.scale.minutes
+
+    monkeypatch.setattr(cli, "run_stage", note)
+    run = ["--run", str(tmp_path), "--minutes", "50", "all"]
+    assert CliRunner().invoke(train, run).exit_code == 0
+    assert list(given) == ["corpus", "read", "match", "join", "embed", "see", "prune"]
+    assert sum(given.values()) == pytest.approx(50)
+    assert given["corpus"] == 0 and given["read"] > 25
 
 
 def test_a_stage_that_was_stopped_goes_on_where_it_was(shop: Workshop) -> None:
