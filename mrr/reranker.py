@@ -104,7 +104,8 @@ class MiniReranker:
         """Load the bundled pair ("tiny"), a local checkpoint folder or a hub id.
 
         embedder None is no first stage, but the bundled model brings its own. store None is the
-        folder `mrr.build.default_store()`. revision, embedder_revision: commits of hub ids.
+        folder `mrr.build.default_store()`. revision, embedder_revision: commits of hub ids, which
+        may also be named as "owner/name@commit".
         device None is CUDA where there is one; dtype None is bf16 on CUDA and fp32 elsewhere
         and for the bundled pair. What a checkpoint says of its training (band and exit, without a
         config the keep ratio too) fills in what is left open. self_check compares the engine with
@@ -305,6 +306,28 @@ class MiniReranker:
         if short != text:
             notes += (f"The query was cut to its first {self.limits.max_query_tokens} tokens.",)
         return short, notes
+
+    def retrieve(
+        self,
+        query: str,
+        *,
+        top_k: int | None = None,
+        pages: Collection[str] | None = None,
+        scopes: Collection[str] = (PUBLIC,),
+    ) -> list[Candidate]:
+        """The first stage alone: the (page, cosine) that `rank` would score, best first.
+
+        The cosine is None without an embedder; then it is every page. Raises InputRejected for an
+        empty query.
+        """
+        text, _ = self.clean(query)
+        lost: set[str] = set()
+        with self.lock:
+            while True:
+                try:
+                    return self._retrieve(text, pages, scopes, lost, top_k, Stages(self.device))
+                except PageLost as error:
+                    lost.add(error.page_id)
 
     def _retrieve(
         self,

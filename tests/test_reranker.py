@@ -273,6 +273,8 @@ def test_the_first_stage_passes_on_its_top_k(reranker: MiniReranker) -> None:
     by_retrieval = sorted(everything, key=lambda hit: -hit.retrieval_score)
     some = reranker.rank("blue page", top_k=2)
     assert {h.page.page_id for h in some} == {h.page.page_id for h in by_retrieval[:2]}
+    found = reranker.retrieve("blue page", top_k=2)
+    assert found == [(hit.page, hit.retrieval_score) for hit in by_retrieval[:2]]
 
 
 def test_without_an_embedder_every_page_is_a_candidate_and_it_says_so(pair, tmp_path: Path) -> None:

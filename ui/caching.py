@@ -236,5 +236,6 @@ def _measure_once(bench: Workbench) -> None:
 
         page = bench.base.store.page(one)
         assert page is not None, "it was added a moment ago"
-        stages, _ = encode_again(bench.base.cache, page)
+        with bench.base.lock:
+            stages, _ = encode_again(bench.base.cache, page)
         bench.pace.saw(bench.base, "encode", sum(stages.values()))

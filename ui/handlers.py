@@ -60,16 +60,52 @@ class Handlers:
             self.views.gallery: start.gallery(self.bench, session),
         }
 
-    def rank(self, query: str, view: View, only: bool, session: Session) -> Values:
-        """Rank with mini and show it; whatever was selected gives way to the first page."""
-        run = self.bench.rank(session, query)
-        return {**self._shown(session, view, only), self.views.query: run.query}
+    def rank(self, query: str, view: View, only: bool, session: Session) -> Iterator[Values]:
+        """Rank with mini and show it; whatever was selected gives way to the first page.
 
-    def rank_sample(self, view: View, only: bool, session: Session, event: gr.EventData) -> Values:
+        Candidates that the settings have no K/V of are encoded first, page by page, until that is
+        stopped: then the ranking that was shown stays.
+        """
+        session.asked = asked = session.asked + 1
+        yield from self._encoded(session, query, asked)
+        if session.asked != asked:
+            return
+        run = self.bench.rank(session, query)
+        yield {**self._shown(session, view, only), self.views.query: run.query}
+
+    def _encoded(self, session: Session, query: str, asked: int) -> Iterator[Values]:
+        """Encode what the query's candidates lack, with its progress over the ranking."""
+        view = self.views.ranking
+        missing = self.bench.missing(session, query)
+        if not missing:
+            return
+        shown = {
+            self.views.gallery: gr.update(visible=False),
+            self.views.results: gr.update(visible=True),
+            view.halt: gr.update(visible=True),
+        }
+        try:
+            for done, total in self.bench.encode(session, missing):
+                yield {**shown, view.summary: ranking.encoding(done, total)}
+                if session.asked != asked:
+                    yield {view.summary: ranking.encoding(done, total, stopped=True)}
+                    break
+        except Exception:
+            yield {view.summary: "", view.halt: gr.update(visible=False)}
+            raise
+        yield {view.halt: gr.update(visible=False)}
+
+    def stop_encoding(self, session: Session) -> None:
+        """The encoding before a ranking stops after the page in hand."""
+        session.asked += 1
+
+    def rank_sample(
+        self, view: View, only: bool, session: Session, event: gr.EventData
+    ) -> Iterator[Values]:
         """A sample query was clicked."""
         queries = start.sample_queries(self.bench)
         n = index(event, len(queries))
-        return self.rank(queries[n], view, only, session)
+        yield from self.rank(queries[n], view, only, session)
 
     def reopen(self, view: View, only: bool, session: Session, event: gr.EventData) -> Values:
         """Show a past run as it was; nothing is ranked again."""

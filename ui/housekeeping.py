@@ -159,7 +159,7 @@ class Housekeeping:
             yield dict(zip(self.views.latency.outputs, latency.blank(), strict=True))
             if another:
                 yield settings.switches(view, engine)
-            for done, total in self.bench.encode_missing(session):
+            for done, total in self.bench.encode(session, self.bench.missing(session)):
                 yield {
                     view.plan: settings.encoding(done, total),
                     view.stop: gr.update(visible=done < total),

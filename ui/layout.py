@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -174,6 +174,7 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
     ):
         inputs = [*asked, *shown_as, state]
         starts.append(_on(event, handler, inputs, views.ranked, busy=[views.query]))
+    _on(rank.halt.click, handlers.stop_encoding, state, None)
     for ranked in starts:
         _on(ranked.success, handlers.trace_selected, state, views.detail, each=True)
     for change in (rank.view.change, rank.only_changes.change):
@@ -276,12 +277,13 @@ def _wire_settings(state: gr.State, house: Housekeeping, handlers: Handlers) -> 
 
 
 def _rank_again(handlers: Handlers) -> Callable[..., Any]:
-    def again(view: ranking.View, only: bool, session: Session) -> dict[Any, Any]:
+    def again(view: ranking.View, only: bool, session: Session) -> Iterator[dict[Any, Any]]:
         if session.run is None or session.run.settings == session.settings:
-            return {}  # nothing to show, or the change was refused
+            return  # nothing to show, or the change was refused
         if session.halted:
-            return {handlers.views.ranking.summary: ranking.summary(session.run, _EARLIER)}
-        return handlers.rank(session.run.query, view, only, session)
+            yield {handlers.views.ranking.summary: ranking.summary(session.run, _EARLIER)}
+            return
+        yield from handlers.rank(session.run.query, view, only, session)
 
     return again
 

@@ -52,8 +52,8 @@ class RankTab:
         view = self.ranking
         return [
             self.tabs, self.query, self.samples, self.gallery, self.results, view.summary,
-            view.hits, view.estimate, view.compare, view.stop, view.only_changes, view.system,
-            self.inspector.keep_ratio, self.inspector.pruner, self.labels.scores,
+            view.halt, view.hits, view.estimate, view.compare, view.stop, view.only_changes,
+            view.system, self.inspector.keep_ratio, self.inspector.pruner, self.labels.scores,
             self.history.runs, *self.detail,
         ]  # fmt: skip
 

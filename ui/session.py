@@ -105,10 +105,11 @@ class Session:
     ticked: query -> page ids whose label the user changed. added: what caching each page said.
     busy, comparing, occluding, completing, timing: the caching, the dense ranking, the measurement
     of occlusion, the full passes of the lens, or the measurement of latency, that runs now stops
-    when these are cleared. uploaded_bytes: since its pages were last all removed. lens_mode: how
-    the layers are shown. n_examples_seen: example pages that the tab last drew. dense_system: the
-    baseline that is chosen. halted: the last encoding was stopped. sure: the next press of Remove
-    removes everything. latency_of: what latency was measured with, in words.
+    when these are cleared. asked: rankings asked for, and stops of them; what a ranking encodes
+    first ends when it changes. uploaded_bytes: since its pages were last all removed. lens_mode:
+    how the layers are shown. n_examples_seen: example pages that the tab last drew. dense_system:
+    the baseline that is chosen. halted: the last encoding was stopped. sure: the next press of
+    Remove removes everything. latency_of: what latency was measured with, in words.
     """
 
     scope: str = field(default_factory=new_scope)
@@ -126,6 +127,7 @@ class Session:
     completing: bool = False
     timing: bool = False
     halted: bool = False
+    asked: int = 0
     sure: bool = False
     dense_system: System = "original"
     lens_mode: Mode = "logit"
@@ -170,4 +172,5 @@ class Tabs:
         if session is not None:
             session.busy = session.comparing = session.occluding = False
             session.completing = session.timing = False
+            session.asked += 1
             self._remove(session.scope)

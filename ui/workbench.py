@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrr.config import RerankConfig
-from mrr.errors import InputRejected, MRRError
+from mrr.errors import InputRejected, MRRError, PageLost
 from mrr.types import Hit, Page, PageImage, RankedList, System
 from ui.describe import describe, embedder_name
 from ui.examples import Examples
@@ -298,18 +298,35 @@ class Workbench:
         seconds = None if per_page is None else per_page * n_missing / 1e3
         return Plan(len(pages), n_missing, seconds)
 
-    def encode_missing(self, session: Session) -> Iterator[tuple[int, int]]:
-        """Encode what the session's settings lack: yields (done, of) page by page."""
+    def missing(self, session: Session, query: str | None = None) -> list[Page]:
+        """The session's pages, or a query's candidates, that its settings have no K/V of."""
         engine = self.engine(session.settings)
         missing = engine.cache.missing(self.pages(session))
-        for done, page in enumerate(missing):
-            yield done, len(missing)
-            image = engine.cache.picture(page)
+        if query is None or not missing:
+            return missing
+        settings = session.settings
+        first = self.run(
+            type(engine).retrieve, engine, query, top_k=settings.top_k, scopes=self.scopes(session)
+        )
+        return engine.cache.missing([page for page, _ in first])
+
+    def encode(self, session: Session, pages: Sequence[Page]) -> Iterator[tuple[int, int]]:
+        """Encode pages for the session's settings: yields (done, of) page by page.
+
+        A page whose picture is lost is passed over; a ranking says so.
+        """
+        engine = self.engine(session.settings)
+        for done, page in enumerate(pages):
+            yield done, len(pages)
+            try:
+                image = engine.cache.picture(page)
+            except PageLost:
+                continue
             item = PageImage(image, page.label, page.source, page.page_num)
             added = self.run(type(engine).add_page, engine, item, page.scope)
             session.added[page.page_id] = added
             self.pace.saw(engine, "encode", added.elapsed_ms)
-        yield len(missing), len(missing)
+        yield len(pages), len(pages)
 
 
 def _may_exist(name: str) -> bool:

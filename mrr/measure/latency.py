@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mrr.errors import InputRejected
-from mrr.explain.turn import Stop, never
+from mrr.explain.turn import NO_LOCK, Stop, never, turn
 from mrr.measure.corpus import Progress, report
 from mrr.measure.machine import Machine, describe
 from mrr.measure.spread import Spread, spread
@@ -121,12 +121,13 @@ def measure_latency(
     chosen = {s: {p.page_id for p in (pages if s in reusing else few)} for s in systems}
     calls: dict[System, list[tuple[Call, int]]] = {system: [] for system in systems}
     rounds = warmup + repeats
-    for turn in range(rounds):
-        report(progress, "measure", turn, rounds)
-        for system in _rotated(systems, turn):
-            usage = reranker.rank(query, system=system, pages=chosen[system], scopes=scopes).usage
-            calls[system].append((dict(usage.ms), usage.bytes_read))
-        done = turn + 1 - warmup
+    for i in range(rounds):
+        report(progress, "measure", i, rounds)
+        for system in _rotated(systems, i):
+            with turn(NO_LOCK):  # each call locks for itself; whoever else waits comes next
+                ranked = reranker.rank(query, system=system, pages=chosen[system], scopes=scopes)
+            calls[system].append((dict(ranked.usage.ms), ranked.usage.bytes_read))
+        done = i + 1 - warmup
         if done >= 1 and stop():
             break
     report(progress, "measure", rounds, rounds)
@@ -161,9 +162,9 @@ def _possible(
     return left, ("dense + reuse needs the page first, and this prompt order has it last.",)
 
 
-def _rotated(systems: Sequence[System], turn: int) -> list[System]:
-    """Another system begins each turn, so that none always runs on the others' warm caches."""
-    shift = turn % len(systems)
+def _rotated(systems: Sequence[System], i: int) -> list[System]:
+    """Another system begins each round, so that none always runs on the others' warm caches."""
+    shift = i % len(systems)
     return [*systems[shift:], *systems[:shift]]
 
 
@@ -229,8 +230,13 @@ def _remarks(systems: Sequence[SystemLatency]) -> tuple[str, ...]:
 def _caching(reranker: MiniReranker, system: System, pages: Sequence[Page]) -> CachingLatency:
     """Encode pages again, the first one once more before that to warm up."""
     cache = reranker.cache if system == "mini" else reranker.dense_cache
-    encode_again(cache, pages[0])
-    calls, nbytes = zip(*(encode_again(cache, page) for page in pages), strict=True)
+
+    def again(page: Page) -> tuple[Call, int]:
+        with turn(reranker.lock):
+            return encode_again(cache, page)
+
+    again(pages[0])
+    calls, nbytes = zip(*map(again, pages), strict=True)
     return CachingLatency(
         system=system,
         n_pages=len(pages),

@@ -180,10 +180,12 @@ def _local_folder(name: str | Path, revision: str | None) -> Path:
         return path
     if path.is_absolute() or str(name).startswith("."):
         raise InputRejected(f"There is no checkpoint folder {path.name}; check the path.")
+    hub_id, _, commit = str(name).partition("@")
+    revision = revision or commit or None
     if revision is None:
-        logger.warning("%s is loaded without a pinned revision; pass revision=<commit>.", name)
+        logger.warning("%s is loaded without a pinned revision; name it %s@<commit>.", name, name)
     try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=_FILES))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
         raise InputRejected(
             f"{name} is neither a folder here nor a checkpoint that could be fetched from the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -62,6 +63,30 @@ def test_a_measurement_that_is_stopped_reports_the_repeats_it_made(
     found = measure_latency(engine, "blue page", page_ids, repeats=5, stop=lambda: next(asked))
     assert found.repeats == 2 and all(len(each.calls) == 2 for each in found.systems)
     assert "Stopped after 2 of 5 repeats." in found.notes
+
+
+def test_a_query_does_not_wait_for_a_measurement_to_end(
+    engine: MiniReranker, page_ids: list[str]
+) -> None:
+    begun, rounds = threading.Event(), []
+
+    def note(what: str, done: int, total: int) -> None:
+        rounds.append(done)
+        begun.set()
+
+    measuring = threading.Thread(
+        target=measure_latency,
+        args=(engine, "blue page", page_ids),
+        kwargs={"repeats": 200, "progress": note, "stop": lambda: answered.is_set()},
+    )
+    answered = threading.Event()
+    measuring.start()
+    assert begun.wait(20)
+    engine.rank("blue page")
+    answered.set()
+    measuring.join(60)
+    assert not measuring.is_alive()
+    assert rounds[-2] < 150, "the query came in between"
 
 
 def test_warm_calls_are_counted_and_the_first_is_kept_apart(report: LatencyReport) -> None:

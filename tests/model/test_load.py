@@ -151,6 +151,8 @@ def test_a_hub_id_is_fetched_at_its_revision_without_pickles_or_code(
     assert not any(fnmatch("model.bin", pattern) for pattern in asked["allow_patterns"])
     assert not any(fnmatch("modeling.py", pattern) for pattern in asked["allow_patterns"])
     assert loaded.digest == load_model(checkpoints["qwen3_vl"], device=DEVICE).digest
+    load_model("org/checkpoint@def456", device=DEVICE)
+    assert (asked["name"], asked["revision"]) == ("org/checkpoint", "def456")
 
 
 def test_a_name_that_the_hub_does_not_know_is_refused_in_a_sentence(monkeypatch) -> None:

@@ -208,7 +208,7 @@ def test_encoding_the_examples_again_uses_up_no_quota(
     monkeypatch.setattr(caching, "MAX_SESSION_PAGES", 1)
     session = hosted.session()
     session.settings = Settings(replace(hosted.base.config, keep_ratio=0.3))
-    assert list(hosted.encode_missing(session))[-1][1] == N_PAGES
+    assert list(hosted.encode(session, hosted.missing(session)))[-1][1] == N_PAGES
     *_, done = upload(hosted, session, [("mine.png", png(86))], None)
     assert [line.state for line in done.lines] == ["cached"]
     hosted.remove_own(session)

@@ -152,6 +152,47 @@ def test_files_dropped_while_others_are_cached_are_refused_by_name(
     expect(tab.locator("#progress .mrr-state")).to_have_text(["cached"])
 
 
+def test_what_a_ranking_lacks_is_encoded_in_sight_and_can_be_stopped(
+    tab: Page, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    engine = type(running.bench.base)
+    add_page = engine.add_page
+
+    def slow(self: MiniReranker, item: PageImage, scope: str) -> AddedPage:
+        entered.set()
+        assert go_on.wait(20)
+        return add_page(self, item, scope)
+
+    monkeypatch.setattr(engine, "add_page", slow)
+    try:
+        tab.locator(".sidebar .toggle-button").click()
+        keep = tab.locator("#keep-ratio input[type=number]")
+        keep.fill("0.85")
+        keep.press("Tab")
+        tab.click("#apply")
+        assert entered.wait(20)
+        tab.click("#stop-encoding")
+        go_on.set()
+        expect(tab.locator("#plan")).to_contain_text("Stopped")
+        tab.locator(".sidebar .toggle-button").click()
+        entered.clear()
+        go_on.clear()
+        tab.fill("#query textarea, #query input", SAMPLES[0])
+        tab.click("#rank")
+        assert entered.wait(20)
+        expect(tab.locator("#summary")).to_contain_text("Encoding page 1 of")
+        tab.click("#halt")
+        go_on.set()
+        expect(tab.locator("#summary")).to_contain_text("Stopped after 1 of")
+        expect(tab.locator("#halt")).to_be_hidden()
+        expect(tab.locator("#hits li")).to_have_count(0)
+        tab.click("#rank")
+        expect(tab.locator("#hits li")).to_have_count(N_PAGES)
+    finally:
+        go_on.set()
+
+
 def test_a_removed_page_leaves_the_ranking_that_is_shown(tab: Page) -> None:
     add_files(tab, ("passing.png", png(83)))
     expect(tab.locator("#progress .mrr-state")).to_have_text(["cached"])

@@ -91,7 +91,14 @@ def test_a_plan_counts_what_is_missing_and_encoding_brings_it_in(bench: Workbenc
     wanted = Settings(replace(bench.base.config, keep_ratio=0.35))
     assert bench.plan(session, wanted).n_missing == N_PAGES
     session.settings = wanted
-    assert list(bench.encode_missing(session))[-1] == (N_PAGES, N_PAGES)
+    session.settings = replace(wanted, top_k=2)
+    candidates = bench.missing(session, SAMPLES[0])
+    assert len(candidates) == 2, "a query needs its candidates only"
+    assert list(bench.encode(session, candidates)) == [(0, 2), (1, 2), (2, 2)]
+    assert bench.missing(session, SAMPLES[0]) == []
+    session.settings = wanted
+    missing = bench.missing(session)
+    assert list(bench.encode(session, missing))[-1] == (N_PAGES - 2, N_PAGES - 2)
     assert bench.plan(session, wanted).n_missing == 0
     run = bench.rank(session, SAMPLES[0])
     assert run.mini.usage.missed_pages == 0
@@ -103,7 +110,8 @@ def test_settings_that_cannot_be_are_refused_in_words(bench: Workbench) -> None:
     good = (2, 1, 2, 0.5, "embedder", "int8", 10, "Find it.", True, "", "")
     config = settings.read(base, False, *good).config
     assert config.band == (1, 3) and config.exit_layer == 3, "people count both ends in"
-    wrong = ((2, 5, "from layer 1 to 5"), (1, 3, "from layer 3 to 2"), (7, "  ", "instruction"))
+    wrong = ((2, 5, "from layer 1 to 5"), (1, 3, "from layer 3 to 2"), (7, "  ", "instruction"),
+             (3, None, "number is missing"))  # fmt: skip
     for position, value, words in wrong:
         bad = [*good[:position], value, *good[position + 1 :]]
         with pytest.raises(InputRejected, match=words):
@@ -115,7 +123,7 @@ def test_page_facts_are_those_of_the_settings_in_use(bench: Workbench) -> None:
     half = {one.n_kept_tokens for one in known_pages(bench, session, pages).values()}
     whole = Session(settings=Settings(replace(bench.base.config, keep_ratio=1.0)))
     assert known_pages(bench, whole, pages) == {}, "nothing is stored under these settings yet"
-    list(bench.encode_missing(whole))
+    list(bench.encode(whole, bench.missing(whole)))
     kept = known_pages(bench, whole, pages)
     assert len(kept) == N_PAGES
     assert all(one.n_kept_tokens == one.grid[0] * one.grid[1] for one in kept.values())

@@ -11,7 +11,7 @@ import gradio as gr
 from mrr.explain.verdict import signed
 from mrr.types import SYSTEM_NAMES, Hit, System
 from ui.components import actions, text
-from ui.markup import bar, count, duration, empty, esc, nbytes
+from ui.markup import bar, count, duration, empty, esc, nbytes, note
 from ui.session import Run, Session
 from ui.views import start
 from ui.views.ranking_table import moved, retrieval_ranks, table
@@ -32,6 +32,7 @@ class RankingView:
     """hits: events `pick` and `tick`, both with {page}."""
 
     summary: gr.HTML
+    halt: gr.Button
     hits: gr.HTML
     view: gr.Radio
     only_changes: gr.Checkbox
@@ -44,6 +45,7 @@ class RankingView:
 def build() -> RankingView:
     """The results column."""
     summary = text("summary")
+    halt = gr.Button("Stop encoding", size="sm", visible=False, elem_id="halt")
     with gr.Row(elem_classes="mrr-tools"):
         view = gr.Radio(
             list(VIEWS), value="List", label="Show as", show_label=False, container=False,
@@ -68,7 +70,7 @@ def build() -> RankingView:
         gr.Button("Save CSV", size="sm", elem_id="save-csv", scale=0)
         gr.Button("Save JSON", size="sm", elem_id="save-json", scale=0)
         gr.Button("Save HTML report", size="sm", elem_id="save-report", scale=0)
-    return RankingView(summary, hits, view, only_changes, system, compare, stop, estimate)
+    return RankingView(summary, halt, hits, view, only_changes, system, compare, stop, estimate)
 
 
 def summary(run: Run | None, waiting: str = "") -> str:
@@ -94,6 +96,14 @@ def summary(run: Run | None, waiting: str = "") -> str:
         f'<p class="mrr-note">{stages}{encoded}{read}.{each} Single run.{chosen}</p>'
         f"{notes}</div>"
     )
+
+
+def encoding(done: int, total: int, stopped: bool = False) -> str:
+    """Progress of what a ranking needs first, in the place of its summary."""
+    if stopped:
+        return note(f"Stopped after {done} of {total}. Rank again to go on from there.")
+    head = "Ranking…" if done == total else f"Encoding page {done + 1} of {total}"
+    return note(f"{head}. These settings had not read the candidates yet.") + bar(done / total)
 
 
 def estimate(run: Run | None, seconds: float | None, running: bool = False) -> str:

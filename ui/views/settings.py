@@ -104,10 +104,16 @@ def build(engine: MiniReranker, models_allowed: bool) -> SettingsView:
     )  # fmt: skip
     with gr.Accordion("Model", open=False, visible=models_allowed):
         model = gr.Textbox(
-            "", label="Reranker", placeholder="bundled; or a folder or hub id", elem_id="model"
+            "",
+            label="Reranker",
+            placeholder="bundled; or a folder, or hub id@commit",
+            elem_id="model",
         )
         embedder = gr.Textbox(
-            "", label="Embedder", placeholder="none; or a folder or hub id", elem_id="embedder"
+            "",
+            label="Embedder",
+            placeholder="none; or a folder, or hub id@commit",
+            elem_id="embedder",
         )
     plan = text("plan")
     apply = gr.Button("Apply", variant="primary", elem_id="apply")
@@ -139,6 +145,9 @@ def read(
     its depth is unknown, so it begins with its own band and exit. exit_layer, band_start and
     band_end are layers as people count them: from 0, ends included.
     """
+    numbers = (exit_layer, band_start, band_end, keep_ratio, top_k)
+    if any(number is None for number in numbers):  # a number's box was emptied
+        raise InputRejected("A number is missing in the settings. Type it, or move its slider.")
     if not instruction.strip():
         raise InputRejected("The instruction is empty. Say what counts as relevant.")
     first, last, end = int(band_start), int(band_end), int(exit_layer)
