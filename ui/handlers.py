@@ -67,6 +67,8 @@ class Handlers:
         stopped: then the ranking that was shown stays.
         """
         session.asked = asked = session.asked + 1
+        if not self.bench.is_free(session):
+            yield {**self._results_shown(), self.views.ranking.summary: ranking.waiting()}
         yield from self._encoded(session, query, asked)
         if session.asked != asked:
             return
@@ -79,11 +81,7 @@ class Handlers:
         missing = self.bench.missing(session, query)
         if not missing:
             return
-        shown = {
-            self.views.gallery: gr.update(visible=False),
-            self.views.results: gr.update(visible=True),
-            view.halt: gr.update(visible=True),
-        }
+        shown = {**self._results_shown(), view.halt: gr.update(visible=True)}
         try:
             for done, total in self.bench.encode(session, missing):
                 yield {**shown, view.summary: ranking.encoding(done, total)}
@@ -94,6 +92,13 @@ class Handlers:
             yield {view.summary: "", view.halt: gr.update(visible=False)}
             raise
         yield {view.halt: gr.update(visible=False)}
+
+    def _results_shown(self) -> Values:
+        """The results in the place of the gallery of all pages."""
+        return {
+            self.views.gallery: gr.update(visible=False),
+            self.views.results: gr.update(visible=True),
+        }
 
     def stop_encoding(self, session: Session) -> None:
         """The encoding before a ranking stops after the page in hand."""
@@ -130,8 +135,7 @@ class Handlers:
             self.views.inspector.pruner: "embedder" if config.pruner == "none" else config.pruner,
             rank.system: gr.update(value=run.dense_system, interactive=True),
             self.views.samples: start.samples(self.bench, run.query),
-            self.views.gallery: gr.update(visible=False),
-            self.views.results: gr.update(visible=True),
+            **self._results_shown(),
             rank.summary: ranking.summary(run, start.still_caching(self.bench)),
             rank.hits: ranking.hits(self.bench, session, view, only),
             rank.estimate: ranking.estimate(run, seconds),

@@ -31,6 +31,7 @@ LoadModel = Callable[[str, str], "MiniReranker"]
 log = logging.getLogger("ui")
 _PAGE_SIDE = 1400
 MAX_RUNS = 200
+_MOMENT_S = 0.3  # a wait that nobody need be told of
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +298,13 @@ class Workbench:
         per_page = self.pace.ms(engine, "encode")
         seconds = None if per_page is None else per_page * n_missing / 1e3
         return Plan(len(pages), n_missing, seconds)
+
+    def is_free(self, session: Session) -> bool:
+        """Whether the session's models are idle, or are within a moment."""
+        lock = self.engine(session.settings).lock
+        if free := lock.acquire(timeout=_MOMENT_S):
+            lock.release()
+        return free
 
     def missing(self, session: Session, query: str | None = None) -> list[Page]:
         """The session's pages, or a query's candidates, that its settings have no K/V of."""

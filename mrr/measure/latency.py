@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mrr.errors import InputRejected
-from mrr.explain.turn import NO_LOCK, Stop, never, turn
+from mrr.explain.turn import Stop, never, turn
 from mrr.measure.corpus import Progress, report
 from mrr.measure.machine import Machine, describe
 from mrr.measure.spread import Spread, spread
@@ -124,9 +124,8 @@ def measure_latency(
     for i in range(rounds):
         report(progress, "measure", i, rounds)
         for system in _rotated(systems, i):
-            with turn(NO_LOCK):  # each call locks for itself; whoever else waits comes next
-                ranked = reranker.rank(query, system=system, pages=chosen[system], scopes=scopes)
-            calls[system].append((dict(ranked.usage.ms), ranked.usage.bytes_read))
+            usage = reranker.rank(query, system=system, pages=chosen[system], scopes=scopes).usage
+            calls[system].append((dict(usage.ms), usage.bytes_read))
         done = i + 1 - warmup
         if done >= 1 and stop():
             break

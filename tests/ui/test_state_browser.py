@@ -167,9 +167,12 @@ def test_what_a_ranking_lacks_is_encoded_in_sight_and_can_be_stopped(
     monkeypatch.setattr(engine, "add_page", slow)
     try:
         tab.locator(".sidebar .toggle-button").click()
-        keep = tab.locator("#keep-ratio input[type=number]")
-        keep.fill("0.85")
-        keep.press("Tab")
+        keep = tab.locator("#keep-ratio input[type=range]")
+        keep.focus()
+        for _ in range(7):
+            tab.keyboard.press("ArrowRight")
+        keep.dispatch_event("pointerup")
+        expect(tab.locator("#plan")).to_contain_text("Apply will encode")
         tab.click("#apply")
         assert entered.wait(20)
         tab.click("#stop-encoding")
@@ -191,6 +194,14 @@ def test_what_a_ranking_lacks_is_encoded_in_sight_and_can_be_stopped(
         expect(tab.locator("#hits li")).to_have_count(N_PAGES)
     finally:
         go_on.set()
+
+
+def test_a_query_that_has_to_wait_for_the_models_says_so(tab: Page, running: Running) -> None:
+    tab.fill("#query textarea, #query input", SAMPLES[0])
+    with running.bench.base.lock:
+        tab.click("#rank")
+        expect(tab.locator("#summary")).to_contain_text("The models are busy")
+    expect(tab.locator("#hits li")).to_have_count(N_PAGES)
 
 
 def test_a_removed_page_leaves_the_ranking_that_is_shown(tab: Page) -> None:

@@ -98,6 +98,11 @@ def summary(run: Run | None, waiting: str = "") -> str:
     )
 
 
+def waiting() -> str:
+    """In the place of the summary while something else runs the models."""
+    return note("The models are busy: encoding, a dense pass or a measurement. This comes next.")
+
+
 def encoding(done: int, total: int, stopped: bool = False) -> str:
     """Progress of what a ranking needs first, in the place of its summary."""
     if stopped:
