@@ -43,8 +43,11 @@ _SIZES = {
     "minutes": "Wall time of the stage, or of `all` together, instead of steps; the rate falls "
     "by the clock.",
     "check_pages": "Held-out pages in an evaluation.",
+    "check_draws": "Evaluations at an export, each of other pages.",
     "workers": "Processes that draw pages; cores - 1 on a GPU.",
     "unit": "Batches of the curriculum's first step.",
+    "rate": "Multiplies the language model's learning rates; 0.25 polishes a trained one.",
+    "twins": "Share of matching draws with a near-duplicate page.",
     "seed": "Seed of pages, queries and weights.",
 }
 

@@ -24,7 +24,7 @@ from mrr.train.embedding import (
 from mrr.train.eyes import Eyes
 from mrr.train.fit import Step, fit, last_batch, loader
 from mrr.train.match_data import MatchBatch, MatchBatches
-from mrr.train.match_train import PAGE, page_sources, ranking_batch, ranking_quality
+from mrr.train.match_train import PAGE, page_sources, ranking_batches, ranking_quality
 from mrr.train.pair import Sizes, build
 from mrr.train.run import Run, autocast, pick_device, seed_everything
 
@@ -74,7 +74,8 @@ def train(plan: EmbedPlan, embedder: PageEmbedder, eyes: Eyes, pixels: bool) -> 
     run = Run(plan.folder)
     run.resume(embedder, optimizers)
     sources = page_sources(plan.corpus_dir, plan.tokenizer, plan.sizes, plan.unit)
-    held_out = ranking_batch(plan.corpus_dir, plan.tokenizer, pixels, plan.check_pages).to(device)
+    drawn = ranking_batches(plan.corpus_dir, plan.tokenizer, pixels, plan.check_pages)
+    held_out = next(drawn).to(device)
 
     def take(batch: MatchBatch) -> Step:
         visual, _ = eyes(batch)

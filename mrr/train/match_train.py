@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,16 @@ from mrr.train.text import Corpus, load
 DENSE_SHARE = 0.2
 PAGE = (1024, 1536)  # whole windows, about as many cells as A4 has (mrr/train/export.py)
 BODY_PX = (15.0, 20.0)  # 9 to 12 points at that size
-_TWINS = 0.4
 _REUSE = 3  # batches in a row about the same drawn pages
 _CHECKED = 4  # pages in one pass of an evaluation: bounds its memory
 
 
 @dataclass(frozen=True, slots=True)
 class MatchPlan:
-    """One matching run. n_pages pages a batch, each with n_positive queries and n_near misses."""
+    """One matching run. n_pages pages a batch, each with n_positive queries and n_near misses.
+
+    twins: share of draws in which one page is a near-duplicate of another.
+    """
 
     folder: Path
     corpus_dir: Path
@@ -46,6 +49,7 @@ class MatchPlan:
     n_pages: int = 3
     n_positive: int = 4
     n_near: int = 3
+    twins: float = 0.4
     minutes: float = 0.0  # see fit
     workers: int = 0
     unit: int = 250
@@ -126,7 +130,8 @@ def train(plan: MatchPlan, matcher: Matcher, eyes: Eyes, pixels: bool) -> Matche
     run = Run(plan.folder)
     run.resume(matcher, optimizers)
     sources = page_sources(plan.corpus_dir, plan.tokenizer, plan.sizes, plan.unit, style=varied())
-    held_out = ranking_batch(plan.corpus_dir, plan.tokenizer, pixels, plan.check_pages).to(device)
+    drawn = ranking_batches(plan.corpus_dir, plan.tokenizer, pixels, plan.check_pages)
+    held_out = next(drawn).to(device)
     name = f"{plan.folder.name}/{plan.seed}"
     coin = random.Random(f"{name}/{run.step}")
 
@@ -152,7 +157,7 @@ def train(plan: MatchPlan, matcher: Matcher, eyes: Eyes, pixels: bool) -> Matche
         run.step,
         last_batch(plan.steps, plan.minutes),
         reuse=_REUSE if pixels else 1,
-        twins=_TWINS,
+        twins=plan.twins,
     )
     fit(
         run,
@@ -176,24 +181,31 @@ def area(score: Tensor, batch: MatchBatch) -> float:
     return round(float((right[:, None] > wrong[None]).float().mean()), 4)
 
 
-def ranking_batch(
+def ranking_batches(
     corpus_dir: Path,
     tokenizer: PreTrainedTokenizerFast,
     pixels: bool,
     n_pages: int = 20,
     n_queries: int = 3,
     style: Style | None = None,
-) -> MatchBatch:
-    """Full-size pages of held-out text that all meet each other's queries: 1 + 19 candidates."""
+) -> Iterator[MatchBatch]:
+    """Full-size pages of held-out text that all meet each other's queries: 1 + 19 candidates.
+
+    Every batch is of other pages; there is no end to them.
+    """
     sources = page_sources(corpus_dir, tokenizer, (PAGE,), 1, "validation", style)
-    return next(iter(MatchBatches(sources, n_pages, n_queries, 0, "validation", pixels)))
+    return iter(MatchBatches(sources, n_pages, n_queries, 0, "validation", pixels))
 
 
 @torch.no_grad()
 def evaluate(
-    matcher: Matcher, eyes: Eyes, batch: MatchBatch, device: torch.device
+    matcher: Matcher,
+    eyes: Eyes,
+    batch: MatchBatch,
+    device: torch.device,
+    systems: Sequence[str] = ("mini", "dense"),
 ) -> dict[str, float]:
-    """NDCG@5, Hit@1 and AUC of the mini and the dense system, and of late interaction.
+    """NDCG@5, Hit@1 and AUC of the systems, mini and dense, and of late interaction.
 
     NDCG and Hit count the queries that exactly one page answers: 1 + the other pages.
     """
@@ -204,7 +216,8 @@ def evaluate(
         visual, kept = eyes(batch)
         late = late_interaction(matcher.table, visual, batch)
         out["late_ndcg5"], out["late_hit1"] = ranking_quality(late, batch.answer)
-        for name, dense in (("mini", False), ("dense", True)):
+        for name in systems:
+            dense = name == "dense"
             parts = [
                 matcher(visual[i : i + _CHECKED], batch, dense, _rows(kept, i, dense))[0]
                 for i in range(0, len(visual), _CHECKED)

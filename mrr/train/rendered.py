@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast
@@ -28,30 +30,49 @@ def quality(
     embedder: PageEmbedder,
     tower: nn.Module,
     n_pages: int,
+    n_draws: int,
 ) -> dict[str, Any]:
-    """Of n_pages pages that all meet each other's queries: in common faces, and in unseen ones."""
+    """Of n_pages pages that all meet each other's queries: in common faces, and in unseen ones.
+
+    n_draws: how often, with other pages; the means are over the queries of all draws, for those
+    of one tell little.
+    """
     unseen = tuple(fonts.find(fonts.HELD_OUT)) or tuple(fonts.find())
     styles = {
         "common faces": None,
         "faces never trained on": Style(unseen, body_px=BODY_PX),
     }
+    whole = eyes.real(tower)
+    half = eyes.pruned(whole, lambda visual, grid: keep_half(embedder, visual, grid))
     found = {}
     for name, style in styles.items():
-        batch = match_train.ranking_batch(corpus_dir, tokenizer, True, n_pages, style=style)
+        drawn = match_train.ranking_batches(corpus_dir, tokenizer, True, n_pages, style=style)
+        measured = [
+            _measured(batch.to(pick_device()), matcher, embedder, whole, half)
+            for batch in itertools.islice(drawn, n_draws)
+        ]
         sources = match_train.page_sources(corpus_dir, tokenizer, (PAGE,), 1, "validation", style)
-        alike = MatchBatches(
-            sources, 2, _ASKED, 0, "validation/alike", True, last=max(1, n_pages // 2), twins=1.0
-        )
-        found[name] = _measured(batch.to(pick_device()), matcher, embedder, tower)
-        found[name]["near-duplicates told apart"] = told_apart(
-            alike, matcher, _half(embedder, tower)
-        )
+        n_pairs = max(1, n_draws * n_pages // 2)
+        alike = MatchBatches(sources, 2, _ASKED, 0, "validation/alike", True, last=n_pairs, twins=1)
+        found[name] = {
+            **_over_all_queries(measured),
+            "near-duplicates told apart": told_apart(alike, matcher, half),
+        }
     return found
 
 
-def _half(embedder: PageEmbedder, tower: nn.Module) -> eyes.Eyes:
-    """The half of the tower's visual tokens that the embedder keeps."""
-    return eyes.pruned(eyes.real(tower), lambda visual, grid: keep_half(embedder, visual, grid))
+def _over_all_queries(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One report of several: queries add up, everything else is their mean over the queries."""
+    weights = [each["queries"] for each in measured]
+    parts = {
+        part: {
+            name: round(float(np.average([each[part][name] for each in measured], 0, weights)), 4)
+            for name in values
+        }
+        for part, values in measured[0].items()
+        if isinstance(values, dict)
+    }
+    return {"draws": len(measured), "pages": measured[0]["pages"], "queries": sum(weights), **parts}
 
 
 @torch.no_grad()
@@ -82,11 +103,14 @@ def told_apart(
 
 
 def _measured(
-    batch: MatchBatch, matcher: Matcher, embedder: PageEmbedder, tower: nn.Module
+    batch: MatchBatch,
+    matcher: Matcher,
+    embedder: PageEmbedder,
+    whole: eyes.Eyes,
+    half: eyes.Eyes,
 ) -> dict[str, Any]:
     device = pick_device()
-    whole = eyes.real(tower)
-    pruned = match_train.evaluate(matcher, _half(embedder, tower), batch, device)
+    pruned = match_train.evaluate(matcher, half, batch, device, ("mini",))
     return {
         "pages": len(batch.answer),
         "queries": int((batch.answer.sum(0) == 1).sum()),

@@ -43,7 +43,8 @@ _STAGES = ("reading", "matching", "joined", "embedding", "seeing", "pruned")
 class Scale:
     """How much of everything: steps of each stage, sizes of batches, worker processes.
 
-    minutes: if given, each stage that is run takes so long instead of its steps (fit).
+    minutes: if given, each stage that is run takes so long instead of its steps (fit). rate: of
+    learning of the language model, to polish one that is trained. twins: see MatchPlan.
     """
 
     read_steps: int = 4800
@@ -59,9 +60,12 @@ class Scale:
     minutes: float = 0.0
     workers: int = 1
     unit: int = 150
+    rate: float = 1.0
+    twins: float = 0.4
     seed: int = 0
     vocab_size: int = 8192
     check_pages: int = 20
+    check_draws: int = 4
     sizes: Sizes = field(default_factory=Sizes)
 
 
@@ -194,7 +198,13 @@ class Workshop:
             "parameters": {name: count_parameters(model) for name, model in models.items()},
             "reading": reading.check(self._reading_plan(), reader),
             "rendered": rendered.quality(
-                self.corpus_dir, tokenizer, matcher, embedder, tower, self.scale.check_pages
+                self.corpus_dir,
+                tokenizer,
+                matcher,
+                embedder,
+                tower,
+                self.scale.check_pages,
+                self.scale.check_draws,
             ),
         }
         sections = {
@@ -271,8 +281,9 @@ class Workshop:
             minutes=scale.minutes,
             workers=scale.workers,
             unit=scale.unit,
-            matrix_lr=2e-3 if seeing else 4e-3,
-            other_lr=1e-3 if seeing else 2e-3,
+            twins=scale.twins,
+            matrix_lr=scale.rate * (2e-3 if seeing else 4e-3),
+            other_lr=scale.rate * (1e-3 if seeing else 2e-3),
             seed=scale.seed,
             model=scale.sizes,
             check_pages=scale.check_pages,

@@ -42,6 +42,7 @@ SCALE = Scale(
     unit=1,
     vocab_size=700,
     check_pages=2,
+    check_draws=2,
     sizes=SIZES,
 )
 

@@ -25,6 +25,7 @@ QUERIES = [("parser", "error"), ("message",)]
 TRAINING = {
     "runs": [{"stages": {}, "seed": 0, "commit": "unknown"}],
     "parameters": {"tiny-reranker": 1, "tiny-embedder": 1},
+    "reading": {},
     "rendered": {},
 }
 
