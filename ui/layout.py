@@ -35,6 +35,7 @@ _EARLIER = (
     "This ranking is of the settings before. Rank again for the new ones: what they lack is then "
     "encoded first."
 )
+_UP = '<button type="button" class="mrr-link mrr-up">↑ Back to the ranking</button>'
 _MAX_WAITING = 128  # events of all visitors; one more is told that the queue is full
 
 
@@ -115,19 +116,18 @@ def _rank_tab() -> dict[str, Any]:
     with gr.Row(visible=False, elem_id="results") as results:
         with gr.Column(scale=5, min_width=330):
             ranked = ranking.build()
-        with (
-            gr.Column(scale=7, min_width=330, elem_classes="mrr-sticky"),
-            gr.Tabs(elem_id="why") as why,
-        ):
-            with gr.Tab("Page", id="page"):
-                page = inspector.build()
-            with gr.Tab("Layers", id="layers"):
-                curves = layers.build()
-                with gr.Row(elem_classes="mrr-tools"):
-                    gr.Button("Save CSV", size="sm", elem_id="save-layers", scale=0)
-                    gr.Button("Save JSON", size="sm", elem_id="save-layers-json", scale=0)
-            with gr.Tab("Bands", id="bands"):
-                strip = bands.build()
+        with gr.Column(scale=7, min_width=330, elem_classes="mrr-sticky", elem_id="reasons"):
+            gr.HTML(_UP, apply_default_css=False)
+            with gr.Tabs(elem_id="why") as why:
+                with gr.Tab("Page", id="page"):
+                    page = inspector.build()
+                with gr.Tab("Layers", id="layers"):
+                    curves = layers.build()
+                    with gr.Row(elem_classes="mrr-tools"):
+                        gr.Button("Save CSV", size="sm", elem_id="save-layers", scale=0)
+                        gr.Button("Save JSON", size="sm", elem_id="save-layers-json", scale=0)
+                with gr.Tab("Bands", id="bands"):
+                    strip = bands.build()
     gallery = start.build_gallery()
     query.submit(None, js="() => document.activeElement && document.activeElement.blur()")
     return {

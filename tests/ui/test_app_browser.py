@@ -404,3 +404,30 @@ def test_charts_make_room_for_the_side_bar(tab: Page) -> None:
         }""",
         arg=before,
     )
+
+
+def test_on_a_wide_screen_the_reasons_stay_beside_the_page_that_was_picked(tab: Page) -> None:
+    tab.set_viewport_size({"width": 1280, "height": 420})
+    rank(tab)
+    traced(tab)
+    last = tab.locator("#hits li").last
+    last.scroll_into_view_if_needed()
+    last.locator("[data-event=pick]").click()
+    expect(last).to_have_class("mrr-hit is-selected")
+    expect(tab.locator("#reasons")).to_be_in_viewport()
+    top = tab.evaluate("document.getElementById('reasons').getBoundingClientRect().top")
+    assert top < 420 / 2, "it has scrolled along"
+
+
+def test_on_a_phone_all_tabs_are_in_sight_and_there_is_a_way_back_to_the_ranking(tab: Page) -> None:
+    tab.set_viewport_size({"width": 390, "height": 844})
+    for name in ("Rank", "Pages", "Latency", "History"):
+        expect(tab.get_by_role("tab", name=name, exact=True)).to_be_visible()
+    rank(tab)
+    traced(tab)
+    second = tab.locator("#hits li").nth(1)
+    second.locator("[data-event=pick]").click()
+    expect(tab.locator(".pi-stage canvas").first).to_be_in_viewport()
+    expect(tab.locator(".sidebar .toggle-button")).to_be_hidden()  # it would cover the text
+    tab.locator(".mrr-up").click()
+    expect(second).to_be_in_viewport()

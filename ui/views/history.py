@@ -51,14 +51,15 @@ def runs(session: Session) -> str:
     if not session.runs:
         return empty("No queries in this session yet. The last 200 are kept here.")
     head = (
-        "<th>time</th><th>query</th><th>first page</th><th class='num'>mini</th><th>settings</th>"
+        "<th>time</th><th>query</th><th>first page</th><th class='num'>mini</th>"
+        "<th class='wide'>settings</th>"
     )
     body = "".join(
         f'<tr><td class="mrr-num">{esc(run.started[11:19])}</td><td><button type="button" '
         f'class="mrr-link" data-event="reopen" data-n="{n}">{esc(run.query)}</button></td>'
         f"<td>{esc(run.mini.hits[0].page.label) if run.mini.hits else ''}</td>"
         f'<td class="num">{duration(run.mini.usage.total_ms)}</td>'
-        f'<td class="mrr-note">{esc(run.described)}</td></tr>'
+        f'<td class="mrr-note wide">{esc(run.described)}</td></tr>'
         for n, run in reversed(list(enumerate(session.runs)))
     )
     return (

@@ -23,7 +23,7 @@ element.addEventListener("click", (click) => {
   if (!target || !element.contains(target)) return;
   fire(target);
   // On a narrow screen the reasons lie below the whole list.
-  const reasons = document.getElementById("why");
+  const reasons = document.getElementById("reasons");
   if (target.dataset.event === "pick" && reasons && matchMedia("(max-width: 760px)").matches) {
     reasons.scrollIntoView({ behavior: "smooth", block: "start" });
   }
