@@ -33,6 +33,15 @@ def known(session: Session, keep: Keep | None = None) -> Explanation | None:
     return session.explanations.get(_key(run, page_id, keep))
 
 
+def tried(session: Session) -> list[Explanation]:
+    """The selected page as it was ranked, then as it was encoded again, oldest first."""
+    run, page_id = current(session)
+    own = _key(run, page_id, None)[:-1]
+    found = [each for key, each in session.explanations.items() if key[:-1] == own and key[-1]]
+    ranked = known(session)
+    return [*filter(None, [ranked]), *found]
+
+
 def _key(run: Run, page_id: str, keep: Keep | None) -> tuple[object, ...]:
     settings = run.settings
     return run.query, settings.config, settings.model, settings.embedder, page_id, keep

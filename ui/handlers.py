@@ -24,6 +24,7 @@ from ui.workbench import Workbench
 
 Values = dict[Any, Any]
 View = ranking.View
+CONTROLS: tuple[Pruner, ...] = ("random", "uniform", "embedder")
 UNTRACED = "This needs one traced pass over the page. Press “Trace this page”."
 
 
@@ -254,7 +255,8 @@ class Handlers:
             # The layers of all candidates may be known already; then their chart stays.
             return {**blank, **(self.curves(session) if explaining.known_lenses(session) else {})}
         page = self.bench.page(session, session.selected)
-        shown = inspector.render(explanation, self.bench.picture(page), mode=mode)
+        tried = explaining.tried(session)
+        shown = inspector.render(explanation, self.bench.picture(page), mode=mode, tried=tried)
         return {
             **_values(self.views.inspector.outputs, shown),
             **_values(self.views.bands.outputs, bands.render(explanation)),
@@ -353,12 +355,19 @@ class Handlers:
 
     def reencode(self, ratio: float, pruner: Pruner, session: Session) -> Values:
         """The selected page under another keep ratio, beside what it was."""
-        before = explaining.trace(self.bench, session)
+        explaining.trace(self.bench, session)
         after = explaining.trace(self.bench, session, keep=(float(ratio), pruner))
-        picture = self.bench.picture(after.page)
-        note = inspector.keep_note(before, after)
-        shown = inspector.render(after, picture, mode="pruned", note=note, again=True)
+        picture, tried = self.bench.picture(after.page), explaining.tried(session)
+        shown = inspector.render(after, picture, mode="pruned", tried=tried, again=True)
         return _values(self.views.inspector.outputs, shown)
+
+    def try_controls(self, ratio: float, session: Session) -> Iterator[Values]:
+        """The selected page under each way to choose as many tokens; the embedder's comes last."""
+        asked = explaining.current(session)
+        for pruner in CONTROLS:
+            if explaining.current(session) != asked:
+                return  # another page was selected meanwhile
+            yield self.reencode(ratio, pruner, session)
 
     def layer(self, session: Session, event: gr.EventData) -> Values:
         """A layer was clicked in the bands: its map, which the browser has, is on the page."""

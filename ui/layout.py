@@ -220,6 +220,13 @@ def _wire_detail(state: gr.State, handlers: Handlers) -> None:
         page.outputs,
         busy=[page.view],
     )
+    _on(
+        page.controls.click,
+        handlers.try_controls,
+        [page.keep_ratio, state],
+        page.outputs,
+        busy=[page.view],
+    )
     curves = views.layers
     _on(curves.mode.change, handlers.show_curves_as, [curves.mode, state], curves.outputs)
     controls = (curves.run, curves.stop, curves.busy)

@@ -293,10 +293,14 @@ def test_a_page_encodes_again_with_fewer_tokens_and_says_what_that_did(tab: Page
     expect(tab.locator("#page-keep-ratio input[type=range]")).to_have_value("0.25")
     tab.wait_for_timeout(500)  # the value leaves for the server a moment after it shows
     tab.click("#reencode")
-    note = tab.get_by_text("visual tokens (").first
-    expect(note).to_contain_text("embedder)")
-    kept, whole = map(int, re.search(r"Kept (\d+) of (\d+)", note.inner_text()).groups())
+    row = tab.locator("tr", has_text="encoded again")
+    expect(row).to_contain_text("embedder")
+    kept, whole = map(int, re.search(r"(\d+) of (\d+) \(2\d%\)", row.inner_text()).groups())
     assert kept == round(whole / 4)
+    tab.click("#controls")
+    expect(row).to_have_count(3)
+    assert sum("random" in text for text in row.all_inner_texts()) == 1
+    expect(tab.locator("tr", has_text="as ranked")).to_have_count(1)
 
 
 def test_an_error_is_a_sentence_that_stays_and_blanks_nothing(tab: Page) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import gradio as gr
@@ -12,7 +13,7 @@ from mrr.explain.verdict import signed
 from mrr.types import Explanation
 from ui.components import running
 from ui.maps import attention_payload, grid_disagreement, keep_payload, occlusion_payload
-from ui.markup import note as small_print
+from ui.markup import table
 from ui.packing import Json, script
 
 _IMAGE_URI = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}")
@@ -30,6 +31,7 @@ class InspectorView:
     keep_ratio: gr.Slider
     pruner: gr.Radio
     reencode: gr.Button
+    controls: gr.Button
     occlude: gr.Button
     stop: gr.Button
     busy: gr.HTML
@@ -82,9 +84,13 @@ def build() -> InspectorView:
             pruner = gr.Radio(
                 ["embedder", "uniform", "random"], value="embedder", label="Chosen by"
             )
-        reencode = gr.Button("Encode again and compare", size="sm", elem_id="reencode")
+        with gr.Row(equal_height=True):
+            reencode = gr.Button("Encode again and compare", size="sm", elem_id="reencode")
+            controls = gr.Button("All three at this ratio", size="sm", elem_id="controls")
         note = gr.HTML(apply_default_css=False)
-    return InspectorView(view, note, keep_ratio, pruner, reencode, occlude, stop, busy, trace)
+    return InspectorView(
+        view, note, keep_ratio, pruner, reencode, controls, occlude, stop, busy, trace
+    )
 
 
 def render(
@@ -92,18 +98,18 @@ def render(
     image_uri: str,
     *,
     mode: str | None = None,
-    note: str = "",
+    tried: Sequence[Explanation] = (),
     again: bool = False,
 ) -> tuple[Json, str]:
     """Values of InspectorView.outputs.
 
-    mode: None leaves the user where they are. again: this is the page as it was encoded again,
-    beside the one that was ranked. Raises ValueError unless image_uri is an inline PNG,
-    JPEG or WebP.
+    mode: None leaves the user where they are. tried: this page as it was ranked, then as it was
+    encoded again. again: this is one of the latter. Raises ValueError unless image_uri is an inline
+    PNG, JPEG or WebP.
     """
     if not _IMAGE_URI.fullmatch(image_uri):
         raise ValueError("The page image must be an inline PNG, JPEG or WebP data URI.")
-    message = small_print(note)
+    message = keep_table(tried)
     disagreement = grid_disagreement(explanation)
     if disagreement:
         return _sentence("error", disagreement), message
@@ -136,14 +142,22 @@ def blank(sentence: str) -> tuple[Json, str]:
     return _sentence("blank", sentence), ""
 
 
-def keep_note(before: Explanation, after: Explanation) -> str:
-    """What encoding a page again with other tokens did to its score, in one sentence."""
-    kept = after.keep.kept
-    change = signed(after.logit - before.logit)
-    return (
-        f"Kept {kept.sum()} of {kept.size} visual tokens ({kept.mean():.0%}, {after.keep.pruner}): "
-        f"logit {signed(before.logit)} → {signed(after.logit)} ({change})."
-    )
+def keep_table(tried: Sequence[Explanation]) -> str:
+    """What other tokens did to a page's score; empty where none were tried."""
+    if len(tried) < 2:
+        return ""
+    ranked = tried[0]
+    rows = [
+        (
+            "as ranked" if each is ranked else "encoded again",
+            each.keep.pruner,
+            f"{each.keep.kept.sum():,} of {each.keep.kept.size:,} ({each.keep.kept.mean():.0%})",
+            signed(each.logit),
+            "" if each is ranked else signed(each.logit - ranked.logit),
+        )
+        for each in tried
+    ]
+    return table(("", "chosen by", "tokens kept", "logit", "change"), rows, numeric=(2, 3, 4))
 
 
 def _sentence(kind: str, sentence: str) -> Json:

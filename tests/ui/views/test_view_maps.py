@@ -46,12 +46,12 @@ def test_a_packed_slice_is_row_major_whatever_its_memory_layout():
 
 
 def test_the_value_holds_the_grid_the_mask_and_the_controls():
-    value, note = inspector.render(WHOLE, IMAGE, note="<b>5 kept</b>")
+    value, note = inspector.render(WHOLE, IMAGE, tried=[WHOLE])
     assert (value["rows"], value["cols"]) == KEPT.shape
     assert (mask(value["keep"]["mask"]) == KEPT).all()
     assert [control["name"] for control in value["keep"]["controls"]] == ["uniform", "random"]
     assert {int(mask(c["mask"]).sum()) for c in value["keep"]["controls"]} == {int(KEPT.sum())}
-    assert "<b>" not in note and "&lt;b&gt;5 kept" in note
+    assert note == "", "nothing else was tried"
 
 
 def test_controls_are_the_other_pruners_and_none_where_all_is_kept():
@@ -196,10 +196,11 @@ def test_the_occlusion_scale_is_symmetric():
     assert sent["limit"] == pytest.approx(np.abs(WHOLE.occlusion.delta).max())
 
 
-def test_the_note_of_a_new_keep_ratio_gives_both_logits_and_the_change():
+def test_pages_encoded_again_are_told_beside_the_ranked_one_with_the_change():
     after = replace(WHOLE, logit=-0.5, keep=generated.keep_map(ratio=0.25))
-    note = inspector.keep_note(WHOLE, after)
-    assert "+1.25 → −0.50 (−1.75)" in note and "of 96 visual tokens" in note
+    rows = inspector.keep_table([WHOLE, after]).split("<tr>")[2:]
+    assert "as ranked" in rows[0] and "+1.25" in rows[0]
+    assert "25 of 96 (26%)" in rows[1] and "−0.50" in rows[1] and "−1.75" in rows[1]
 
 
 def test_a_real_layer_is_accepted():
