@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,28 +79,40 @@ def _over_all_queries(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 @torch.no_grad()
 def told_apart(
     pairs: Iterable[MatchBatch], matcher: Matcher, look: eyes.Eyes
-) -> dict[str, float | int]:
+) -> dict[str, dict[str, float | int]]:
     """Of two pages that look alike, is it the better one that scores more? Chance is .5.
 
-    Counts the queries of which one page of a pair covers more, by words or by their order.
+    Counts the queries of which one page of a pair covers more: by a word that the other lacks, or
+    by the order of its words alone.
     """
     device = pick_device()
-    right = {"mini": 0, "dense": 0}
-    asked = 0
+    counts = {by: Counter[str]() for by in ("words", "order")}
     matcher.eval()
     for pair in pairs:
         batch = pair.to(device)
         if len(batch.cover) < 2:
             continue  # one of the two had hardly a word
-        differs = batch.cover[0] - batch.cover[1]
+        better = (batch.cover[0] - batch.cover[1]).sign()
+        same_words = (batch.present[0] == batch.present[1]).all(-1)
         with autocast(device):
             visual, kept = look(batch)
-            for name in right:
-                dense = name == "dense"
-                score, _ = matcher(visual, batch, dense, None if dense else kept)
-                right[name] += int(((score[0] - score[1]) * differs > 0).sum())
-        asked += int((differs != 0).sum())
-    return {"queries": asked, **{name: round(n / max(1, asked), 4) for name, n in right.items()}}
+            scored = {
+                "mini": matcher(visual, batch, False, kept)[0],
+                "dense": matcher(visual, batch, True, None)[0],
+            }
+        for by, counted in (("words", ~same_words), ("order", same_words)):
+            counted = counted & (better != 0)
+            counts[by]["queries"] += int(counted.sum())
+            for name, score in scored.items():
+                right = (score[0] - score[1]).sign() == better
+                counts[by][name] += int((right & counted).sum())
+    return {by: _shares(count) for by, count in counts.items()}
+
+
+def _shares(count: Counter[str]) -> dict[str, float | int]:
+    n = count["queries"]
+    shares = {name: round(count[name] / max(1, n), 4) for name in ("mini", "dense")}
+    return {"queries": n, **shares}
 
 
 def _measured(
