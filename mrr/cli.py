@@ -93,23 +93,31 @@ def add(
 
     from mrr.pages.ingest import expand
 
-    files = expand(paths)
+    files, failed = expand(paths)
+    _notes(tuple(one.reason for one in failed))
     reranker = _load(**engine)
     pages: list[AddedPage] = []
-    failed: list[FailedFile] = []
-    with tqdm(file=sys.stderr, unit="page", disable=None) as bar:
-        for item in reranker.add_iter(files, page_range=page_range):
-            if isinstance(item, FailedFile):
-                failed.append(item)
-                tqdm.write(f"{item.file}: {item.reason}", file=sys.stderr)
-                continue
-            pages.append(item)
-            if item.note:
-                tqdm.write(f"{item.page.label}: {item.note}", file=sys.stderr)
-            bar.set_postfix_str(item.page.label)
-            bar.update()
+    complete = True
+    try:
+        with tqdm(file=sys.stderr, unit="page", disable=None) as bar:
+            for item in reranker.add_iter(files, page_range=page_range):
+                if isinstance(item, FailedFile):
+                    failed.append(item)
+                    tqdm.write(item.reason, file=sys.stderr)
+                    continue
+                pages.append(item)
+                if item.note:
+                    tqdm.write(f"{item.page.label}: {item.note}", file=sys.stderr)
+                bar.set_postfix_str(item.page.label)
+                bar.update()
+    except KeyboardInterrupt:
+        complete = False
+        _notes(("Stopped. What is listed is in the store; the same call goes on from there.",))
+    lasting = reranker.store.stats().persistent
     _notes(reranker.notes)
     reranker.close()
+    if not lasting:
+        _notes(("The store's folder cannot be written: nothing outlives this call.",))
     if as_json:
         click.echo(
             json.dumps(
@@ -119,8 +127,8 @@ def add(
         )
     else:
         hits = sum(p.outcome == "hit" for p in pages)
-        click.echo(f"{len(pages)} pages are in the store: {hits} were there already.")
-    if failed:
+        click.echo(f"{len(pages)} pages read, {hits} of them known already.")
+    if failed or not complete or not lasting:
         raise SystemExit(1)
 
 
@@ -131,7 +139,11 @@ def add(
 @click.option("--top-k", type=click.IntRange(1), help="Candidates of the first stage (all).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def rank(query: str, system: Any, top_k: int | None, as_json: bool, **engine: Any) -> None:
-    """Rank the pages in the store for QUERY."""
+    """Rank the pages in the store for QUERY.
+
+    K/V of every layer, for dense-reuse, is not kept on disk: each call computes it anew.
+    """
+    _existing(engine["store"])
     reranker = _load(**engine)
     ranked = reranker.rank(query, system=system, top_k=top_k)
     reranker.close()
@@ -178,11 +190,15 @@ def verify(folder: Path | None) -> None:
 
 @store.command()
 @store_options
-@click.confirmation_option(prompt="Remove every page from the store?")
-def clear(folder: Path | None) -> None:
-    """Remove every page and everything cached."""
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def clear(folder: Path | None, yes: bool) -> None:
+    """Remove every page and everything cached; how many pages that was, as JSON."""
+    if not yes:
+        click.confirm("Remove every page from the store?", abort=True, err=True)
     with _open_store(folder) as opened:
+        n_pages = opened.stats().n_pages
         opened.clear()
+    click.echo(json.dumps({"removed_pages": n_pages}))
 
 
 @cli.command()
@@ -249,12 +265,18 @@ def _load(model: str, dtype: str | None, **options: Any) -> MiniReranker:
 
 def _open_store(folder: Path | None) -> Any:
     from cache_db.store import PageStore
+
+    return PageStore(_existing(folder))
+
+
+def _existing(folder: Path | None) -> Path:
+    """The store's folder; InputRejected where there is no store in it yet."""
     from mrr.build import default_store
 
     folder = folder or default_store()
     if not (folder / "store.db").exists():
         raise InputRejected(f"There is no store in {folder.name}; mrr add FILE ... makes one.")
-    return PageStore(folder)
+    return folder
 
 
 def _notes(notes: tuple[str, ...]) -> None:

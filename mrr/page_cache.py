@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from cache_db.store import PageStore
-from mrr.errors import PageLost
+from mrr.errors import NotFinite, PageLost
 from mrr.model.embedder import Embedder
 from mrr.model.kv import KVPage, pack, unpack
 from mrr.model.scorer import Scorer
@@ -70,8 +70,17 @@ class PageCache:
         )
         known = self.pages.page(page.page_id) is not None
         self.pages.add_page(page, item.image)
+        try:
+            return self._computed(page, item.image, known, begin)
+        except NotFinite:
+            if not known:  # a page that cannot be scored is not one of the store's
+                self.pages.remove_pages([page.page_id])
+            raise
+
+    def _computed(self, page: Page, image: Image.Image, known: bool, begin: float) -> AddedPage:
+        """Embedding and K/V of a page that the store knows, computed where they are missing."""
         stages = Stages(self.scorer.loaded.device)
-        sight = self.scorer.sight(item.image, stages)
+        sight = self.scorer.sight(image, stages)
         if self.embedder is not None:
             self.importance(page, sight, stages)
         if self.scorer.image_first:
@@ -133,7 +142,10 @@ class PageCache:
                 with stages("encode"):
                     inner = Stages(self.scorer.loaded.device)
                     sight = self.scorer.sight(self.picture(page), inner)
-                    found[key] = self.encode(page, sight, inner)
+                    try:
+                        found[key] = self.encode(page, sight, inner)
+                    except NotFinite as error:  # one page less, instead of no ranking at all
+                        raise PageLost(page.page_id, f"{page.label}: {error}") from error
         if self.resident is not None:
             for key, page in zip(keys, pages, strict=True):
                 if key not in held:
@@ -180,7 +192,12 @@ class PageCache:
         own = sight.by(self.embedder.loaded)
         pixels, visual = own.pixels, own.visual
         with stages("embed"):
-            return self.embedder.embed_page(pixels, visual)
+            vector, importance = self.embedder.embed_page(pixels, visual)
+        if not (np.isfinite(vector).all() and np.isfinite(importance).all()):
+            raise NotFinite(
+                "The embedder's numbers for this page are not finite; nothing of it is stored."
+            )
+        return vector, importance
 
     def vectors(self, pages: Sequence[Page]) -> np.ndarray:
         """(N, d) first-stage vectors of pages, embedding those that another model added."""
@@ -199,7 +216,10 @@ class PageCache:
     def _embed(self, page: Page) -> np.ndarray:
         """The vector of a page that has none yet, stored where the disk allows it."""
         stages = Stages(self.scorer.loaded.device)
-        vector, importance = self.embed(self.scorer.sight(self.picture(page), stages), stages)
+        try:
+            vector, importance = self.embed(self.scorer.sight(self.picture(page), stages), stages)
+        except NotFinite as error:
+            raise PageLost(page.page_id, f"{page.label}: {error}") from error
         self.pages.put_embedding(page.page_id, self.embedding_fingerprint, vector, importance)
         return vector
 

@@ -50,13 +50,19 @@ def rerank(
     a document that cannot be read, naming its position: none is ever scored as if it were empty.
     """
     engine = with_instruction(engine, instruction)
-    pages = [_page(engine, document, i) for i, document in enumerate(documents)]
-    if not pages:
+    if not documents:
         return []
-    _forget_old(engine, {page.page_id for page in pages})
-    ids = [page.page_id for page in pages]
-    ranked = engine.rank(query, pages=set(ids), scopes={page.scope for page in pages})
+    with engine.lock:  # or another call's new documents could push these out in between
+        pages = [_page(engine, document, i) for i, document in enumerate(documents)]
+        _forget_old(engine, {page.page_id for page in pages})
+        ids = [page.page_id for page in pages]
+        ranked = engine.rank(query, pages=set(ids), scopes={page.scope for page in pages})
     logits = {hit.page.page_id: hit.logit for hit in ranked}
+    for i, page in enumerate(pages):
+        if page.page_id not in logits:
+            raise InputRejected(
+                f"Document {i}, {page.label}, cannot be read any more. Add it again."
+            )
     return _results([logits[i] for i in ids], documents if return_documents else None, top_n)
 
 
@@ -124,6 +130,7 @@ def predict(engine: MiniReranker, pairs: Sequence[tuple[Document, Document]]) ->
 
     A pair whose first side is a picture is vision-as-query, any other is a query for a page.
     """
+    pairs = list(pairs)  # pictures are told apart by identity, so each must stay where it is
     scores = np.empty(len(pairs), dtype=np.float32)
     groups: dict[tuple[bool, int | str], list[int]] = {}
     for i, (first, _) in enumerate(pairs):
@@ -150,7 +157,7 @@ def with_instruction(engine: MiniReranker, instruction: str | None) -> MiniReran
 
 def sigmoid(logit: float | np.floating) -> float:
     """1 / (1 + exp(-logit)), in float64."""
-    return float(1.0 / (1.0 + np.exp(-np.float64(logit))))
+    return float(0.5 * (1.0 + np.tanh(0.5 * np.float64(logit))))  # exp would overflow
 
 
 def _page(engine: MiniReranker, document: Document, index: int) -> Page:

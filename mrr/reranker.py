@@ -139,11 +139,16 @@ class MiniReranker:
 
     def _configure(self, config: RerankConfig) -> None:
         self.notes: tuple[str, ...] = ()
-        if self.embedder is None and config.pruner == "embedder" and config.keep_ratio < 1:
-            config = replace(config, pruner="uniform")
+        if self.embedder is None:
+            if config.pruner == "embedder":
+                config = replace(config, pruner="uniform")
+            kept = (
+                ", and tokens are kept evenly over the page instead of by the embedder's attention"
+                if config.pruner == "uniform" and config.keep_ratio < 1
+                else ""
+            )
             self.notes = (
-                "No embedder is loaded: every page is a candidate, and tokens are kept evenly "
-                "over the page instead of by the embedder's attention.",
+                f"No embedder is loaded: every page is a candidate, whatever top_k says{kept}.",
             )
         scorer = Scorer(self.loaded, self.encoder, config)
         dense = scorer.config.dense(self.loaded.n_layers, lossless(self.loaded.dtype))

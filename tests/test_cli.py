@@ -12,6 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from mrr import MiniReranker
 from mrr.cli import cli
 from mrr.errors import InputRejected
 from tests.test_reranker import png
@@ -59,13 +60,16 @@ def test_add_rank_and_store_from_end_to_end(folder: Path, pair, tmp_path: Path) 
     stats = json.loads(mrr("store", "stats", store=store).stdout)
     assert stats["n_pages"] == 3 and stats["persistent"]
     assert mrr("store", "verify", store=store).exit_code == 0
-    assert mrr("store", "clear", "--yes", store=store).exit_code == 0
+    cleared = mrr("store", "clear", "--yes", store=store)
+    assert json.loads(cleared.stdout) == {"removed_pages": 3}
     assert json.loads(mrr("store", "stats", store=store).stdout)["n_pages"] == 0
 
 
 def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
+    page = tmp_path / "page.png"
+    page.write_bytes(png(picture(0)))
     result = subprocess.run(
-        [sys.executable, "-m", "mrr", "rank", "x", "--model", str(tmp_path)],
+        [sys.executable, "-m", "mrr", "add", str(page), "--model", str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -81,6 +85,46 @@ def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:
     result = mrr("add", tmp_path / "nothing.png", store=tmp_path / "store")
     assert isinstance(result.exception, InputRejected)
     assert "nothing.png" in str(result.exception) and str(tmp_path) not in str(result.exception)
+
+
+def test_a_file_that_is_missing_does_not_keep_the_others_out(folder: Path, pair, tmp_path) -> None:
+    models = ["--model", pair[0], "--embedder", pair[1], "--json"]
+    added = mrr("add", tmp_path / "gone.png", folder / "page0.png", *models, store=tmp_path / "s")
+    assert added.exit_code == 1
+    report = json.loads(added.stdout)
+    assert [p["label"] for p in report["pages"]] == ["page0.png"]
+    assert [f["file"] for f in report["failed"]] == ["gone.png"]
+
+
+def test_a_store_that_cannot_be_written_is_said_and_is_no_success(
+    folder: Path, pair, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    store = tmp_path / "file" / "store"
+    added = mrr("add", folder / "page0.png", "--model", pair[0], "--json", store=store)
+    assert added.exit_code == 1 and "nothing outlives this call" in added.stderr
+    assert len(json.loads(added.stdout)["pages"]) == 1
+
+
+def test_a_stopped_call_says_what_it_did(folder: Path, pair, tmp_path, monkeypatch) -> None:
+    add_page = MiniReranker.add_page
+
+    def stopped(self, item, scope="public"):
+        if item.label == "page1.png":
+            raise KeyboardInterrupt
+        return add_page(self, item, scope)
+
+    monkeypatch.setattr(MiniReranker, "add_page", stopped)
+    files = [folder / "page0.png", folder / "page1.png"]
+    added = mrr("add", *files, "--model", pair[0], "--json", store=tmp_path / "store")
+    assert added.exit_code == 1 and "Stopped" in added.stderr
+    assert [p["label"] for p in json.loads(added.stdout)["pages"]] == ["page0.png"]
+
+
+def test_ranking_a_store_that_is_not_there_makes_none(pair, tmp_path: Path) -> None:
+    result = mrr("rank", "x", "--model", pair[0], "--json", store=tmp_path / "mistyped")
+    assert isinstance(result.exception, InputRejected)
+    assert not (tmp_path / "mistyped").exists()
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from mrr import MiniReranker
 from mrr.errors import InputRejected
+from mrr.pairs import sigmoid
 from tests.test_reranker import png
 from tests.tiny import picture
 
@@ -68,6 +71,37 @@ def test_predict_equals_rerank_whatever_the_grouping(reranker: MiniReranker) -> 
         expected = {r.index: r.relevance_score for r in reranker.rerank(q, DOCUMENTS)}
         got = [s for s, (query, _) in zip(scores, pairs, strict=True) if query == q]
         assert np.allclose(got, [expected[i] for i in range(4)], atol=1e-6)
+
+
+def test_pairs_that_are_made_when_they_are_asked_for_are_scored_as_any(
+    reranker: MiniReranker,
+) -> None:
+    class Lazy(Sequence):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, i):
+            if i >= 4:
+                raise IndexError
+            return picture(i, (128 + 32 * i, 128)), "blue page"
+
+    expected = [reranker.rank_texts(d, ["blue page"])[0].relevance_score for d in DOCUMENTS]
+    assert np.allclose(reranker.predict(Lazy()), expected, atol=1e-6)
+
+
+def test_a_document_whose_picture_is_lost_is_refused_by_its_position(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = reranker.add(DOCUMENTS[0]).pages[0].page
+    monkeypatch.setattr(reranker.store, "image", lambda page_id: None)
+    with pytest.raises(InputRejected, match="Document 0"):
+        reranker.rerank("blue", [page.page_id], instruction="Find the map.")
+
+
+def test_a_score_at_the_end_of_the_scale_is_no_warning() -> None:
+    with np.errstate(all="raise"):
+        assert (sigmoid(-800.0), sigmoid(800.0)) == (0.0, 1.0)
+    assert sigmoid(1.5) == pytest.approx(0.8175744761936437)
 
 
 def test_rank_texts_runs_the_picture_as_the_query(reranker: MiniReranker) -> None:

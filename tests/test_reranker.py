@@ -15,7 +15,7 @@ import torch
 from cache_db.store import PageStore
 from mrr import MiniReranker
 from mrr.config import Limits, RerankConfig
-from mrr.errors import InputRejected, ParityError
+from mrr.errors import InputRejected, NotFinite, ParityError
 from mrr.types import SYSTEMS
 from tests.tiny import DEVICE, picture
 
@@ -238,6 +238,45 @@ def test_a_page_whose_kv_is_not_finite_is_refused_and_not_stored(
     )
     report = reranker.add(pictures()[:1])
     assert not report.pages and "not finite" in report.failed[0].reason
+    assert reranker.store.pages(["public"]) == [], (
+        "a page that cannot be scored is not one of the store's"
+    )
+
+
+def test_a_page_that_gives_no_finite_numbers_is_left_out_and_the_others_are_ranked(
+    reranker: MiniReranker, monkeypatch
+) -> None:
+    report = reranker.add(pictures())
+    other = reranker.with_config(replace(reranker.config, keep_ratio=0.75))
+    victim, encode = report.pages[0].page, other.cache.scorer.encode
+
+    def broken(sight, kept, stages):
+        if broken.first:
+            broken.first = False
+            raise NotFinite("not finite")
+        return encode(sight, kept, stages)
+
+    broken.first = True
+    monkeypatch.setattr(other.cache.scorer, "encode", broken)
+    ranked = other.rank("blue page", pages={page.page.page_id for page in report.pages})
+    assert len(ranked) == N_PAGES - 1
+    assert any("not finite" in note and "without it" in note for note in ranked.notes)
+    assert victim.page_id in {page.page_id for page in reranker.store.pages(["public"])}
+
+
+def test_an_embedder_that_gives_no_finite_vector_stores_nothing(
+    reranker: MiniReranker, monkeypatch
+) -> None:
+    embed = reranker.embedder.embed_page
+
+    def broken(*args):
+        vector, importance = embed(*args)
+        return vector * float("nan"), importance
+
+    monkeypatch.setattr(reranker.embedder, "embed_page", broken)
+    report = reranker.add(pictures()[:1])
+    assert "embedder" in report.failed[0].reason
+    assert reranker.store.pages(["public"]) == []
 
 
 @pytest.mark.parametrize("top_k", [0, -1])
@@ -284,6 +323,9 @@ def test_without_an_embedder_every_page_is_a_candidate_and_it_says_so(pair, tmp_
     ranked = engine.rank("blue page", top_k=2)
     assert len(ranked) == N_PAGES and ranked[0].retrieval_score is None
     assert any("embedder" in note for note in ranked.notes)
+    whole = engine.with_config(replace(engine.config, keep_ratio=1.0))
+    assert "top_k" in whole.notes[0] and "evenly" not in whole.notes[0]
+    assert "evenly" in engine.with_config(replace(engine.config, instruction="x")).notes[0]
     engine.close()
 
 

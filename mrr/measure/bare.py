@@ -37,8 +37,8 @@ class _Ready:
 def bare_band(scorer: Scorer, query: str, pages: Sequence[KVPage]) -> Callable[[Stages], Tensor]:
     """A function that scores the pages in one batch and returns their logits (N,)."""
     loaded, config = scorer.loaded, scorer.config
-    assert config.band is not None and config.exit_layer == config.band[1]
-    start, end = config.band
+    assert config.band is not None and config.exit_layer is not None
+    (start, end), exit_layer = config.band, config.exit_layer
     ids = torch.tensor([scorer.prompt(query, 1).suffix], device=loaded.device)
     n = ids.shape[1]
     like = run_before_band(loaded, config, [ids[0].tolist()]).hidden.expand(len(pages), -1, -1)
@@ -61,6 +61,10 @@ def bare_band(scorer: Scorer, query: str, pages: Sequence[KVPage]) -> Callable[[
     def run(stages: Stages) -> Tensor:
         hidden = run_layers(lm, lm.embed_tokens(ids), alone, range(start))
         hidden = hidden.expand(len(pages), -1, -1)
+        if exit_layer > end:
+            hidden = run_layers(lm, hidden, there, range(start, end), mask=mask, kv=ready)
+            hidden = run_layers(lm, hidden, alone, range(end, exit_layer))
+            return scorer.head.logits(hidden[:, -1])
         hidden = run_layers(lm, hidden, there, range(start, end - 1), mask=mask, kv=ready)
         ready.update(*project_kv(lm.layers[end - 1], hidden, there), end - 1)
         hidden = run_layers(

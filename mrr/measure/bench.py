@@ -1,7 +1,8 @@
 """`mrr bench`: the three systems on one machine in one run, at real dimensions.
 
 What is compared: `original` (stock forward pass per pair), `dense + reuse` (full-depth page K/V
-kept), `mini`. Times are medians of repeats taken in turns, so that a slow minute hits all three.
+kept), `mini`. Times are medians of repeats. The two cached systems take turns, so that a slow
+minute hits both; `original`, which takes minutes a page on a CPU, is timed once before them.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ import json
 import platform
 import statistics
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -20,16 +25,19 @@ from PIL import Image
 from tqdm import tqdm
 
 from cache_db.store import PageStore
-from mrr.build import trained_config
-from mrr.config import RerankConfig, layer_range
+from mrr.build import Parts, load_parts, trained_config
+from mrr.cli import engine_options
+from mrr.config import Pruner, RerankConfig, layer_range
 from mrr.measure.bare import bare_band
 from mrr.measure.cost import Costs, Workload
 from mrr.measure.memory import PeakMemory, peak_memory
 from mrr.measure.random_model import DIMENSIONS, random_model
+from mrr.model.embedder import Embedder
 from mrr.model.kv import KVPage, lossless, pack, unpack
-from mrr.model.load import LoadedModel, load_model
+from mrr.model.load import LoadedModel, pick_device
 from mrr.model.prompt import PromptEncoder, template_for
 from mrr.model.scorer import Scorer
+from mrr.model.vision import Sight
 from mrr.prune import kept_tokens
 from mrr.resident import resident_for
 from mrr.systems import original_batch
@@ -38,6 +46,7 @@ from mrr.timing import Stages
 # 36 x 28 tokens of 32 x 32 pixels: about the 1,000 visual tokens of a page.
 _PAGE = (896, 1152)
 _QUERY_TOKENS = 25
+_COUNT = click.IntRange(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +93,23 @@ class BenchReport:
 
 @click.command()
 @click.option("--dims", type=click.Choice(sorted(DIMENSIONS)), help="Random weights of this size.")
-@click.option("--model", help="A real checkpoint instead: folder or hub id.")
-@click.option("--device", help="cpu, cuda, ... (default: CUDA where there is one).")
-@click.option("--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), help="Default by device.")
+@engine_options
 @click.option("--top-k", default="20", show_default=True, help="Candidates; several as 10,20,100.")
-@click.option("--repeats", default=5, show_default=True, help="Of `mini` and `dense + reuse`.")
-@click.option("--original-repeats", default=2, show_default=True, help="Of `original`.")
+@click.option(
+    "--repeats", type=_COUNT, default=5, show_default=True, help="Of `mini` and `dense + reuse`."
+)
+@click.option(
+    "--original-repeats", type=_COUNT, default=2, show_default=True, help="Of `original`."
+)
 @click.option(
     "--add-pages", default=0, help="Instead: peak memory while so many random pages are added."
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout instead of tables.")
 def bench(
     dims: str | None,
-    model: str | None,
+    model: str,
+    embedder: str | None,
+    store: Path | None,
     device: str | None,
     dtype: str | None,
     top_k: str,
@@ -104,21 +117,28 @@ def bench(
     original_repeats: int,
     add_pages: int,
     as_json: bool,
+    **names: Any,
 ) -> None:
-    """Time original, dense + reuse and mini side by side."""
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    default = torch.bfloat16 if where.type == "cuda" else torch.float32
-    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(dtype or "")
-    if model is None:
-        loaded = random_model(dims or "2b", where, kind or default)
+    """Time original, dense + reuse and mini side by side, with --dims or a checkpoint.
+
+    With an embedder, caching includes its pass and it chooses the tokens. Without --store `mini`
+    reads K/V from the store's tier in memory; with it, from files in a temporary store within
+    that folder, which is also where --add-pages puts its pages.
+    """
+    kind = None if dtype is None else getattr(torch, dtype)
+    if dims is not None:
+        where = pick_device(device)
+        default = torch.bfloat16 if where.type == "cuda" else torch.float32
+        loaded = random_model(dims, where, kind or default)
+        parts = Parts(loaded, template_for(loaded.name, names["template"]), None)
     else:
-        loaded = load_model(model, device=where, dtype=kind or default)
+        parts = load_parts(model, embedder, device=device, dtype=kind, self_check=True, **names)
     reports: list[BenchReport] | list[PeakMemory]
     if add_pages:
-        reports = peak_memory(loaded, add_pages, _PAGE)
+        reports = peak_memory(parts, add_pages, _PAGE, store)
         text = "\n".join(f"{r.n_pages:6} pages  peak {r.peak_mib:7.0f} MiB" for r in reports)
     else:
-        reports = run_bench(loaded, _numbers(top_k), repeats, original_repeats)
+        reports = run_bench(parts, _numbers(top_k), repeats, original_repeats, store)
         text = "\n\n".join(map(table, reports))
     click.echo(json.dumps([asdict(r) for r in reports]) if as_json else text)
 
@@ -135,11 +155,20 @@ def _numbers(text: str) -> list[int]:
 
 
 def run_bench(
-    loaded: LoadedModel, top_ks: list[int], repeats: int, original_repeats: int
+    parts: Parts,
+    top_ks: list[int],
+    repeats: int,
+    original_repeats: int,
+    folder: Path | None = None,
 ) -> list[BenchReport]:
-    """One report for each number of candidates; pages are encoded once for all."""
-    encoder = PromptEncoder(loaded.tokenizer, template_for(loaded.name, None))
-    config = trained_config(loaded, RerankConfig(pruner="uniform")).resolve(loaded.n_layers)
+    """One report for each number of candidates; pages are encoded once for all.
+
+    folder: where a temporary store for `mini` goes; None keeps its K/V in memory.
+    """
+    loaded = parts.loaded
+    encoder = PromptEncoder(loaded.tokenizer, parts.template)
+    pruner: Pruner = "uniform" if parts.embedder is None else "embedder"
+    config = trained_config(loaded, RerankConfig(pruner=pruner)).resolve(loaded.n_layers)
     mini = Scorer(loaded, encoder, config)
     dense = Scorer(loaded, encoder, config.dense(loaded.n_layers, lossless(loaded.dtype)))
     query = _query(mini)
@@ -155,7 +184,8 @@ def run_bench(
     for picture in pictures:
         stages = Stages(loaded.device)
         sight = mini.sight(picture, stages)
-        kept = kept_tokens(config.pruner, config.keep_ratio, sight.pixels.grid)
+        importance = None if parts.embedder is None else _importance(parts.embedder, sight, stages)
+        kept = kept_tokens(pruner, config.keep_ratio, sight.pixels.grid, importance=importance)
         cached["mini"].append(mini.encode(sight, kept, stages))
         caching.append(sum(stages.ms.values()))
         progress.update()
@@ -172,9 +202,15 @@ def run_bench(
     )
     original = [ms / n for ms in original]
     return [
-        _compare(mini, dense, query, cached, k, repeats, original, caching, progress)
+        _compare(mini, dense, query, cached, k, repeats, original, caching, folder, progress)
         for k in top_ks
     ]
+
+
+def _importance(embedder: Embedder, sight: Sight, stages: Stages) -> np.ndarray:
+    own = sight.by(embedder.loaded)
+    with stages("embed"):
+        return embedder.embed_page(own.pixels, own.visual)[1]
 
 
 def _warm_up(mini: Scorer, dense: Scorer, query: str, picture: Image.Image) -> None:
@@ -195,11 +231,12 @@ def _compare(
     repeats: int,
     original: list[float],
     caching: list[float],
+    folder: Path | None,
     progress: tqdm,
 ) -> BenchReport:
     loaded = mini.loaded
     pages = {name: [two[i % 2] for i in range(k)] for name, two in cached.items()}
-    with PageStore(None, memory_bytes=8 * 2**30) as store:
+    with _temporary_store(folder) as store:
         for i in range(k):
             store.put(f"{i}", "", *pack(pages["mini"][i]))
         keys = [f"{i}" for i in range(k)]
@@ -267,6 +304,21 @@ def _compare(
         bare_ms=times["bare"],
         engine_overhead=times["mini"].median_ms / times["bare"].median_ms - 1.0,
     )  # fmt: skip
+
+
+@contextmanager
+def _temporary_store(folder: Path | None) -> Iterator[PageStore]:
+    """In memory; or in a folder within `folder`, and then always read from its files."""
+    if folder is None:
+        with PageStore(None, memory_bytes=8 * 2**30) as store:
+            yield store
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as inside,
+        PageStore(Path(inside), memory_bytes=0) as store,
+    ):
+        yield store
 
 
 def table(report: BenchReport) -> str:

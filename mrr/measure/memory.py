@@ -13,9 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cache_db.store import PageStore
-from mrr.config import RerankConfig
-from mrr.model.load import LoadedModel
-from mrr.model.prompt import template_for
+from mrr.build import Parts, trained_config
 from mrr.reranker import MiniReranker
 
 _MEMORY_TIER = 64 * 2**20
@@ -30,20 +28,25 @@ class PeakMemory:
     peak_mib: float
 
 
-def peak_memory(loaded: LoadedModel, n_pages: int, size: tuple[int, int]) -> list[PeakMemory]:
+def peak_memory(
+    parts: Parts, n_pages: int, size: tuple[int, int], within: Path | None = None
+) -> list[PeakMemory]:
     """Add n_pages noise pages of size (width, height) px to a store on disk; five readings.
 
-    The store's tier in memory is 64 MiB, so that it is full early and what grows is a leak.
+    The store's tier in memory is 64 MiB, so that it is full early and what grows is a leak; by
+    default it is 1 GiB. within: the folder for the temporary store.
     """
     noise = np.random.default_rng(0)
     looks = {max(1, round(n_pages * (i + 1) / _LOOKS)) for i in range(_LOOKS)}
     seen: list[PeakMemory] = []
-    with tempfile.TemporaryDirectory() as folder:
+    if within is not None:
+        within.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=within) as folder:
         engine = MiniReranker(
-            loaded,
-            template_for(loaded.name, None),
-            RerankConfig(pruner="uniform"),
-            embedder=None,
+            parts.loaded,
+            parts.template,
+            trained_config(parts.loaded, None),
+            embedder=parts.embedder,
             store=PageStore(Path(folder), memory_bytes=_MEMORY_TIER),
         )
         for i in tqdm(range(1, n_pages + 1), file=sys.stderr, unit="page", disable=None):

@@ -13,6 +13,7 @@ import transformers
 import xxhash
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -98,32 +99,31 @@ def load_model(
     """Load a local folder or a hub id, with its LoRA adapter merged where it has one.
 
     device None is CUDA where there is one; dtype None is bf16 on CUDA and fp32 elsewhere.
-    Raises UnsupportedModel for an architecture that the layer loop cannot run, InputRejected for
-    a folder that holds no checkpoint.
+    Raises UnsupportedModel for an architecture that the layer loop cannot run and for weights
+    that do not fill it, InputRejected for a folder that holds no checkpoint and for a device that
+    is not there.
     """
     folder = _local_folder(name, revision)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = pick_device(device)
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
         raise InputRejected(f"{dtype} is not served; use float32, bfloat16 or float16.")
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     adapter = folder / "adapter_config.json"
     base = folder
     if adapter.exists():
-        described = json.loads(adapter.read_text())
+        described = _read_json(adapter)
         base = _local_folder(described["base_model_name_or_path"], described.get("revision"))
     config = _config(base)
     check_supported(config)
-    # dtype at load, never model.to(dtype): that would also round the rotary frequencies.
-    model = getattr(transformers, _CLASSES[config.model_type]).from_pretrained(
-        base, dtype=dtype, use_safetensors=True, attn_implementation="sdpa"
-    )
+    tokens = folder if (folder / "tokenizer.json").exists() else base
+    pixels = folder if (folder / "preprocessor_config.json").exists() else base
+    _check_files(base, tokens, pixels)
+    model = _stock_model(base, config, dtype)
     if adapter.exists():
         model = merge_adapter(model, folder)
     model = model.to(device).eval().requires_grad_(False)
     model.set_attn_implementation({"text_config": ATTENTION, "vision_config": "sdpa"})
     check_rotary(model)
-    tokens = folder if (folder / "tokenizer.json").exists() else base
-    pixels = folder if (folder / "preprocessor_config.json").exists() else base
     return LoadedModel(
         name=str(name),
         model=model,
@@ -132,6 +132,62 @@ def load_model(
         digest=_digest([base] if folder == base else [base, folder]),
         trained=_trained(folder, config),
     )
+
+
+def pick_device(name: str | torch.device | None) -> torch.device:
+    """The device of a name; CUDA where there is one, if none is named."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):  # a word that is no device, or one that is not there
+        raise InputRejected(f"There is no device {name} here; use cpu, or leave it out.") from None
+    return device
+
+
+def _check_files(base: Path, tokens: Path, pixels: Path) -> None:
+    """Refuse a checkpoint that lacks a file, before transformers does in words of its own."""
+    if not any(base.glob("*.safetensors")):
+        raise InputRejected(
+            f"The folder {base.name} has no .safetensors file; pickled weights are refused."
+        )
+    for folder, file in ((tokens, "tokenizer.json"), (pixels, "preprocessor_config.json")):
+        if not (folder / file).exists():
+            raise InputRejected(f"The folder {folder.name} has no {file}: not a whole checkpoint.")
+
+
+def _stock_model(base: Path, config: Any, dtype: torch.dtype) -> Any:
+    """transformers' own model with every weight from the checkpoint; none is left at random."""
+    stock = getattr(transformers, _CLASSES[config.model_type])
+    try:
+        # dtype at load, never model.to(dtype): that would also round the rotary frequencies.
+        model, found = stock.from_pretrained(
+            base,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except (RuntimeError, OSError, SafetensorError) as error:
+        raise UnsupportedModel(
+            f"The weights of {base.name} cannot be read into its architecture: a file is damaged "
+            "or missing, shapes differ, or the memory does not suffice."
+        ) from error
+    lost = sorted([*found["missing_keys"], *map(str, found["mismatched_keys"])])
+    if lost:
+        raise UnsupportedModel(
+            f"{len(lost)} tensors of {base.name} are not in its files, the first being {lost[0]}: "
+            "it would score with random weights. Fetch the checkpoint again."
+        )
+    return model
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise InputRejected(
+            f"{file.name} in the folder {file.parent.name} is not JSON; fetch the checkpoint again."
+        ) from None
 
 
 def share_tower(one: LoadedModel, other: LoadedModel) -> None:
@@ -203,10 +259,6 @@ def _digest(folders: list[Path]) -> str:
     state = xxhash.xxh3_128()
     for role, folder in enumerate(folders):
         files = sorted({f for pattern in _IDENTITY for f in folder.glob(pattern)})
-        if not any(f.suffix == ".safetensors" for f in files):
-            raise InputRejected(
-                f"The folder {folder.name} has no .safetensors file; pickled weights are refused."
-            )
         for file in files:
             state.update(f"{role}/{file.name}/{file.stat().st_size}\n".encode())
             with file.open("rb") as stream:
@@ -219,7 +271,7 @@ def _config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, OSError):
-        kind = json.loads((folder / "config.json").read_text()).get("model_type", "(unnamed)")
+        kind = _read_json(folder / "config.json").get("model_type", "(unnamed)")
         raise UnsupportedModel(
             f"The architecture {kind} is not one that this transformers release knows; use one of "
             f"{', '.join(sorted(_CLASSES))}."
@@ -229,7 +281,7 @@ def _config(folder: Path) -> Any:
 def _trained(folder: Path, config: Any) -> dict[str, Any]:
     """What the checkpoint was trained for; an adapter says it in a file of its own."""
     if (folder / TRAINED).exists():
-        return dict(json.loads((folder / TRAINED).read_text()))
+        return _read_json(folder / TRAINED)
     return dict(getattr(config, "mini_reranker", None) or {})
 
 

@@ -22,27 +22,31 @@ _EXTENSIONS = frozenset(
 )
 
 
-def expand(paths: Iterable[str | Path]) -> list[Path]:
+def expand(paths: Iterable[str | Path]) -> tuple[list[Path], list[FailedFile]]:
     """Files as they are, folders as the pages files in them: recursive, sorted, none twice.
 
-    Hidden files and folders within a folder are left out. Raises InputRejected for a path that
-    does not exist and for a folder without such files.
+    Hidden files and folders within a folder are left out. The second list has the paths that do
+    not exist and the folders without such files. Raises InputRejected where nothing is left.
     """
     found: dict[Path, None] = {}
+    failed: list[FailedFile] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(_page_files(path))
-            if not inside:
-                raise InputRejected(
-                    f"The folder {display_name(path.resolve().name)} holds no PNG, JPEG, WebP, "
-                    "GIF, TIFF or PDF file. Choose another folder."
-                )
-            found.update(dict.fromkeys(inside))
-        elif path.exists():
-            found[path] = None
-        else:
-            raise InputRejected(f"{display_name(str(path))} does not exist. Check its name.")
-    return list(found)
+        shown = display_name(str(path))
+        try:
+            inside = sorted(_page_files(path)) if path.is_dir() else [path]
+            exists = path.exists()
+        except OSError:  # a name too long to be one
+            inside, exists = [], False
+        found.update(dict.fromkeys(inside if exists else ()))
+        if not exists:
+            failed.append(FailedFile(shown, f"{shown} does not exist. Check its name."))
+        elif not inside:
+            folder = display_name(path.resolve().name)
+            reason = "holds no PNG, JPEG, WebP, GIF, TIFF or PDF file. Choose another folder."
+            failed.append(FailedFile(shown, f"The folder {folder} {reason}"))
+    if failed and not found:
+        raise InputRejected(failed[0].reason)
+    return list(found), failed
 
 
 def read_pages(

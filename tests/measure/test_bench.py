@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from mrr.build import Parts
+from mrr.cli import cli
 from mrr.config import RerankConfig
 from mrr.measure.bare import bare_band
 from mrr.measure.bench import run_bench, table
@@ -16,7 +20,12 @@ from mrr.measure.cost import Costs, Workload
 from mrr.measure.memory import peak_memory
 from mrr.measure.random_model import DIMENSIONS
 from mrr.model.load import LoadedModel
+from mrr.model.prompt import template_for
 from tests.model.helpers import DENSE, QUERY, STAGES, cases, scorer
+
+
+def parts(loaded: LoadedModel) -> Parts:
+    return Parts(loaded, template_for(loaded.name, None), None)
 
 
 @dataclass
@@ -69,16 +78,17 @@ def test_a_band_that_ends_before_the_exit_costs_more_than_one_that_does_not() ->
 
 def test_the_bare_loop_gives_the_engines_logits(qwen3: LoadedModel) -> None:
 
-    s = scorer(qwen3, replace(DENSE, band=(2, 5), exit_layer=5))
-    pages = [c.page for c in cases(s)]
-    bare = bare_band(s, QUERY, pages)
-    expected = s.score([QUERY], pages, STAGES)
-    for _ in range(2):  # the second run reuses the buffers
-        assert np.abs(bare(STAGES).numpy() - expected).max() < 1e-5
+    for exit_layer in (5, 6):  # with the band, and after it
+        s = scorer(qwen3, replace(DENSE, band=(2, 5), exit_layer=exit_layer))
+        pages = [c.page for c in cases(s)]
+        bare = bare_band(s, QUERY, pages)
+        expected = s.score([QUERY], pages, STAGES)
+        for _ in range(2):  # the second run reuses the buffers
+            assert np.abs(bare(STAGES).numpy() - expected).max() < 1e-5
 
 
 def test_a_report_has_the_three_systems_under_their_names(qwen3: LoadedModel) -> None:
-    report = run_bench(qwen3, [3], repeats=2, original_repeats=1)[0]
+    report = run_bench(parts(qwen3), [3], repeats=2, original_repeats=1)[0]
     assert [s.system for s in report.systems] == ["original", "dense + reuse", "mini"]
     assert report.systems[2].candidates == 3 and report.systems[2].timing.n == 2
     assert report.systems[2].bytes_per_page < report.systems[1].bytes_per_page / 4
@@ -87,13 +97,26 @@ def test_a_report_has_the_three_systems_under_their_names(qwen3: LoadedModel) ->
 
 
 def test_peak_memory_is_read_as_pages_come_in(qwen3: LoadedModel) -> None:
-    seen = peak_memory(qwen3, 5, (128, 128))
-    assert [look.n_pages for look in seen] == [1, 2, 3, 4, 5]
-    assert all(a.peak_mib <= b.peak_mib for a, b in pairwise(seen))
+    seen = peak_memory(parts(qwen3), 10, (128, 128))
+    assert [look.n_pages for look in seen] == [2, 4, 6, 8, 10]
     assert seen[0].peak_mib > 50  # a process with torch in it
+    assert seen[-1].peak_mib < seen[0].peak_mib + 64, "it grows with the pages"
 
 
 def test_the_bench_runs_the_band_that_a_checkpoint_was_trained_for(qwen3: LoadedModel) -> None:
     trained = replace(qwen3, trained={"band": [1, 3], "exit_layer": 3})
-    report = run_bench(trained, [2], repeats=1, original_repeats=1)[0]
+    report = run_bench(parts(trained), [2], repeats=1, original_repeats=1)[0]
     assert (report.band, report.exit_layer) == ((1, 3), 3)
+
+
+def test_the_bench_takes_a_checkpoint_its_embedder_and_a_folder_to_read_from(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    call = ["bench", "--model", pair[0], "--embedder", pair[1], "--store", tmp_path / "k/v",
+            "--top-k", "2", "--repeats", "1", "--original-repeats", "1", "--json"]  # fmt: skip
+    result = CliRunner().invoke(cli, [*map(str, call)])
+    assert result.exit_code == 0, result.stderr
+    (report,) = json.loads(result.stdout)
+    assert [s["system"] for s in report["systems"]] == ["original", "dense + reuse", "mini"]
+    assert not list((tmp_path / "k/v").iterdir()), "the temporary store is gone"
+    assert CliRunner().invoke(cli, ["bench", "--repeats", "0"]).exit_code == 2

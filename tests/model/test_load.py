@@ -10,6 +10,7 @@ import httpx
 import pytest
 import torch
 from huggingface_hub.errors import RepositoryNotFoundError
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from mrr.errors import InputRejected, UnsupportedModel
@@ -71,8 +72,51 @@ def test_pickled_weights_are_refused(tmp_path, monkeypatch) -> None:
     torch.save({}, tmp_path / "pytorch_model.bin")
     weights.unlink()
     monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("a pickle was read"))
-    with pytest.raises((OSError, InputRejected)):
+    with pytest.raises(InputRejected, match="pickled weights are refused"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
+def test_a_checkpoint_that_lacks_weights_is_refused_and_never_filled_at_random(
+    family, tmp_path, checkpoints
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(checkpoints[family], folder)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    gone = next(name for name in weights if ".layers.1.mlp." in name and "visual" not in name)
+    save_file({k: v for k, v in weights.items() if k != gone}, file, {"format": "pt"})
+    with pytest.raises(UnsupportedModel, match=r"1 tensors of copy.*layers\.1\.mlp"):
+        load_model(folder, device=DEVICE)
+    save_file({**weights, gone: weights[gone][:1].clone()}, file, {"format": "pt"})
+    with pytest.raises(UnsupportedModel, match="copy"):
+        load_model(folder, device=DEVICE)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UnsupportedModel, match="damaged"):
+        load_model(folder, device=DEVICE)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "preprocessor_config.json"])
+def test_a_checkpoint_that_lacks_a_file_is_refused_by_its_name(file, tmp_path, checkpoints) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(checkpoints["qwen3_vl"], folder)
+    (folder / file).unlink()
+    with pytest.raises(InputRejected, match=f"copy has no {file}"):
+        load_model(folder, device=DEVICE)
+
+
+def test_a_damaged_config_is_refused_in_a_sentence(tmp_path, checkpoints) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(checkpoints["qwen3_vl"], folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputRejected, match=r"config\.json in the folder copy is not JSON"):
+        load_model(folder, device=DEVICE)
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:77"])
+def test_a_device_that_is_not_there_is_refused(device, checkpoints) -> None:
+    with pytest.raises(InputRejected, match=f"no device {device} here"):
+        load_model(checkpoints["qwen3_vl"], device=device)
 
 
 def test_one_changed_weight_changes_the_digest(tmp_path, checkpoints) -> None:

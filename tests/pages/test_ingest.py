@@ -23,8 +23,8 @@ def test_a_folder_is_searched_and_sorted_and_a_named_file_is_kept_as_it_is(tmp_p
         (tmp_path / name).write_bytes(PNG)
     inside = [tmp_path / "a.pdf", tmp_path / "b.PNG", tmp_path / "sub" / "c.jpeg"]
     text = tmp_path / "sub" / "d.txt"
-    assert expand([tmp_path]) == inside
-    assert expand([str(text), tmp_path, inside[0]]) == [text, *inside]
+    assert expand([tmp_path]) == (inside, [])
+    assert expand([str(text), tmp_path, inside[0]]) == ([text, *inside], [])
 
 
 def test_a_missing_path_and_an_empty_folder_are_refused_by_name(tmp_path: Path) -> None:
@@ -35,12 +35,23 @@ def test_a_missing_path_and_an_empty_folder_are_refused_by_name(tmp_path: Path) 
     empty.mkdir()
     with pytest.raises(InputRejected, match=r"^The folder empty holds no PNG, JPEG, WebP, GIF"):
         expand([empty])
+    with pytest.raises(InputRejected, match="does not exist"):
+        expand([tmp_path / ("long" * 100)])
+
+
+def test_what_is_missing_does_not_keep_the_other_files_out(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    found, failed = expand([tmp_path / "gone.pdf", tmp_path / "a.png"])
+    assert found == [tmp_path / "a.png"]
+    assert [(one.file, one.reason) for one in failed] == [
+        ("gone.pdf", "gone.pdf does not exist. Check its name.")
+    ]
 
 
 def test_a_link_to_a_parent_folder_does_not_go_round(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
-    assert expand([tmp_path]) == [tmp_path / "a.png"]
+    assert expand([tmp_path]) == ([tmp_path / "a.png"], [])
 
 
 def test_bad_files_are_named_and_the_others_go_on(decoder: Decoder, tmp_path: Path) -> None:
