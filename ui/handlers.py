@@ -17,13 +17,12 @@ from ui import explaining
 from ui.components import field, index
 from ui.lenses import Mode
 from ui.parts import RankTab
-from ui.session import Session, Tabs
+from ui.session import Session, Tabs, View
 from ui.told import tell
 from ui.views import bands, history, inspector, labels, layers, ranking, start
 from ui.workbench import Workbench
 
 Values = dict[Any, Any]
-View = ranking.View
 CONTROLS: tuple[Pruner, ...] = ("random", "uniform", "embedder")
 UNTRACED = "This needs one traced pass over the page. Press “Trace this page”."
 
@@ -68,6 +67,7 @@ class Handlers:
         stopped: then the ranking that was shown stays.
         """
         session.asked = asked = session.asked + 1
+        session.shown_as = view, only
         if not self.bench.is_free(session):
             yield {**self._results_shown(), self.views.ranking.summary: ranking.waiting()}
         yield from self._encoded(session, query, asked)
@@ -82,7 +82,12 @@ class Handlers:
         missing = self.bench.missing(session, query)
         if not missing:
             return
-        shown = {**self._results_shown(), view.halt: gr.update(visible=True)}
+        shown = {
+            **self._results_shown(),
+            self.views.query: query,
+            self.views.samples: start.samples(self.bench, query),
+            view.halt: gr.update(visible=True),
+        }
         try:
             for done, total in self.bench.encode(session, missing):
                 yield {**shown, view.summary: ranking.encoding(done, total)}
@@ -140,7 +145,7 @@ class Handlers:
             rank.summary: ranking.summary(run, start.still_caching(self.bench)),
             rank.hits: ranking.hits(self.bench, session, view, only),
             rank.estimate: ranking.estimate(run, seconds),
-            rank.compare: gr.update(visible=True),
+            rank.compare: gr.update(visible=True, value="Compare"),
             rank.stop: gr.update(visible=False),
             rank.only_changes: gr.update(visible=run.dense_done),
             self.views.labels.scores: labels.scores(self.bench, session),
@@ -150,6 +155,7 @@ class Handlers:
 
     def redraw(self, view: View, only: bool, session: Session) -> str:
         """The same ranking, shown another way."""
+        session.shown_as = view, only
         return ranking.hits(self.bench, session, view, only)
 
     def after_removal(self, view: View, only: bool, session: Session) -> Values:
@@ -183,7 +189,7 @@ class Handlers:
         """Score the same pages with a dense system; rows arrive as they are done."""
         run, _ = explaining.current(session)
         rank = self.views.ranking
-        session.comparing = True
+        session.comparing, session.shown_as = True, (view, only)
         running = {
             rank.compare: gr.update(visible=False),
             rank.stop: gr.update(visible=True),
@@ -193,15 +199,18 @@ class Handlers:
             for _ in self.bench.dense(session, run, system):
                 if session.run is not run or not session.comparing:
                     break
-                yield {**running, **self._dense(session, view, only, running=True)}
+                yield {**running, **self._dense(session, *session.shown_as, running=True)}
         finally:
             session.comparing = session.comparing and session.run is not run
-        if session.run is run:
+        if session.run is not run:
+            # Gradio sends the last values once more when a generator ends, over the new ranking.
+            yield {}
+        else:
             yield {
-                rank.compare: gr.update(visible=True),
+                rank.compare: gr.update(visible=True, value="Compare"),
                 rank.stop: gr.update(visible=False),
                 rank.system: gr.update(interactive=True),
-                **self._dense(session, view, only, running=False),
+                **self._dense(session, *session.shown_as, running=False),
                 self.views.labels.scores: labels.scores(self.bench, session),
                 self.views.history.runs: history.runs(session),
             }

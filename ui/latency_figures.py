@@ -202,7 +202,7 @@ def _crossing(point: float, seconds: float) -> go.Scatter:
         y=[seconds],
         mode="markers+text",
         marker={"symbol": "circle-open", "size": 13, "color": TEXT, "line": {"width": 2}},
-        text=[f"break-even: {point:.1f} queries"],
+        text=[f"break-even after {point:.2g} queries"],
         textposition="bottom right",
         name="break-even, mini and original",
         showlegend=False,

@@ -12,7 +12,7 @@ from ui.components import download, heading
 from ui.handlers import Handlers
 from ui.housekeeping import Housekeeping
 from ui.parts import OtherTabs, RankTab
-from ui.session import Session, Tabs
+from ui.session import Session, Tabs, View
 from ui.told import told
 from ui.views import (
     bands,
@@ -36,6 +36,11 @@ _EARLIER = (
     "encoded first."
 )
 _UP = '<button type="button" class="mrr-link mrr-up">↑ Back to the ranking</button>'
+# On a phone the results begin below the samples.
+_TO_RESULTS = """() => {
+  const narrow = matchMedia("(max-width: 760px)").matches;
+  if (narrow) document.getElementById("results")?.scrollIntoView();
+}"""
 _MAX_WAITING = 128  # events of all visitors; one more is told that the queue is full
 
 
@@ -176,6 +181,7 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
         starts.append(_on(event, handler, inputs, views.ranked, busy=[views.query]))
     _on(rank.halt.click, handlers.stop_encoding, state, None)
     for ranked in starts:
+        ranked.success(None, js=_TO_RESULTS)
         _on(ranked.success, handlers.trace_selected, state, views.detail, each=True)
     for change in (rank.view.change, rank.only_changes.change):
         _on(change, handlers.redraw, [*shown_as, state], rank.hits)
@@ -219,6 +225,7 @@ def _wire_detail(state: gr.State, handlers: Handlers) -> None:
         [page.keep_ratio, page.pruner, state],
         page.outputs,
         busy=[page.view],
+        each=True,
     )
     _on(
         page.controls.click,
@@ -226,6 +233,7 @@ def _wire_detail(state: gr.State, handlers: Handlers) -> None:
         [page.keep_ratio, state],
         page.outputs,
         busy=[page.view],
+        each=True,
     )
     curves = views.layers
     _on(curves.mode.change, handlers.show_curves_as, [curves.mode, state], curves.outputs)
@@ -284,7 +292,7 @@ def _wire_settings(state: gr.State, house: Housekeeping, handlers: Handlers) -> 
 
 
 def _rank_again(handlers: Handlers) -> Callable[..., Any]:
-    def again(view: ranking.View, only: bool, session: Session) -> Iterator[dict[Any, Any]]:
+    def again(view: View, only: bool, session: Session) -> Iterator[dict[Any, Any]]:
         if session.run is None or session.run.settings == session.settings:
             return  # nothing to show, or the change was refused
         if session.halted:

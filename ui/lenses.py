@@ -19,7 +19,12 @@ def ran(lenses: Mapping[str, Lens], mode: Mode) -> Curves:
 
 
 def full(lenses: Mapping[str, Lens], mode: Mode) -> Curves:
-    """The layers of the separate full pass, (L,) each, of the pages for which it was run."""
+    """The layers of the separate full pass, (L,) each, of the pages for which it was run.
+
+    Ranks only once it was run for all of them: among some they would be other ranks.
+    """
+    if mode == "rank" and any(lens.dense is None for lens in lenses.values()):
+        return {}
     dense = {page_id: lens.dense for page_id, lens in lenses.items() if lens.dense is not None}
     return _shown(dense, mode)
 

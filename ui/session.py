@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mrr.config import RerankConfig
 from mrr.types import AddedPage, Explanation, Hit, Lens, RankedList, System
@@ -16,6 +16,8 @@ from ui.lenses import Mode
 if TYPE_CHECKING:
     from mrr.measure.latency import LatencyReport
     from mrr.reranker import MiniReranker
+
+View = Literal["List", "Side by side", "Table"]
 
 PUBLIC = "public"
 DEFAULT_TOP_K = 10
@@ -80,6 +82,14 @@ class Run:
             for page_id in page_ids:
                 scored.pop(page_id, None)
 
+    def same_pages(self, other: Run) -> bool:
+        """Whether another run asked the same of the same pages, under the same settings."""
+        mine, theirs = (
+            (run.query, run.settings, {hit.page.page_id for hit in run.mini.hits})
+            for run in (self, other)
+        )
+        return mine == theirs
+
     @property
     def dense(self) -> dict[str, Hit]:
         """page id -> hit, of the dense system that is shown, as far as it has come."""
@@ -109,7 +119,8 @@ class Session:
     first ends when it changes. uploaded_bytes: since its pages were last all removed. lens_mode:
     how the layers are shown. n_examples_seen: example pages that the tab last drew. dense_system:
     the baseline that is chosen. halted: the last encoding was stopped. sure: the next press of
-    Remove removes everything. latency_of: what latency was measured with, in words.
+    Remove removes everything. shown_as: the form of the ranking, and whether only pages on which
+    the systems differ are shown. latency_of: what latency was measured with, in words.
     """
 
     scope: str = field(default_factory=new_scope)
@@ -128,6 +139,7 @@ class Session:
     timing: bool = False
     halted: bool = False
     asked: int = 0
+    shown_as: tuple[View, bool] = ("List", False)
     sure: bool = False
     dense_system: System = "original"
     lens_mode: Mode = "logit"

@@ -237,6 +237,11 @@ class Workbench:
             dense_system=session.dense_system,
             started=datetime.now().astimezone().isoformat(timespec="seconds"),
         )
+        for past in reversed(session.runs):
+            if past.same_pages(run):  # what dense systems said of them holds for this run too
+                run.scored, run.spent_ms = past.scored, past.spent_ms
+                run.caching_ms = past.caching_ms
+                break
         session.run = run
         session.runs.append(run)
         del session.runs[:-MAX_RUNS]
@@ -267,9 +272,13 @@ class Workbench:
         The engine is free between pages, so a mini query never waits for more than one of them.
         """
         engine = self.engine(run.settings)
-        run.dense_system, run.scored[system] = system, {}
-        run.spent_ms[system] = run.caching_ms[system] = 0.0
-        for hit in run.mini.hits:
+        run.dense_system = system
+        known = run.scored.get(system, {})
+        left = [hit for hit in run.mini.hits if hit.page.page_id not in known]
+        if not known or not left:  # else it was stopped, and goes on
+            run.scored[system], left = {}, list(run.mini.hits)
+            run.spent_ms[system] = run.caching_ms[system] = 0.0
+        for hit in left:
             ranked = self.run(
                 type(engine).rank,
                 engine,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from mrr import MiniReranker
-from mrr.types import AddedPage, PageImage
+from mrr.types import AddedPage, PageImage, RankedList
 from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
 from tests.ui.test_app_browser import add_files, open_tab, rank, traced
 
@@ -202,6 +203,66 @@ def test_a_query_that_has_to_wait_for_the_models_says_so(tab: Page, running: Run
         tab.click("#rank")
         expect(tab.locator("#summary")).to_contain_text("The models are busy")
     expect(tab.locator("#hits li")).to_have_count(N_PAGES)
+
+
+@pytest.fixture
+def dense_pages(running: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Semaphore]:
+    """How many pages the dense system may still score; without one it waits."""
+    allowed = threading.Semaphore(0)
+    engine = type(running.bench.base)
+    rank_all = engine.rank
+
+    def held(self: MiniReranker, query: str, **options: Any) -> RankedList:
+        if options.get("system", "mini") != "mini":
+            assert allowed.acquire(timeout=20)
+        return rank_all(self, query, **options)
+
+    monkeypatch.setattr(engine, "rank", held)
+    yield allowed
+    allowed.release(100)
+
+
+def test_a_new_query_during_a_comparison_keeps_its_own_ranking(
+    tab: Page, dense_pages: threading.Semaphore
+) -> None:
+    rank(tab, SAMPLES[0])
+    traced(tab)
+    tab.click("#compare")
+    dense_pages.release()
+    expect(tab.locator("#estimate")).to_contain_text("page 1 of")
+    rank(tab, SAMPLES[1])
+    traced(tab)
+    shown = tab.locator("#hits").inner_text()
+    dense_pages.release()  # the page in hand of the comparison that nobody waits for
+    tab.wait_for_timeout(1500)
+    assert tab.locator("#hits").inner_text() == shown
+    expect(tab.locator("#compare")).to_have_text("Compare")
+    expect(tab.locator("#stop-dense")).to_be_hidden()
+
+
+def test_the_form_of_the_ranking_can_change_during_a_comparison_which_goes_on_after_a_stop(
+    tab: Page, dense_pages: threading.Semaphore
+) -> None:
+    rank(tab, SAMPLES[0])
+    tab.click("#compare")
+    dense_pages.release()
+    expect(tab.locator("#estimate")).to_contain_text("page 1 of")
+    tab.get_by_label("Table").click()
+    expect(tab.locator("#hits tbody tr")).to_have_count(N_PAGES)
+    dense_pages.release()
+    expect(tab.locator("#estimate")).to_contain_text("page 2 of")
+    expect(tab.locator("#hits tbody tr")).to_have_count(N_PAGES)
+    tab.click("#stop-dense")
+    dense_pages.release()
+    expect(tab.locator("#estimate")).to_contain_text("Stopped after 3 of")
+    tab.click("#compare")
+    dense_pages.release(N_PAGES - 3)  # and not one more
+    expect(tab.locator("#estimate")).to_contain_text("original took")
+    expect(tab.locator("#hits tbody tr")).to_have_count(N_PAGES)
+    rank(tab, SAMPLES[0])  # the same pages: what is known of them stays
+    expect(tab.locator("#estimate")).to_contain_text("original took")
+    open_tab(tab, "History")
+    expect(tab.locator("#history tr", has_text="original, ")).not_to_have_count(0)
 
 
 def test_a_removed_page_leaves_the_ranking_that_is_shown(tab: Page) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from mrr.types import SYSTEM_NAMES
 from ui.components import actions
 from ui.markup import duration, empty, esc
-from ui.session import Session
+from ui.session import Run, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +47,26 @@ def rows(session: Session) -> list[dict[str, object]]:
     ]
 
 
+def _baseline(run: Run) -> str:
+    if not run.dense_done:
+        return ""
+    return f"{SYSTEM_NAMES[run.dense_system]}, {duration(run.dense_ms)}"
+
+
 def runs(session: Session) -> str:
     """The table, newest first."""
     if not session.runs:
         return empty("No queries in this session yet. The last 200 are kept here.")
     head = (
         "<th>time</th><th>query</th><th>first page</th><th class='num'>mini</th>"
+        "<th>baseline</th>"
         "<th class='wide'>settings</th>"
     )
     body = "".join(
         f'<tr><td class="mrr-num">{esc(run.started[11:19])}</td><td><button type="button" '
         f'class="mrr-link" data-event="reopen" data-n="{n}">{esc(run.query)}</button></td>'
         f"<td>{esc(run.mini.hits[0].page.label) if run.mini.hits else ''}</td>"
-        f'<td class="num">{duration(run.mini.usage.total_ms)}</td>'
+        f'<td class="num">{duration(run.mini.usage.total_ms)}</td><td>{_baseline(run)}</td>'
         f'<td class="mrr-note wide">{esc(run.described)}</td></tr>'
         for n, run in reversed(list(enumerate(session.runs)))
     )

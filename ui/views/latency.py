@@ -118,8 +118,8 @@ def _claim(report: LatencyReport) -> str:
     if noisy:
         names = ", ".join(noisy)
         return (
-            f"No ratio is claimed: {names} varied too much between repeats. Close other work and "
-            "measure again."
+            f"No ratio is claimed: {names} varied too much between repeats, so take those in the "
+            "table as rough. Close other work and measure again."
         )
     mini = next((each for each in report.systems if each.system == "mini"), None)
     if mini is None:

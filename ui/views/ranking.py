@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 import gradio as gr
 
@@ -12,12 +11,11 @@ from mrr.explain.verdict import signed
 from mrr.types import SYSTEM_NAMES, Hit, System
 from ui.components import actions, text
 from ui.markup import bar, count, duration, empty, esc, nbytes, note
-from ui.session import Run, Session
+from ui.session import Run, Session, View
 from ui.views import start
 from ui.views.ranking_table import moved, retrieval_ranks, table
 from ui.workbench import Workbench, dense_list, dense_ranks
 
-View = Literal["List", "Side by side", "Table"]
 VIEWS: tuple[View, ...] = ("List", "Side by side", "Table")
 
 
@@ -163,7 +161,7 @@ def hits(
     if view == "Table":
         return table(run, shown, ranks, selected)
     if view == "Side by side":
-        return _side_by_side(bench, run, shown, selected)
+        return _side_by_side(bench, run, shown, selected, session.comparing)
     items = "".join(
         _card(bench, hit, run, ranks, hit.page.page_id == selected, relevant) for hit in shown
     )
@@ -248,8 +246,13 @@ def _change(mini_rank: int, dense_rank: int | None, name: str) -> str:
     )
 
 
-def _side_by_side(bench: Workbench, run: Run, shown: list[Hit], selected: str | None) -> str:
-    """Dense on the left in grey, mini on the right in colour; the same selection on both."""
+def _side_by_side(
+    bench: Workbench, run: Run, shown: list[Hit], selected: str | None, running: bool
+) -> str:
+    """Dense on the left in grey, mini on the right in colour; the same selection on both.
+
+    running: the dense system is at work, so what it has not scored is still to come.
+    """
     keep = {hit.page.page_id for hit in shown}
     finished = dense_list(run)
     if finished is not None:
@@ -262,7 +265,10 @@ def _side_by_side(bench: Workbench, run: Run, shown: list[Hit], selected: str | 
             f'<li class="mrr-note">{esc(hit.page.label)}: logit {signed(hit.logit)}</li>'
             for hit in run.dense.values()
         )
-        left = done + '<li class="mrr-skeleton" aria-hidden="true"></li>' * max(waiting, 0)
+        rest = '<li class="mrr-skeleton" aria-hidden="true"></li>' * max(waiting, 0)
+        if not running:
+            rest = f'<li class="mrr-note">{waiting} not scored</li>' if run.dense else ""
+        left = done + rest
     ranks = dense_ranks(run)
     right = "".join(
         _small(bench, hit, "mini", selected, ranks.get(hit.page.page_id)) for hit in shown

@@ -16,11 +16,13 @@ def retrieval_ranks(run: Run) -> dict[str, int]:
     return {hit.page.page_id: rank for rank, hit in enumerate(hits, start=1)}
 
 
-def moved(by: int) -> str:
+def moved(by: int, short: bool = False) -> str:
     """How many ranks mini puts a page above another system, in words with an arrow."""
     if by == 0:
         return "same"
     arrow, word = ("▲", "higher") if by > 0 else ("▼", "lower")
+    if short:
+        return f'<b title="mini {abs(by)} {word}">{arrow} {abs(by)}</b>'
     return f'<b><span aria-hidden="true">{arrow}</span>mini {abs(by)} {word}</b>'
 
 
@@ -65,7 +67,7 @@ def _row(
         cells += [
             _number("" if rank is None else str(rank)),
             _number("" if dense is None else signed(dense.logit)),
-            "<td>" + ("" if rank is None else moved(rank - hit.rank)) + "</td>",
+            "<td>" + ("" if rank is None else moved(rank - hit.rank, short=True)) + "</td>",
         ]
     if hit.retrieval_score is not None:
         cells += [_number(str(before[page.page_id])), _number(f"{hit.retrieval_score:.4f}")]

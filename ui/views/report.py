@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from PIL import Image
 
-from mrr.explain.verdict import occlusion_verdict
+from mrr.explain.verdict import occlusion_verdict, signed
 from mrr.types import SYSTEM_NAMES, Explanation, Lens
 from ui.components import File
 from ui.explaining import known_lenses
@@ -18,7 +18,7 @@ from ui.maps import RANKINGS
 from ui.markup import count, duration, esc, note, table
 from ui.session import Run, Session
 from ui.svg import lines_svg
-from ui.views import layers
+from ui.views import latency, layers
 from ui.workbench import Workbench, dense_ranks
 
 _STYLE = """
@@ -29,7 +29,8 @@ h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 36px 0 8p
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
 th { text-align: left; color: #5c6370; font-weight: 500; }
 td, th { padding: 6px 10px 6px 0; border-bottom: 1px solid #e4e4df; vertical-align: top; }
-.num { text-align: right; font-variant-numeric: tabular-nums; } td img { width: 64px; }
+.num { text-align: right; font-variant-numeric: tabular-nums; }
+td img { width: 64px; max-width: none; }
 .mrr-scroll { overflow-x: auto; }
 """
 
@@ -42,9 +43,11 @@ def report(bench: Workbench, session: Session, run: Run, explanation: Explanatio
         f"<h1>“{esc(run.query)}”</h1>",
         f'<p class="mrr-note">{esc(run.started)}. {esc(run.described)}. '
         f"{count(len(run.mini), 'page')} in {duration(usage.total_ms)} ({stages}); single run.</p>",
+        f'<p class="mrr-note">Instruction: {esc(run.instruction)} Embedder: {esc(run.embedder)}.'
+        "</p>",
         *(f'<p class="mrr-note">{esc(text)}</p>' for text in run.mini.notes),
         "<h2>Ranking</h2>",
-        _ranking(bench, run),
+        _ranking(bench, run, bench.relevant(session, run.query)),
     ]
     if explanation is not None:
         parts += _why(bench, explanation)
@@ -52,6 +55,10 @@ def report(bench: Workbench, session: Session, run: Run, explanation: Explanatio
     if lenses:
         names = {hit.page.page_id: hit.page.label for hit in run.mini.hits}
         parts += _curves(lenses, names, session.selected, session.lens_mode)
+    if session.latency is not None:
+        parts += ["<h2>Latency on this machine</h2>"]
+        parts += [latency.headline(session.latency, session.latency_of)]
+        parts += [latency.numbers(session.latency)]
     body = "\n".join(parts)
     text = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -65,7 +72,7 @@ def report(bench: Workbench, session: Session, run: Run, explanation: Explanatio
     return File("minireranker-report.html", "text/html", text)
 
 
-def _ranking(bench: Workbench, run: Run) -> str:
+def _ranking(bench: Workbench, run: Run, relevant: Collection[str]) -> str:
     ranks = dense_ranks(run)
     name = SYSTEM_NAMES[run.dense_system]
     rows = []
@@ -77,14 +84,16 @@ def _ranking(bench: Workbench, run: Run) -> str:
                 f'<img src="{bench.thumbnail(hit.page)}" alt="">',
                 esc(hit.page.label),
                 f"{hit.score:.4f}",
-                f"{hit.logit:+.3f}",
+                signed(hit.logit),
+                "yes" if hit.page.page_id in relevant else "",
                 f"{hit.n_kept_tokens:,} of {hit.n_visual_tokens:,}",
                 str(ranks.get(hit.page.page_id, "not run")),
-                f"{dense.logit:+.3f}" if dense else "",
+                signed(dense.logit) if dense else "",
             ]
         )
-    header = ["rank", "", "page", "score", "logit", "tokens", f"{name} rank", f"{name} logit"]
-    return table(header, rows, (3, 4, 5, 6, 7))
+    header = ["rank", "", "page", "score", "logit", "relevant", "tokens"]
+    header += [f"{name} rank", f"{name} logit"]
+    return table(header, rows, (3, 4, 6, 7, 8))
 
 
 def _why(bench: Workbench, explanation: Explanation) -> list[str]:
@@ -95,26 +104,39 @@ def _why(bench: Workbench, explanation: Explanation) -> list[str]:
         f"<h2>{esc(page.label)}: what was read</h2>",
         f'<p class="mrr-note">Kept {keep.kept.sum():,} of {keep.kept.size:,} visual tokens '
         f"({keep.kept.mean():.0%}, chosen by {esc(keep.pruner)}); the rest is pale. "
-        f"Logit {explanation.logit:+.3f}.</p>",
+        f"Logit {signed(explanation.logit)}.</p>",
         f'<img src="{picture}" alt="{esc(page.label)}, pruned tokens pale">',
     ]
+    parts += _bands(explanation)
     measured = explanation.occlusion
     if measured is not None:
         control = measured.random_deltas
         rows = [
-            [f"the {measured.n_top} cells first by {RANKINGS[name]}", f"{delta:+.3f}"]
+            [f"the {measured.n_top} cells first by {RANKINGS[name]}", f"{signed(delta)}"]
             for name, delta in measured.top_deltas.items()
         ]
         if len(control):
             rows.append(
                 [
                     f"as many random cells (mean ± standard deviation, n = {len(control)})",
-                    f"{control.mean():+.3f} ± {control.std():.3f}",
+                    f"{signed(control.mean())} ± {control.std():.2f}",
                 ]
             )
         parts += ["<h2>Change of the logit when cells are hidden</h2>"]
         parts += [table(["hidden", "change"], rows, (1,)), note(occlusion_verdict(measured))]
     return parts
+
+
+def _bands(explanation: Explanation) -> list[str]:
+    """Where the query's attention went in each layer: the mean over its tokens and heads."""
+    attention = explanation.attention
+    start, end = explanation.lens.band
+    rows = [
+        [str(layer), *(f"{share:.0%}" for share in shares), "yes" if start <= layer < end else ""]
+        for layer, shares in enumerate(attention.mass.mean(axis=(1, 2)))
+    ]
+    header = ["layer", "instruction", "page", "query", "band"]
+    return ["<h2>Attention of the query, layer by layer</h2>", table(header, rows, (0, 1, 2, 3))]
 
 
 def _dimmed(image: Image.Image, kept: np.ndarray, side: int = 1000) -> str:

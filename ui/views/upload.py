@@ -103,11 +103,14 @@ def progress(work: Upload) -> str:
     if work.n_done:
         each = duration(work.elapsed_s * 1e3 / work.n_done)
         pace = f"{work.n_done / max(work.elapsed_s, 1e-3):.2g} pages/s, {each} a page"
-    rows = "".join(_row(line) for line in work.lines)
+        if not work.finished and closed < total:
+            left = work.elapsed_s * 1e3 / work.n_done * (total - closed)
+            pace += f", about {duration(left)} left"
+    rows = "".join(_row(line, work.cancelled) for line in work.lines)
     return (
         '<section class="mrr mrr-card" aria-live="polite"><div class="mrr-row spread">'
         f'<b>{", ".join(words)}</b><span class="mrr-note mrr-num">{pace}</span></div>'
-        f"{bar(1.0 if work.finished else closed / max(total, 1))}"
+        f"{bar(1.0 if work.finished and not work.cancelled else closed / max(total, 1))}"
         '<div class="mrr-scroll"><table class="mrr-table mrr-steps">'
         "<thead><tr><th>page</th><th>state</th>"
         '<th class="num fact">grid</th><th class="num fact">kept tokens</th>'
@@ -116,8 +119,9 @@ def progress(work: Upload) -> str:
     )
 
 
-def _row(line: Line) -> str:
-    state = f'<span class="mrr-state {line.state}">{_STATES[line.state]}</span>'
+def _row(line: Line, cancelled: bool) -> str:
+    said = "not read" if cancelled and line.state == "queued" else _STATES[line.state]
+    state = f'<span class="mrr-state {line.state}">{said}</span>'
     if line.added is None:
         reason = f'<td colspan="4" class="mrr-note">{esc(line.reason)}</td>'
         return f"<tr><td>{esc(line.label)}</td><td>{state}</td>{reason}</tr>"

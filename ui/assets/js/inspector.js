@@ -66,9 +66,20 @@ const fullScreen = () => (document.fullscreenElement ? document.exitFullscreen()
 
 const buildModes = () => {
   const absent = { attention: !page.attention, occlusion: !page.occlusion };
+  const choose = (mode) => {
+    if (absent[mode]) {  // occlusion costs passes of the model: the button that runs them shows how far they are
+      document.getElementById("occlude")?.click();
+      document.getElementById("occlude")?.scrollIntoView({ block: "nearest" });
+      return buildModes();
+    }
+    wanted = mode;
+    set({ mode });
+    buildModes();
+  };
   keepFocus(parts.modes, () => parts.modes.replaceChildren(segmented("Map", MODES.map((mode) => ({
-    ...mode, disabled: absent[mode.value], title: absent[mode.value] ? "Not measured yet" : null,
-  })), state.mode, (mode) => { wanted = mode; set({ mode }); buildModes(); })));
+    ...mode, disabled: mode.value === "attention" && absent.attention,
+    text: mode.value === "occlusion" && absent.occlusion ? "Measure occlusion" : mode.text,
+  })), state.mode, choose)));
 };
 
 const buildSide = () => keepFocus(parts.side, () =>

@@ -22,6 +22,7 @@ const headGallery = (page, state, set) => {
   const row = layers.indexOf(state.layer);
   if (row < 0) return group("Heads", make("p", { class: "pi-small-print" }, "Choose one layer of the band to see its " + heads.n_heads + " heads."));
   const choose = (head) => {
+    if (head === null) return set({ head });
     set({ head, token: WHOLE_MEAN });
     selection.set({ token: WHOLE_MEAN }, element);
   };

@@ -36,18 +36,22 @@ const describe = (page, state, map) => {
     what[state.mode] + ". Arrow keys move the cell cursor, Enter locks it.";
 };
 
+const isFaint = ({ own, scale }, state) => !state.stretch &&
+  Math.max(...own.map(Math.abs)) < 0.05 * Math.max(Math.abs(scale.low), Math.abs(scale.high));
+
 // The facts under the picture, each a sentence.
 const factsFor = (page, state, map) => {
   const facts = [];
   if (state.mode === "pruned") {
     facts.push("Pruning is decided once per page, before any query: hatched cells were never read.");
     if (page.keep.controls.length) {
-      facts.push("The controls keep as many cells without looking at the page. To see what the choice is worth, encode the page below with uniform or random cells, and compare the logits.");
+      facts.push("The controls keep as many cells without looking at the page. To see what the choice is worth, press All three at this ratio, below.");
     } else {
       facts.push("Pruning is off: every token is kept.");
     }
   } else if (state.mode === "attention") {
     facts.push(percent(map.mass) + " of this attention went to the page; the rest to instruction and query." +
+      (isFaint(map, state) ? " Its values are small beside the scale that all layers and words share, so little shows: Stretch to this map, under Appearance, brings out its pattern." : "") +
       (map.mass < 0.05 ? " That is little: do not read much into the pattern." : ""));
     if (state.token === REST.token && state.layer === REST.layer(page)) {
       facts.push("Layer " + state.layer + " is shown first because a word of the query stands out most there.");
