@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from mrr import MiniReranker
 from mrr.config import RerankConfig
-from mrr.errors import InputRejected
+from mrr.errors import MRRError
 from tests.tiny import save_checkpoint
 from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
 from ui import explaining
@@ -99,7 +99,7 @@ def test_removing_a_page_takes_its_dense_kv_under_the_other_model_along(
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda f: (f / "config.json").write_text("{"), "damaged"),
+        (lambda f: (f / "config.json").write_text("{"), "is not JSON"),
         (lambda f: (f / "config.json").unlink(), "holds no config.json"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 99), "damaged"),
         (lambda f: (f / "tokenizer.json").write_text("[]"), "damaged"),
@@ -110,7 +110,7 @@ def test_a_damaged_checkpoint_is_refused_in_a_sentence_and_changes_nothing(
 ) -> None:
     broken = save_checkpoint(tmp_path / "broken-model", seed=3)
     damage(broken)
-    with pytest.raises(InputRejected, match=words) as refusal:
+    with pytest.raises(MRRError, match=words) as refusal:
         bench.engine(Settings(model=str(broken)))
     assert str(tmp_path) not in str(refusal.value)
     assert bench.engine(Settings()) is bench.base
@@ -161,6 +161,6 @@ def test_a_visitor_switches_to_a_second_model_and_back(
     expect(tab.locator("#plan")).to_contain_text("Applied. Every page was cached already")
     expect(tab.locator("#header")).to_contain_text("tiny-reranker")
     expect(tab.locator("#summary")).not_to_contain_text("No embedder is loaded")
-    assert tab.locator("#hits .value").all_inner_texts() == first_scores
+    expect(tab.locator("#hits .value")).to_have_text(first_scores)
     tab.get_by_role("tab", name="History", exact=True).click()
     expect(tab.locator("#history tbody tr")).to_have_count(3)

@@ -130,12 +130,15 @@ const draw = () => {
   queued = null;
   if (!page) return;
   if (what === "cursor") return parts.canvases.forEach((canvas) => drawCursor(canvas, page, state, view));
-  const painted = map.coloured ? paintMap(page, map, state, colours) : null;
+  const painted = map.coloured ? paintMap(page, map, state, colours, isOpaque()) : null;
   panelsFor(page, state, map, painted).forEach((panel, i) => {
     if (parts.canvases[i]) drawPanel(parts.canvases[i], page, panel, state, view);
   });
 };
 const watchSize = new ResizeObserver(() => redraw());
+
+// A map by itself has nothing beneath it that should show.
+const isOpaque = () => state.layout === "map" && state.mode !== "pruned";
 
 const isColoured = () => map.coloured && (state.mode !== "pruned" || state.colour);
 
@@ -151,8 +154,7 @@ const updateFacts = () => {
 const updateLegend = () => {
   if (!isColoured()) return parts.legend.replaceChildren();
   const canvas = make("canvas", { "aria-hidden": "true" });
-  const opaque = state.layout === "map" && state.mode !== "pruned";
-  drawLegend(canvas, map, state, colours, opaque ? 1 : state.opacity);
+  drawLegend(canvas, map, state, colours, isOpaque());
   const say = map.scale.signed ? signedNumber : number;
   const [left, right] = map.scale.flip ? [map.scale.high, map.scale.low] : [map.scale.low, map.scale.high];
   parts.legend.replaceChildren(

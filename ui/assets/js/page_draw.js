@@ -18,15 +18,17 @@ const greyCopy = (image) => {
 };
 
 // One pixel a cell; drawn enlarged without smoothing, so that blocks are blocks.
-const paintMap = (page, map, state, colours) => {
+const paintMap = (page, map, state, colours, opaque = true) => {
   const canvas = make("canvas", { width: page.cols, height: page.rows });
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(page.cols, page.rows);
   const least = cutoff(map, state.share);
   for (let i = 0; i < page.n; i++) {
     const size = map.scale.signed ? Math.abs(map.values[i]) : map.values[i];
-    const at = Math.round(position(map.values[i], map.scale, gammaOf(state)) * 255) * 3;
-    pixels.data.set([colours[at], colours[at + 1], colours[at + 2], map.hidden[i] || size < least ? 0 : 255], 4 * i);
+    const place = position(map.values[i], map.scale, gammaOf(state));
+    const at = Math.round(place * 255) * 3;
+    const alpha = map.hidden[i] || size < least ? 0 : Math.round(255 * solidity(place, map.scale, opaque));
+    pixels.data.set([colours[at], colours[at + 1], colours[at + 2], alpha], 4 * i);
   }
   context.putImageData(pixels, 0, 0);
   return canvas;
@@ -143,14 +145,16 @@ const drawMarks = (context, page, state, rect) => {
 };
 
 // The scale as it looks on white paper at the present opacity, linear in the value.
-const drawLegend = (canvas, map, state, colours, alpha) => {
+const drawLegend = (canvas, map, state, colours, opaque) => {
   const width = (canvas.width = 256), height = (canvas.height = 12);
   const context = canvas.getContext("2d");
   for (let x = 0; x < width; x++) {
     // A flipped scale runs from high to low: orange stands on the right, and for the page, always.
     const along = (map.scale.flip ? width - 1 - x : x) / (width - 1);
     const value = map.scale.low + along * (map.scale.high - map.scale.low);
-    const at = Math.round(position(value, map.scale, gammaOf(state)) * 255) * 3;
+    const place = position(value, map.scale, gammaOf(state));
+    const at = Math.round(place * 255) * 3;
+    const alpha = opaque ? 1 : state.opacity * solidity(place, map.scale, false);
     const mixed = [0, 1, 2].map((c) => Math.round(255 + alpha * (colours[at + c] - 255)));
     context.fillStyle = "rgb(" + mixed.join(",") + ")";
     context.fillRect(x, 0, 1, height);

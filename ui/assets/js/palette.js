@@ -26,6 +26,10 @@ const lookupTable = (name, flip = false) => {
 const USUAL_GAMMA = { pruned: 2, attention: 2, occlusion: 1 };
 const gammaOf = (state) => state.gamma ?? USUAL_GAMMA[state.mode];
 
+// How solid a colour lies over the page, 0 to 1: small amounts leave the print readable. A signed
+// scale is multiplied instead, with white at its centre.
+const solidity = (at, scale, opaque) => (opaque || scale.signed ? 1 : 0.2 + 0.8 * at);
+
 // Where a value lies on its scale, 0 to 1. Gamma above 1 makes small values easier to see; on a
 // signed scale it does so on both sides of the centre.
 const position = (value, scale, gamma) => {
