@@ -85,7 +85,12 @@ def train(plan: EmbedPlan, embedder: PageEmbedder, eyes: Eyes, pixels: bool) -> 
 
         def shown() -> dict[str, float]:
             ndcg, hit = ranking_quality(cosine, batch.answer)
-            return {"guide": float(guide), "ndcg5": ndcg, "hit1": hit, "rows": batch.grid[0]}
+            return {
+                "guide": float(guide.detach()),
+                "ndcg5": ndcg,
+                "hit1": hit,
+                "rows": batch.grid[0],
+            }
 
         return Step(0.1 * loss + guide, shown, visual.shape[0] * visual.shape[1])
 

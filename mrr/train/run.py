@@ -27,7 +27,8 @@ def device_name() -> str:
     """What trains here, for the model card."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"cpu, {torch.get_num_threads()} threads"
+    n = torch.get_num_threads()
+    return f"cpu, {n} thread{'s' if n > 1 else ''}"
 
 
 @functools.cache

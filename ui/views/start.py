@@ -104,7 +104,7 @@ def gallery(bench: Workbench, session: Session) -> str:
 def still_caching(bench: Workbench) -> str:
     """A sentence while the example pages come in; empty once they are all there."""
     examples = bench.examples
-    if examples.finished or not examples.pages:
+    if examples.finished or len(examples.page_ids) == len(examples.pages):
         return ""
     return (
         f"{len(examples.page_ids)} of {len(examples.pages)} example pages are cached so far; rank "
@@ -115,7 +115,7 @@ def still_caching(bench: Workbench) -> str:
 def warming(bench: Workbench) -> str:
     """Progress of the example pages, on the first start only."""
     examples = bench.examples
-    if examples.finished or not examples.pages:
+    if examples.finished or len(examples.page_ids) == len(examples.pages):
         return ""
     done, total = len(examples.page_ids), len(examples.pages)
     return note(f"Caching the example pages: {done} of {total}. Each is read once.") + bar(
