@@ -270,10 +270,10 @@ def _wire_settings(state: gr.State, house: Housekeeping, handlers: Handlers) -> 
     preset = _on(view.preset.input, house.preset, [view.preset, state], switches)
     _on(preset.success, house.plan, [state, *view.values], told_by)
     for control in (view.exit_layer, view.band_start, view.band_end, view.keep_ratio):
-        _on(control.release, house.plan, [state, *view.values], told_by)
+        _on(control.release, house.plan, [state, *view.values], told_by, last=True)
     for choice in (view.pruner, view.kv_dtype, view.model):
-        _on(choice.input, house.plan, [state, *view.values], told_by)
-    _on(view.instruction.blur, house.plan, [state, *view.values], told_by)
+        _on(choice.input, house.plan, [state, *view.values], told_by, last=True)
+    _on(view.instruction.blur, house.plan, [state, *view.values], told_by, last=True)
     applied = _on(
         view.apply.click,
         house.apply,
@@ -333,18 +333,21 @@ def _on(
     busy: Any = None,
     each: bool = False,
     in_order: bool = False,
+    last: bool = False,
 ) -> Any:
     """Wire one event: its errors are told, and progress shows only where it helps.
 
     each: while one is being handled, those that follow are taken too; Gradio drops them otherwise.
-    in_order: one after the other, for what is quick and where the last one must win.
+    in_order: one after the other, for what is quick and where the last one must win. last: of
+    those that come meanwhile only the last one is taken, as while somebody types.
     """
+    mode = "always_last" if last else "multiple" if each or in_order else None
     return event(
         told(handler),
         inputs,
         outputs,
         show_progress="minimal" if busy else "hidden",
         show_progress_on=busy,
-        trigger_mode="multiple" if each or in_order else None,
+        trigger_mode=mode,
         concurrency_limit=1 if in_order else "default",
     )

@@ -265,6 +265,13 @@ def test_the_form_of_the_ranking_can_change_during_a_comparison_which_goes_on_af
     expect(tab.locator("#history tr", has_text="original, ")).not_to_have_count(0)
 
 
+def test_a_file_of_another_kind_is_refused_by_name_and_the_others_go_on(tab: Page) -> None:
+    add_files(tab, ("notes.txt", b"just words"), ("among.png", png(84)))
+    expect(tab.locator("#progress .mrr-state")).to_have_text(["failed", "cached"])
+    expect(tab.locator("#progress tr", has_text="notes.txt")).to_contain_text("PNG, JPEG")
+    assert tab.locator(".toast-body").count() == 0
+
+
 def test_a_removed_page_leaves_the_ranking_that_is_shown(tab: Page) -> None:
     add_files(tab, ("passing.png", png(83)))
     expect(tab.locator("#progress .mrr-state")).to_have_text(["cached"])

@@ -115,9 +115,10 @@ def build(engine: MiniReranker, models_allowed: bool) -> SettingsView:
             placeholder="none; or a folder, or hub id@commit",
             elem_id="embedder",
         )
-    plan = text("plan")
-    apply = gr.Button("Apply", variant="primary", elem_id="apply")
-    stop = gr.Button("Stop encoding", visible=False, elem_id="stop-encoding")
+    with gr.Column(elem_id="apply-bar"):  # in sight wherever the switches are scrolled to
+        plan = text("plan")
+        apply = gr.Button("Apply", variant="primary", elem_id="apply")
+        stop = gr.Button("Stop encoding", visible=False, elem_id="stop-encoding")
     return SettingsView(
         preset, exit_layer, band_start, band_end, keep_ratio, pruner, kv_dtype, top_k, instruction,
         auto_trace, model, embedder, plan, apply, stop,

@@ -15,7 +15,6 @@ from ui.markup import MOST_SHOWN, and_more, bar, count, duration, empty, esc, nb
 from ui.session import Session
 from ui.workbench import Workbench
 
-TYPES = [".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".pdf"]
 _STATES = {
     "queued": "queued",
     "encoding": "encoding",
@@ -58,7 +57,7 @@ def build(limits: Limits, kept: bool) -> UploadView:
     with gr.Row():
         files = gr.File(
             file_count="multiple",
-            file_types=TYPES,
+            file_types=None,  # Gradio would refuse the whole drop, in a message that goes away
             type="filepath",
             label="Page images and PDFs",
             height=150,
