@@ -375,7 +375,8 @@ class Handlers:
         asked = explaining.current(session)
         for pruner in CONTROLS:
             if explaining.current(session) != asked:
-                return  # another page was selected meanwhile
+                yield {}  # another page was selected meanwhile: see compare
+                return
             yield self.reencode(ratio, pruner, session)
 
     def layer(self, session: Session, event: gr.EventData) -> Values:

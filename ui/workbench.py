@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrr.config import RerankConfig
-from mrr.errors import InputRejected, MRRError, PageLost
+from mrr.errors import InputRejected, MRRError, NotFinite, PageLost
 from mrr.types import Hit, Page, PageImage, RankedList, System
 from ui.describe import describe, embedder_name
 from ui.examples import Examples
@@ -330,17 +330,18 @@ class Workbench:
     def encode(self, session: Session, pages: Sequence[Page]) -> Iterator[tuple[int, int]]:
         """Encode pages for the session's settings: yields (done, of) page by page.
 
-        A page whose picture is lost is passed over; a ranking says so.
+        A page whose picture is lost, or whose numbers are not finite, is passed over; a ranking
+        says so.
         """
         engine = self.engine(session.settings)
         for done, page in enumerate(pages):
             yield done, len(pages)
             try:
                 image = engine.cache.picture(page)
-            except PageLost:
+                item = PageImage(image, page.label, page.source, page.page_num)
+                added = self.run(type(engine).add_page, engine, item, page.scope)
+            except (PageLost, NotFinite):
                 continue
-            item = PageImage(image, page.label, page.source, page.page_num)
-            added = self.run(type(engine).add_page, engine, item, page.scope)
             session.added[page.page_id] = added
             self.pace.saw(engine, "encode", added.elapsed_ms)
         yield len(pages), len(pages)

@@ -134,8 +134,11 @@ def load_model(
     )
 
 
-def pick_device(name: str | torch.device | None) -> torch.device:
-    """The device of a name; CUDA where there is one, if none is named."""
+def pick_device(name: str | torch.device | None = None) -> torch.device:
+    """The device of a name; CUDA where there is one, if none is named.
+
+    Raises InputRejected for one that is not there.
+    """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)

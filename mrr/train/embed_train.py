@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from mrr.model import lexical
+from mrr.model.load import pick_device
 from mrr.model.prompt import QWEN_RERANKER, PromptEncoder
 from mrr.train import muon
 from mrr.train.embedding import (
@@ -26,7 +27,7 @@ from mrr.train.fit import Step, fit, last_batch, loader
 from mrr.train.match_data import MatchBatch, MatchBatches
 from mrr.train.match_train import PAGE, page_sources, ranking_batches, ranking_quality
 from mrr.train.pair import Sizes, build
-from mrr.train.run import Run, autocast, pick_device, seed_everything
+from mrr.train.run import Run, autocast, seed_everything
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from mrr.errors import InputRejected
+from mrr.model.load import pick_device
 from mrr.train.data import ENDLESS
 from mrr.train.muon import set_progress
-from mrr.train.run import Run, autocast, pick_device
+from mrr.train.run import Run, autocast
 
 LOG_EVERY = 25
 

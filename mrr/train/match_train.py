@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from mrr.config import DEFAULT_INSTRUCTION
+from mrr.model.load import pick_device
 from mrr.model.prompt import QWEN_RERANKER, PromptEncoder
 from mrr.train import fonts, muon
 from mrr.train.data import PageSource
@@ -24,7 +25,7 @@ from mrr.train.layout import Style
 from mrr.train.match_data import MatchBatch, MatchBatches
 from mrr.train.matching import Depths, Matcher, match_loss
 from mrr.train.pair import Sizes, build
-from mrr.train.run import Run, autocast, pick_device, seed_everything
+from mrr.train.run import Run, autocast, seed_everything
 from mrr.train.search import aim_at_words, quiet_before
 from mrr.train.text import Corpus, load
 

@@ -19,13 +19,14 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from mrr.model import lexical
+from mrr.model.load import pick_device
 from mrr.train import confidence, fonts, muon, tower
 from mrr.train.data import PageSource, WindowBatch, WindowBatches
 from mrr.train.fit import Step, fit, last_batch, loader
 from mrr.train.labels import N_CLASSES, SLOTS
 from mrr.train.layout import Style
 from mrr.train.pair import Sizes, build
-from mrr.train.run import Run, autocast, pick_device, seed_everything
+from mrr.train.run import Run, autocast, seed_everything
 from mrr.train.text import Corpus, load
 
 TAP = 3  # block whose patches feed the character head

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from mrr.model.load import pick_device
 from mrr.train import embed_train, eyes, fonts, match_train
 from mrr.train.embedding import PageEmbedder, keep_half
 from mrr.train.layout import Style
 from mrr.train.match_data import MatchBatch, MatchBatches
 from mrr.train.match_train import BODY_PX, PAGE
 from mrr.train.matching import Matcher
-from mrr.train.run import autocast, pick_device
+from mrr.train.run import autocast
 
 _ASKED = 8  # queries about what differs between two pages that look alike
 

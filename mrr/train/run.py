@@ -18,11 +18,6 @@ from torch import nn
 from mrr.train.shards import unpack
 
 
-def pick_device() -> torch.device:
-    """CUDA where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def device_name() -> str:
     """What trains here, for the model card."""
     if torch.cuda.is_available():

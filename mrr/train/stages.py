@@ -25,13 +25,14 @@ from transformers import PreTrainedTokenizerFast
 
 from mrr.config import DEFAULT_INSTRUCTION
 from mrr.errors import InputRejected
+from mrr.model.load import pick_device
 from mrr.model.prompt import EMBEDDER_PROMPT, QWEN_RERANKER
 from mrr.train import begin, embed_train, export, eyes, match_train, reading, rendered, text, tokens
 from mrr.train.embedding import PageEmbedder, keep_half
 from mrr.train.match_train import PAGE
 from mrr.train.matching import Matcher, SimulatedReader
 from mrr.train.pair import Sizes, build, count_parameters
-from mrr.train.run import current_commit, pick_device, read_state
+from mrr.train.run import current_commit, read_state
 
 logger = logging.getLogger(__name__)
 

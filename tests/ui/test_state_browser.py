@@ -129,9 +129,11 @@ def test_views_that_need_a_trace_offer_it_themselves(
     expect(tab.locator(".bands-row")).to_have_count(running.bench.base.config.exit_layer)
 
 
-def test_files_dropped_while_others_are_cached_are_refused_by_name(
-    tab: Page, running: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def slow_caching(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> tuple[threading.Event, threading.Event]:
+    """(set once a page is about to be encoded, what it waits for)."""
     entered, go_on = threading.Event(), threading.Event()
     engine = type(running.bench.base)
     add_page = engine.add_page
@@ -142,6 +144,13 @@ def test_files_dropped_while_others_are_cached_are_refused_by_name(
         return add_page(self, item, scope)
 
     monkeypatch.setattr(engine, "add_page", slow)
+    return entered, go_on
+
+
+def test_files_dropped_while_others_are_cached_are_refused_by_name(
+    tab: Page, slow_caching: tuple[threading.Event, threading.Event]
+) -> None:
+    entered, go_on = slow_caching
     try:
         add_files(tab, ("first.png", png(81)))
         assert entered.wait(20)
@@ -154,18 +163,9 @@ def test_files_dropped_while_others_are_cached_are_refused_by_name(
 
 
 def test_what_a_ranking_lacks_is_encoded_in_sight_and_can_be_stopped(
-    tab: Page, running: Running, monkeypatch: pytest.MonkeyPatch
+    tab: Page, slow_caching: tuple[threading.Event, threading.Event]
 ) -> None:
-    entered, go_on = threading.Event(), threading.Event()
-    engine = type(running.bench.base)
-    add_page = engine.add_page
-
-    def slow(self: MiniReranker, item: PageImage, scope: str) -> AddedPage:
-        entered.set()
-        assert go_on.wait(20)
-        return add_page(self, item, scope)
-
-    monkeypatch.setattr(engine, "add_page", slow)
+    entered, go_on = slow_caching
     try:
         tab.locator(".sidebar .toggle-button").click()
         keep = tab.locator("#keep-ratio input[type=range]")
