@@ -431,6 +431,8 @@ def test_on_a_phone_all_tabs_are_in_sight_and_there_is_a_way_back_to_the_ranking
     traced(tab)
     second = tab.locator("#hits li").nth(1)
     second.locator("[data-event=pick]").click()
+    top = tab.locator("#reasons").evaluate("reasons => reasons.getBoundingClientRect().top")
+    assert abs(top) < 2
     expect(tab.locator(".pi-stage canvas").first).to_be_in_viewport()
     expect(tab.locator(".sidebar .toggle-button")).to_be_hidden()  # it would cover the text
     tab.locator(".mrr-up").click()

@@ -25,7 +25,7 @@ element.addEventListener("click", (click) => {
   // On a narrow screen the reasons lie below the whole list.
   const reasons = document.getElementById("reasons");
   if (target.dataset.event === "pick" && reasons && matchMedia("(max-width: 760px)").matches) {
-    reasons.scrollIntoView({ behavior: "smooth", block: "start" });
+    reasons.scrollIntoView({ block: "start" });
   }
 });
 
