@@ -61,9 +61,11 @@ def ranking_rows(run: Run) -> list[Row]:
             "first_stage": hit.retrieval_score,
             "visual_tokens": hit.n_visual_tokens,
             "kept_tokens": hit.n_kept_tokens,
+            "ms_even_share": run.mini_page_ms,
             "dense_system": SYSTEM_NAMES[run.dense_system] if run.dense else None,
             "dense_rank": ranks.get(hit.page.page_id),
             "dense_logit": dense.logit if (dense := run.dense.get(hit.page.page_id)) else None,
+            "dense_ms": run.dense_took_ms.get(hit.page.page_id),
         }
         for hit in run.mini.hits
     ]

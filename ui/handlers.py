@@ -298,8 +298,8 @@ class Handlers:
         }
 
     def _offer_trace(self, offered: bool) -> Values:
-        """The button of the page tab, in the other two, while they have nothing to show."""
-        buttons = (self.views.layers.trace, self.views.bands.trace)
+        """The button that traces the page, in each of its three tabs, while there is need of it."""
+        buttons = (self.views.inspector.trace, self.views.layers.trace, self.views.bands.trace)
         return {button: gr.update(visible=offered) for button in buttons}
 
     def trace_dense(

@@ -60,14 +60,16 @@ class Housekeeping:
     ) -> Iterator[Values]:
         """Files were dropped: cache them page by page, and say how each goes."""
         self.tabs.opened(request.session_hash, session)
-        view = self.views.upload
+        view, n_shown = self.views.upload, 0
         try:
             files = caching.read_uploads(self.bench, session, paths)
             for work in caching.upload(self.bench, session, files, page_range.strip() or None):
+                came, n_shown = work.n_done > n_shown, work.n_done
                 yield {
                     view.progress: upload.progress(work),
                     view.cancel: gr.update(visible=not work.finished),
-                    **({view.files: None, **self.stored(session)} if work.finished else {}),
+                    **(self.stored(session) if came or work.finished else {}),
+                    **({view.files: None} if work.finished else {}),
                 }
         except InputRejected as error:  # refused whole: the drop zone is free for the next try
             tell(str(error))

@@ -6,6 +6,8 @@ compared by eye; the browser never rescales one map unless the user asks for it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from mrr.config import Pruner
@@ -88,21 +90,14 @@ def attention_payload(trace: AttentionTrace, query: str, kept: np.ndarray) -> Js
         return None
     typed = words(trace, query)
     shown = shown_words(typed, len(layers) * kept.size)
-    rows = [word.rows for word in shown] + [range(len(trace.tokens) - 1, len(trace.tokens))]
     whole = range(*trace.query_span)
-
-    def of(layer: int) -> np.ndarray:
-        maps = trace.page_maps[layer]
-        most = np.max([maps[word.rows].mean(axis=0) for word in typed], axis=0)
-        return np.stack([maps[whole].mean(axis=0), most, *(maps[own].mean(axis=0) for own in rows)])
-
-    stack = np.stack([of(layer) for layer in layers])
+    rows = [word.rows for word in shown] + [range(len(trace.tokens) - 1, len(trace.tokens))]
+    stack = _stack(trace, typed, rows)
     mass = trace.mass[layers].mean(axis=1)[:, :, PAGE]  # (layers, n)
     plain = _plain(trace, kept)
-    any_word = _contrast(trace, layers, stack)[:, 1][:, plain]
     return {
         "layers": layers,
-        "focus": layers[int(np.argmax(any_word.max(axis=1)))],
+        "focus": layers[_focus(_contrast(trace, layers, stack), plain)],
         "tokens": [
             *({"index": i, "text": word.text, "role": "query"} for i, word in enumerate(shown)),
             {"index": SCORE, "text": "", "role": "score"},
@@ -120,6 +115,48 @@ def attention_payload(trace: AttentionTrace, query: str, kept: np.ndarray) -> Js
         "heads": heads_payload(trace, kept, plain),
         **_neutral_payload(trace, layers, stack, kept),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class FirstMap:
+    """The map that the inspector opens with: any word of the query, less what neutral queries pay.
+
+    layer: where a word stands out most. values: (R, C). shown: (R, C) bool, neither pruned nor a
+    sink. limit: end of the scale that all layers and words share.
+    """
+
+    layer: int
+    values: np.ndarray
+    shown: np.ndarray
+    limit: float
+
+
+def first_map(trace: AttentionTrace, query: str, kept: np.ndarray) -> FirstMap | None:
+    """That map; None where none was traced."""
+    layers = sorted(trace.page_maps)
+    if not layers:
+        return None
+    typed, plain = words(trace, query), _plain(trace, kept)
+    contrast = _contrast(trace, layers, _stack(trace, typed, [word.rows for word in typed]))
+    at = _focus(contrast, plain)
+    return FirstMap(layers[at], contrast[at, 1], plain, float(np.abs(contrast[..., plain]).max()))
+
+
+def _stack(trace: AttentionTrace, typed: list[Word], rows: list[range]) -> np.ndarray:
+    """(layers, 2 + rows, R, C): the query's mean, the maximum over its words, and each of rows."""
+    whole = range(*trace.query_span)
+
+    def of(layer: int) -> np.ndarray:
+        maps = trace.page_maps[layer]
+        most = np.max([maps[word.rows].mean(axis=0) for word in typed], axis=0)
+        return np.stack([maps[whole].mean(axis=0), most, *(maps[own].mean(axis=0) for own in rows)])
+
+    return np.stack([of(layer) for layer in sorted(trace.page_maps)])
+
+
+def _focus(contrast: np.ndarray, plain: np.ndarray) -> int:
+    """Index of the layer where a word of the query stands out most over neutral queries."""
+    return int(np.argmax(contrast[:, 1][:, plain].max(axis=1)))
 
 
 def occlusion_payload(occlusion: Occlusion, kept: np.ndarray) -> Json:

@@ -44,7 +44,7 @@ class RankTab:
     def detail(self) -> list[gr.components.Component]:
         """The three views of the selected page."""
         views = (*self.inspector.outputs, *self.layers.outputs, *self.bands.outputs)
-        return [*views, self.layers.trace, self.bands.trace]
+        return [*views, self.inspector.trace, self.layers.trace, self.bands.trace]
 
     @property
     def ranked(self) -> list[Any]:

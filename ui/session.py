@@ -58,8 +58,8 @@ class Run:
     """One query of this session: mini's ranking, and the dense one as far as it has come.
 
     dense_system: the dense system that is shown. scored: system -> page id -> hit, whose rank is
-    still 1, because each page is scored alone. spent_ms: what that took so far, without
-    caching_ms, which encoding pages for the first time took.
+    still 1, because each page is scored alone. took_ms: system -> page id -> what that took,
+    without caching_ms, which encoding pages for the first time took.
     """
 
     query: str
@@ -71,16 +71,18 @@ class Run:
     started: str
     dense_system: System = "original"
     scored: dict[System, dict[str, Hit]] = field(default_factory=dict)
-    spent_ms: dict[System, float] = field(default_factory=dict)
+    took_ms: dict[System, dict[str, float]] = field(default_factory=dict)
     caching_ms: dict[System, float] = field(default_factory=dict)
 
     def forget(self, page_ids: Collection[str]) -> None:
         """Leave out pages that are gone; the others keep their ranks."""
         left = tuple(hit for hit in self.mini.hits if hit.page.page_id not in page_ids)
         self.mini = replace(self.mini, hits=left)
-        for scored in self.scored.values():
-            for page_id in page_ids:
+        for page_id in page_ids:
+            for scored in self.scored.values():
                 scored.pop(page_id, None)
+            for took in self.took_ms.values():
+                took.pop(page_id, None)
 
     def same_pages(self, other: Run) -> bool:
         """Whether another run asked the same of the same pages, under the same settings."""
@@ -98,7 +100,22 @@ class Run:
     @property
     def dense_ms(self) -> float:
         """What that took."""
-        return self.spent_ms.get(self.dense_system, 0.0)
+        return sum(self.dense_took_ms.values())
+
+    @property
+    def dense_took_ms(self) -> dict[str, float]:
+        """page id -> what the dense system that is shown took for it."""
+        return self.took_ms.get(self.dense_system, {})
+
+    @property
+    def mini_ms(self) -> float:
+        """What mini took, without encoding pages that it had not read."""
+        return self.mini.usage.total_ms - self.mini.usage.ms.get("encode", 0.0)
+
+    @property
+    def mini_page_ms(self) -> float:
+        """A page's even share of that: mini takes all of them through the band together."""
+        return self.mini_ms / max(1, len(self.mini))
 
     @property
     def dense_done(self) -> bool:

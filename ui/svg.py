@@ -71,7 +71,7 @@ def lines_svg(figure: go.Figure, label: str) -> str:
         at += 60 + 6.6 * len(kind.name)
     return (
         f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{esc(label)}" '
-        f'font-size="12" fill="#444">{"".join(drawn)}</svg>'
+        f'font-size="12" fill="currentColor">{"".join(drawn)}</svg>'
     )
 
 

@@ -239,7 +239,7 @@ class Workbench:
         )
         for past in reversed(session.runs):
             if past.same_pages(run):  # what dense systems said of them holds for this run too
-                run.scored, run.spent_ms = past.scored, past.spent_ms
+                run.scored, run.took_ms = past.scored, past.took_ms
                 run.caching_ms = past.caching_ms
                 break
         session.run = run
@@ -276,8 +276,8 @@ class Workbench:
         known = run.scored.get(system, {})
         left = [hit for hit in run.mini.hits if hit.page.page_id not in known]
         if not known or not left:  # else it was stopped, and goes on
-            run.scored[system], left = {}, list(run.mini.hits)
-            run.spent_ms[system] = run.caching_ms[system] = 0.0
+            run.scored[system], run.took_ms[system] = {}, {}
+            run.caching_ms[system], left = 0.0, list(run.mini.hits)
         for hit in left:
             ranked = self.run(
                 type(engine).rank,
@@ -291,9 +291,9 @@ class Workbench:
             caching_ms = ranked.usage.ms.get("encode", 0.0)
             query_ms = ranked.usage.total_ms - caching_ms
             self.pace.saw(engine, system, query_ms)
-            run.spent_ms[system] += query_ms
             run.caching_ms[system] += caching_ms
             for scored in ranked:
+                run.took_ms[system][scored.page.page_id] = query_ms
                 run.scored[system][scored.page.page_id] = scored
                 yield scored
 

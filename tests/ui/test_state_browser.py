@@ -123,10 +123,13 @@ def test_views_that_need_a_trace_offer_it_themselves(
     rank(tab)
     open_tab(tab, "Layers")
     expect(tab.locator("#layers-say")).to_contain_text("Trace this page")
+    expect(tab.locator("#trace-page")).to_have_count(1)
     tab.click("#trace-for-layers")
     expect(tab.locator(".js-plotly-plot .scatterlayer .trace path.js-line")).to_have_count(N_PAGES)
     open_tab(tab, "Bands")
     expect(tab.locator(".bands-row")).to_have_count(running.bench.base.config.exit_layer)
+    open_tab(tab, "Page")
+    expect(tab.locator("#trace-page")).to_have_count(0)
 
 
 @pytest.fixture
@@ -160,6 +163,29 @@ def test_files_dropped_while_others_are_cached_are_refused_by_name(
     finally:
         go_on.set()
     expect(tab.locator("#progress .mrr-state")).to_have_text(["cached"])
+
+
+def test_pages_of_an_upload_are_in_the_store_as_soon_as_each_is_cached(
+    tab: Page, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = threading.Semaphore(1)
+    engine = type(running.bench.base)
+    add_page = engine.add_page
+
+    def held(self: MiniReranker, item: PageImage, scope: str) -> AddedPage:
+        assert allowed.acquire(timeout=20)
+        return add_page(self, item, scope)
+
+    monkeypatch.setattr(engine, "add_page", held)
+    try:
+        add_files(tab, ("one.png", png(85)), ("two.png", png(86)))
+        expect(tab.get_by_role("button", name="Remove one.png")).to_be_visible()
+        expect(tab.locator("#progress .mrr-state")).to_have_text(["cached", "encoding"])
+        expect(tab.locator("#header")).to_contain_text(f"pages {N_PAGES + 1}")
+    finally:
+        allowed.release()
+    expect(tab.get_by_role("button", name="Remove two.png")).to_be_visible()
+    expect(tab.locator("#header")).to_contain_text(f"pages {N_PAGES + 2}")
 
 
 def test_what_a_ranking_lacks_is_encoded_in_sight_and_can_be_stopped(

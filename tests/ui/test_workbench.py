@@ -57,6 +57,11 @@ def test_dense_scores_one_page_at_a_time_and_ranks_when_all_are_in(bench: Workbe
         assert len(run.dense) == n and hit.page.page_id in run.dense
         assert bool(dense_ranks(run)) == (n == N_PAGES)
     assert sorted(dense_ranks(run).values()) == list(range(1, N_PAGES + 1))
+    assert run.dense_took_ms.keys() == run.dense.keys() and min(run.dense_took_ms.values()) > 0
+    for row in ranking_rows(run):
+        page_id = str(row["page_id"])
+        assert row["dense_ms"] == run.dense_took_ms[page_id]
+        assert row["ms_even_share"] == run.mini.usage.total_ms / N_PAGES
     logits = [hit.logit for hit in dense_list(run)]
     assert logits == sorted(logits, reverse=True)
     whole = bench.base.rank(SAMPLES[0], system="original", scopes=bench.scopes(session))
@@ -334,3 +339,4 @@ def test_the_report_stands_alone(bench: Workbench) -> None:
     assert "probability of yes" in text and "never run by mini" in text
     assert "random cells" in text, "no map without its control"
     assert "default-src 'none'" in text
+    assert text.count("<figure>") == 2 and "less what neutral queries pay" in text

@@ -66,7 +66,7 @@ def build() -> InspectorView:
         elem_classes="mrr-inspector",
     )
     with gr.Row(equal_height=True):
-        trace = gr.Button("Trace this page", size="sm", elem_id="trace-page")
+        trace = gr.Button("Trace this page", size="sm", elem_id="trace-page", visible=False)
         occlude = gr.Button("Measure occlusion", size="sm", elem_id="occlude")
         stop = gr.Button("Stop after this pass", size="sm", elem_id="stop-occlusion", visible=False)
     busy = running()

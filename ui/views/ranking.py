@@ -19,6 +19,7 @@ from ui.workbench import Workbench, dense_list, dense_ranks
 VIEWS: tuple[View, ...] = ("List", "Side by side", "Table")
 
 
+_SHARE = "mini takes all pages through the band together: an even share of the query's time"
 _BASELINES: dict[System, str] = {
     "original": "<b>original</b>: page and query through every layer, for every query anew.",
     "dense-reuse": "<b>dense + reuse</b>: every token and layer, but each page's K/V is kept.",
@@ -84,7 +85,7 @@ def summary(run: Run | None, waiting: str = "") -> str:
     stages = " + ".join(f"{name} {duration(ms)}" for name, ms in usage.ms.items())
     cut = len(mini) == run.settings.top_k and mini.hits[0].retrieval_score is not None
     chosen = " Chosen by the first stage; Settings holds how many (Candidates)." if cut else ""
-    each = f" {duration(usage.total_ms / len(mini))} a page." if len(mini) else ""
+    each = f" {duration(run.mini_page_ms)} a page." if len(mini) else ""
     said = (*mini.notes, waiting) if waiting else mini.notes
     notes = "".join(f'<p class="mrr-note">{esc(text)}</p>' for text in said)
     return (
@@ -121,7 +122,7 @@ def estimate(run: Run | None, seconds: float | None, running: bool = False) -> s
             f"{bar(len(run.dense) / n, 'dense')}</div>"
         )
     if run.dense_done:
-        ratio = run.dense_ms / (run.mini.usage.total_ms - run.mini.usage.ms.get("encode", 0.0))
+        ratio = run.dense_ms / run.mini_ms
         caching = run.caching_ms.get(run.dense_system, 0.0)
         once = f", after {duration(caching)} of caching, not counted" if caching else ""
         return (
@@ -185,6 +186,7 @@ def _card(
         facts.append(_change(hit.rank, ranks.get(page.page_id), SYSTEM_NAMES[run.dense_system]))
     share = hit.n_kept_tokens / hit.n_visual_tokens
     facts += [f"kept {share:.0%}, {hit.n_kept_tokens:,} of {hit.n_visual_tokens:,} tokens"]
+    facts.append(_took(run, page.page_id))
     if hit.retrieval_score is not None:
         before = retrieval_ranks(run)[page.page_id]
         facts.append(f"first stage rank {before} ({hit.retrieval_score:.3f})")
@@ -279,6 +281,13 @@ def _side_by_side(
         f'<div class="mrr mrr-pair"><div><h3>{name}{hint}</h3><ol class="mrr-hits">{left}'
         f'</ol></div><div><h3 class="mini">mini</h3><ol class="mrr-hits">{right}</ol></div></div>'
     )
+
+
+def _took(run: Run, page_id: str) -> str:
+    """What the page cost each system."""
+    took = f'<span title="{_SHARE}">{duration(run.mini_page_ms)}</span>'
+    dense = run.dense_took_ms.get(page_id)
+    return took if dense is None else f"{took}, {SYSTEM_NAMES[run.dense_system]} {duration(dense)}"
 
 
 def _small(

@@ -34,10 +34,11 @@ def table(run: Run, shown: Sequence[Hit], ranks: Mapping[str, int], selected: st
     name = SYSTEM_NAMES[run.dense_system]
     columns = [("rank", True), ("page", False), ("score", True), ("logit", True)]
     if run.dense:
-        columns += [(f"{name} rank", True), ("its logit", True), ("change", False)]
+        columns += [(f"{name} rank", True), ("its logit", True), ("its ms", True)]
+        columns.append(("change", False))
     if shown[0].retrieval_score is not None:
         columns += [("first stage rank", True), ("its score", True)]
-    columns.append(("kept", True))
+    columns += [("kept", True), ("ms", True)]
     head = "".join(
         f'<th class="num">{said}</th>' if numeric else f"<th>{said}</th>"
         for said, numeric in columns
@@ -45,7 +46,9 @@ def table(run: Run, shown: Sequence[Hit], ranks: Mapping[str, int], selected: st
     before = retrieval_ranks(run)
     rows = "".join(_row(run, hit, ranks, before, selected) for hit in shown)
     return (
-        '<p class="mrr mrr-note">Scores of two systems are not on one scale: compare ranks.</p>'
+        '<p class="mrr mrr-note">Scores of two systems are not on one scale: compare ranks. '
+        "mini takes all pages through the band together: its ms are an even share.</p>"
+        ""
         f'<div class="mrr mrr-scroll"><table class="mrr-table"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
@@ -55,7 +58,7 @@ def _row(
     run: Run, hit: Hit, ranks: Mapping[str, int], before: Mapping[str, int], selected: str | None
 ) -> str:
     page, dense = hit.page, run.dense.get(hit.page.page_id)
-    chosen = page.page_id == selected
+    chosen, took = page.page_id == selected, run.dense_took_ms.get(page.page_id)
     button = (
         f'<button type="button" class="mrr-link" data-event="pick" data-page="{page.page_id}" '
         f'aria-pressed="{str(chosen).lower()}">{esc(page.label)}</button>'
@@ -67,11 +70,13 @@ def _row(
         cells += [
             _number("" if rank is None else str(rank)),
             _number("" if dense is None else signed(dense.logit)),
+            _number("" if took is None else f"{took:.1f}"),
             "<td>" + ("" if rank is None else moved(rank - hit.rank, short=True)) + "</td>",
         ]
     if hit.retrieval_score is not None:
         cells += [_number(str(before[page.page_id])), _number(f"{hit.retrieval_score:.4f}")]
     cells.append(_number(f"{hit.n_kept_tokens / hit.n_visual_tokens:.0%}"))
+    cells.append(_number(f"{run.mini_page_ms:.1f}"))
     return (
         f'<tr class="{"is-selected" if chosen else ""}" data-item="{page.page_id}">'
         f"{''.join(cells)}</tr>"

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Collection, Mapping
-
-import numpy as np
-from PIL import Image
 
 from mrr.explain.verdict import occlusion_verdict, signed
 from mrr.types import SYSTEM_NAMES, Explanation, Lens
 from ui.components import File
 from ui.explaining import known_lenses
 from ui.lenses import Mode
-from ui.maps import RANKINGS
+from ui.maps import RANKINGS, first_map
 from ui.markup import count, duration, esc, note, table
+from ui.printed import attended, pruned
 from ui.session import Run, Session
 from ui.svg import lines_svg
 from ui.views import latency, layers
 from ui.workbench import Workbench, dense_ranks
 
 _STYLE = """
-body { font: 15px/1.55 system-ui, sans-serif; color: #16181d; background: #fff; max-width: 960px;
-  margin: 40px auto; padding: 0 20px; }
+:root { color-scheme: light dark; --ink: #16181d; --muted: #5c6370; --line: #e4e4df; --page: #fff; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8ec; --muted: #9aa3b2; --line: #31363f; --page: #15181d; }
+}
+body { font: 15px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--page);
+  max-width: 960px; margin: 40px auto; padding: 0 20px; }
 h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 36px 0 8px; }
-.mrr-note { color: #5c6370; font-size: 13px; } img { max-width: 100%; border: 1px solid #ddd; }
+.mrr-note, svg { color: var(--muted); } .mrr-note { font-size: 13px; }
+img { max-width: 100%; border: 1px solid var(--line); }
+figure { display: inline-block; width: 48%; min-width: 300px; margin: 0 1% 12px 0;
+  vertical-align: top; }
+figcaption { color: var(--muted); font-size: 13px; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
-th { text-align: left; color: #5c6370; font-weight: 500; }
-td, th { padding: 6px 10px 6px 0; border-bottom: 1px solid #e4e4df; vertical-align: top; }
+th { text-align: left; color: var(--muted); font-weight: 500; }
+td, th { padding: 6px 10px 6px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 .num { text-align: right; font-variant-numeric: tabular-nums; }
 td img { width: 64px; max-width: none; }
 .mrr-scroll { overflow-x: auto; }
@@ -97,16 +101,30 @@ def _ranking(bench: Workbench, run: Run, relevant: Collection[str]) -> str:
 
 
 def _why(bench: Workbench, explanation: Explanation) -> list[str]:
-    """The page with its pruned tokens dimmed, and what hiding blocks did where it was measured."""
+    """What was read of the page, where attention went, what hiding blocks did if measured."""
     keep, page = explanation.keep, explanation.page
-    picture = _dimmed(bench.base.cache.picture(page), keep.kept)
+    image = bench.base.cache.picture(page)
     parts = [
-        f"<h2>{esc(page.label)}: what was read</h2>",
-        f'<p class="mrr-note">Kept {keep.kept.sum():,} of {keep.kept.size:,} visual tokens '
-        f"({keep.kept.mean():.0%}, chosen by {esc(keep.pruner)}); the rest is pale. "
-        f"Logit {signed(explanation.logit)}.</p>",
-        f'<img src="{picture}" alt="{esc(page.label)}, pruned tokens pale">',
+        f"<h2>{esc(page.label)}: what was read, and where attention went</h2>",
+        note(f"Logit {signed(explanation.logit)}."),
+        _figure(
+            pruned(image, keep.kept),
+            f"{page.label}, pruned tokens pale",
+            f"Kept {keep.kept.sum():,} of {keep.kept.size:,} visual tokens "
+            f"({keep.kept.mean():.0%}, chosen by {keep.pruner}); the rest is pale.",
+        ),
     ]
+    found = first_map(explanation.attention, explanation.query, keep.kept)
+    if found is not None:
+        parts.append(
+            _figure(
+                attended(image, keep.kept, found),
+                f"{page.label}, attention of any word of the query in layer {found.layer}",
+                f"Attention of any word of the query (maximum) in layer {found.layer}, less what "
+                f"neutral queries pay: orange is more, blue less. Scale of all layers and words, "
+                f"±{found.limit:.3g}, without sinks. Weights, not causes.",
+            )
+        )
     parts += _bands(explanation)
     measured = explanation.occlusion
     if measured is not None:
@@ -127,6 +145,13 @@ def _why(bench: Workbench, explanation: Explanation) -> list[str]:
     return parts
 
 
+def _figure(picture: str, alt: str, caption: str) -> str:
+    return (
+        f'<figure><img src="{picture}" alt="{esc(alt)}"><figcaption>{esc(caption)}</figcaption>'
+        "</figure>"
+    )
+
+
 def _bands(explanation: Explanation) -> list[str]:
     """Where the query's attention went in each layer: the mean over its tokens and heads."""
     attention = explanation.attention
@@ -137,19 +162,6 @@ def _bands(explanation: Explanation) -> list[str]:
     ]
     header = ["layer", "instruction", "page", "query", "band"]
     return ["<h2>Attention of the query, layer by layer</h2>", table(header, rows, (0, 1, 2, 3))]
-
-
-def _dimmed(image: Image.Image, kept: np.ndarray, side: int = 1000) -> str:
-    """The picture with the blocks of pruned tokens pale, as a JPEG data URI. kept: (R, C)."""
-    small = image.copy()
-    small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    mask = Image.fromarray((~kept).astype(np.uint8) * 190).resize(
-        small.size, Image.Resampling.NEAREST
-    )
-    small.paste(Image.new("RGB", small.size, "white"), mask=mask)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _curves(

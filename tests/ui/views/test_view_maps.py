@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mrr.errors import InputRejected
 from mrr.explain.maps import Word
@@ -14,6 +16,7 @@ from tests.ui.views import generated
 from ui import maps
 from ui.heads import MAX_HEAD_BYTES, shown_heads
 from ui.packing import pack_mask, pack_values
+from ui.printed import attended, pruned
 from ui.views import bands, inspector
 
 IMAGE = "data:image/webp;base64,AAAA"
@@ -32,6 +35,38 @@ def mask(packed: str) -> np.ndarray:
 
 def sent_attention():
     return maps.attention_payload(WHOLE.attention, WHOLE.query, KEPT)
+
+
+def test_the_map_of_the_report_is_the_one_that_the_inspector_opens_with():
+    sent = sent_attention()
+    n_layers, n_maps = len(sent["layers"]), len(sent["tokens"]) + 2
+    row = sent["layers"].index(sent["focus"])
+    drawn = values(sent["maps"], n_layers, n_maps, *KEPT.shape)[row, 1]
+    neutral = values(sent["neutral"], n_layers, 2, *KEPT.shape)[row, 0]
+    found = maps.first_map(WHOLE.attention, WHOLE.query, KEPT)
+    assert found is not None and found.layer == sent["focus"]
+    np.testing.assert_allclose(found.values, drawn - neutral, atol=2e-3 * found.limit)
+    assert found.limit == pytest.approx(sent["contrast_limit_without_sinks"])
+    assert (found.shown == KEPT & ~WHOLE.attention.sinks).all()
+
+
+def test_printed_pages_are_pale_where_nothing_was_read_and_coloured_where_attention_went():
+    kept = np.array([[True, True], [True, False]])
+    grey = Image.new("RGB", (64, 64), (128, 128, 128))
+    found = maps.FirstMap(3, np.array([[1.0, -1.0], [0.0, 0.0]]), kept, limit=1.0)
+    drawn = np.asarray(printed_picture(attended(grey, kept, found)))
+    more, less, none, unread = (
+        drawn[y, x].astype(int) for y, x in ((16, 16), (16, 48), (48, 16), (48, 48))
+    )
+    assert more[0] > more[2] + 20 and less[2] > less[0] + 20
+    assert np.ptp(none) < 8 and abs(none[0] - 128) < 8
+    assert unread.min() > 200
+    read = np.asarray(printed_picture(pruned(grey, kept)))
+    assert read[48, 48].min() > 200 and abs(int(read[16, 16, 0]) - 128) < 8
+
+
+def printed_picture(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
 
 
 def test_packed_values_come_back_with_three_significant_digits():

@@ -39,7 +39,7 @@ const number = (value) => {
   return text.replaceAll("-", "−").replace("e+", "e");
 };
 const signedNumber = (value) => (value > 0 ? "+" : "") + number(value);
-const percent = (share) => (share * 100).toFixed(share < 0.1 ? 1 : 0) + " %";
+const percent = (share) => (share * 100).toFixed(share < 0.1 ? 1 : 0) + "%";
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 // The selection {layer, token} that all views of the page share; null means none chosen. The last
