@@ -183,10 +183,12 @@ def _card(
     facts = []
     if dense is not None:
         meters += _meter(SYSTEM_NAMES[run.dense_system], dense)
-        facts.append(_change(hit.rank, ranks.get(page.page_id), SYSTEM_NAMES[run.dense_system]))
+        took = f" · {duration(run.dense_took_ms[page.page_id])}"
+        name = SYSTEM_NAMES[run.dense_system]
+        facts.append(_change(hit.rank, ranks.get(page.page_id), name) + took)
     share = hit.n_kept_tokens / hit.n_visual_tokens
-    facts += [f"kept {share:.0%}, {hit.n_kept_tokens:,} of {hit.n_visual_tokens:,} tokens"]
-    facts.append(_took(run, page.page_id))
+    took = f'<span class="mrr-took" title="{_SHARE}">{duration(run.mini_page_ms)}</span>'
+    facts.append(f"kept {share:.0%} of {hit.n_visual_tokens:,} tokens · {took}")
     if hit.retrieval_score is not None:
         before = retrieval_ranks(run)[page.page_id]
         facts.append(f"first stage rank {before} ({hit.retrieval_score:.3f})")
@@ -281,13 +283,6 @@ def _side_by_side(
         f'<div class="mrr mrr-pair"><div><h3>{name}{hint}</h3><ol class="mrr-hits">{left}'
         f'</ol></div><div><h3 class="mini">mini</h3><ol class="mrr-hits">{right}</ol></div></div>'
     )
-
-
-def _took(run: Run, page_id: str) -> str:
-    """What the page cost each system."""
-    took = f'<span title="{_SHARE}">{duration(run.mini_page_ms)}</span>'
-    dense = run.dense_took_ms.get(page_id)
-    return took if dense is None else f"{took}, {SYSTEM_NAMES[run.dense_system]} {duration(dense)}"
 
 
 def _small(
