@@ -57,7 +57,10 @@ class PageCache:
         self.fingerprint = scorer.fingerprint(pruner_guide=guide)
 
     def add(self, item: PageImage, scope: str) -> AddedPage:
-        """Make sure that a page, its embedding and its K/V are stored."""
+        """Make sure that a page, its embedding and its K/V are stored.
+
+        A page that is there keeps the name under which it was added first.
+        """
         begin = time.perf_counter()
         page = Page(
             page_id=page_id(item.image, scope),
@@ -68,7 +71,8 @@ class PageCache:
             height=item.image.height,
             scope=scope,
         )
-        known = self.pages.page(page.page_id) is not None
+        there = self.pages.page(page.page_id)
+        known, page = there is not None, there or page
         self.pages.add_page(page, item.image)
         try:
             return self._computed(page, item.image, known, begin)

@@ -52,6 +52,16 @@ def test_pages_are_encoded_once_and_hits_afterwards(reranker: MiniReranker) -> N
         assert page.nbytes > 0
 
 
+def test_the_same_page_under_another_name_keeps_its_first(
+    reranker: MiniReranker, tmp_path: Path
+) -> None:
+    for name in ("first.png", "second.png"):
+        picture(0).save(tmp_path / name)
+        (added,) = reranker.add(tmp_path / name).pages
+        assert added.page.label == "first.png"
+    assert [hit.page.label for hit in reranker.rank("blue page")] == ["first.png"]
+
+
 def test_a_page_whose_kv_has_no_room_says_so_and_is_ranked_all_the_same(pair, tmp_path) -> None:
     with PageStore(tmp_path / "store", budget_bytes=9000, memory_bytes=0) as small:
         engine = reopen(pair, tmp_path, store=small)

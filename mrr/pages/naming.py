@@ -36,7 +36,8 @@ def page_label(name: str, page_num: int, own_label: str) -> str:
 def page_numbers(page_range: str | None, name: str, n_pages: int) -> Sequence[int]:
     """Parse "1-3,7" into ascending 1-based page numbers; None means every page.
 
-    Raises InputRejected for another form, or for pages that the document does not have.
+    A range may end past the last page, so that one range serves documents of any length. Raises
+    InputRejected for another form, or for a page or a start that the document does not have.
     """
     if page_range is None:
         return range(1, n_pages + 1)
@@ -54,10 +55,10 @@ def page_numbers(page_range: str | None, name: str, n_pages: int) -> Sequence[in
                 f"The page range {first}-{last} runs backwards or starts at 0. "
                 "Count pages from 1, the lower number first."
             )
-        if last > n_pages:
+        if first > n_pages:
             pages = "1 page" if n_pages == 1 else f"{n_pages:,} pages"
             raise InputRejected(
-                f"{name} has {pages}; page {last} was asked for. Choose pages up to {n_pages:,}."
+                f"{name} has {pages}; page {first} was asked for. Choose pages up to {n_pages:,}."
             )
-        chosen.update(range(first, last + 1))
+        chosen.update(range(first, min(last, n_pages) + 1))
     return sorted(chosen)

@@ -97,7 +97,7 @@ def test_a_page_range_is_for_pdfs_and_an_image_is_always_taken(decoder: Decoder)
         "x.pdf p. 2",
         "x.pdf p. 3",
         "a.png",
-        "y.pdf has 1 page; page 3 was asked for. Choose pages up to 1.",
+        "y.pdf has 1 page; page 2 was asked for. Choose pages up to 1.",
     ]
 
 

@@ -215,6 +215,7 @@ def test_image_pdf_and_a_broken_file_each_tell_how_they_went(tab: Page, running:
 
     add_files(tab, ("again.png", png(11)))
     expect(tab.locator("#progress .mrr-state")).to_have_text(["already cached"])
+    expect(tab.locator("#progress tbody tr").first).to_contain_text("as a.png")
 
     open_tab(tab, "Rank")
     rank(tab)

@@ -36,7 +36,7 @@ def test_a_bands_bar_is_as_long_as_its_share_of_attention(app: Watched):
     row.hover()
     heads = mass[..., 1].mean(axis=1)
     detail = app.page.locator(".bands-detail").inner_text()
-    assert f"heads {100 * heads.min():.0f} % to {100 * heads.max():.0f} %" in detail
+    assert f"heads {100 * heads.min():.0f}% to {100 * heads.max():.0f}%" in detail
 
 
 def test_clicking_a_layer_tells_the_server_and_turns_the_inspector_to_it(app: Watched):

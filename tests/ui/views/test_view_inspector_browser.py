@@ -184,7 +184,7 @@ def test_heads_are_small_pictures_on_one_scale_and_a_click_puts_one_on_the_page(
     both.page.uncheck("[data-key=contrast]")
     mass = WHOLE.attention.mass[4, :, slice(*generated.QUERY_SPAN), 1].mean(axis=1)
     assert heads.all_inner_texts() == [
-        "mean of all heads", *(f"{head} · {100 * share:.0f} %" for head, share in enumerate(mass))
+        "mean of all heads", *(f"{head} · {100 * share:.0f}%" for head, share in enumerate(mass))
     ]  # fmt: skip
     assert (
         both.page.locator(f".pi [aria-label='Head'] {CHOSEN}").inner_text()
