@@ -69,7 +69,8 @@ class Handlers:
         session.asked = asked = session.asked + 1
         session.shown_as = view, only
         if not self.bench.is_free(session):
-            yield {**self._results_shown(), self.views.ranking.summary: ranking.waiting()}
+            waiting = ranking.waiting(session.run)
+            yield {**self._results_shown(), self.views.ranking.summary: waiting}
         yield from self._encoded(session, query, asked)
         if session.asked != asked:
             return
@@ -90,9 +91,10 @@ class Handlers:
         }
         try:
             for done, total in self.bench.encode(session, missing):
-                yield {**shown, view.summary: ranking.encoding(done, total)}
+                yield {**shown, view.summary: ranking.encoding(done, total, session.run)}
                 if session.asked != asked:
-                    yield {view.summary: ranking.encoding(done, total, stopped=True)}
+                    stopped = ranking.encoding(done, total, session.run, stopped=True)
+                    yield {view.summary: stopped}
                     break
         except Exception:
             yield {view.summary: "", view.halt: gr.update(visible=False)}
@@ -145,7 +147,7 @@ class Handlers:
             rank.summary: ranking.summary(run, start.still_caching(self.bench)),
             rank.hits: ranking.hits(self.bench, session, view, only),
             rank.estimate: ranking.estimate(run, seconds),
-            rank.compare: gr.update(visible=True, value="Compare"),
+            rank.compare: gr.update(visible=True, value=ranking.compare_label(run)),
             rank.stop: gr.update(visible=False),
             rank.only_changes: gr.update(visible=run.dense_done),
             self.views.labels.scores: labels.scores(self.bench, session),
@@ -162,8 +164,11 @@ class Handlers:
         """Pages are gone: the ranking and the views of the selected page without them."""
         if session.run is None:
             return {}
-        hits = self.redraw(view, only, session)
-        return {self.views.ranking.hits: hits, **self.detail(session)}
+        return {
+            self.views.ranking.summary: ranking.summary(session.run),
+            **self._dense(session, view, only, running=session.comparing),
+            **self.detail(session),
+        }
 
     def tick(self, view: View, only: bool, session: Session, event: gr.EventData) -> Values:
         """A page was called relevant, or not."""
@@ -192,14 +197,15 @@ class Handlers:
         session.comparing, session.shown_as = True, (view, only)
         running = {
             rank.compare: gr.update(visible=False),
-            rank.stop: gr.update(visible=True),
+            rank.stop: gr.update(visible=True, value=rank.stop.value, interactive=True),
             rank.system: gr.update(interactive=False),
         }
+        yield running
         try:
             for _ in self.bench.dense(session, run, system):
                 if session.run is not run or not session.comparing:
                     break
-                yield {**running, **self._dense(session, *session.shown_as, running=True)}
+                yield self._dense(session, *session.shown_as, running=True)
         finally:
             session.comparing = session.comparing and session.run is not run
         if session.run is not run:
@@ -207,10 +213,9 @@ class Handlers:
             yield {}
         else:
             yield {
-                rank.compare: gr.update(visible=True, value="Compare"),
+                **self._dense(session, *session.shown_as, running=False),
                 rank.stop: gr.update(visible=False),
                 rank.system: gr.update(interactive=True),
-                **self._dense(session, *session.shown_as, running=False),
                 self.views.labels.scores: labels.scores(self.bench, session),
                 self.views.history.runs: history.runs(session),
             }
@@ -222,11 +227,15 @@ class Handlers:
             self.views.ranking.hits: ranking.hits(self.bench, session, view, only),
             self.views.ranking.estimate: ranking.estimate(run, seconds, running),
             self.views.ranking.only_changes: gr.update(visible=run.dense_done),
+            self.views.ranking.compare: gr.update(
+                visible=not running, value=ranking.compare_label(run)
+            ),
         }
 
-    def stop_comparing(self, session: Session) -> None:
+    def stop_comparing(self, session: Session) -> dict[str, object]:
         """The dense ranking stops after the page in hand."""
         session.comparing = False
+        return stopping()
 
     # ------------------------------------------------------------- detail
 
@@ -325,9 +334,10 @@ class Handlers:
         finally:
             session.completing = False
 
-    def stop_tracing(self, session: Session) -> None:
+    def stop_tracing(self, session: Session) -> dict[str, object]:
         """The full passes stop after the page in hand."""
         session.completing = False
+        return stopping()
 
     def occlude(
         self,
@@ -358,9 +368,10 @@ class Handlers:
         finally:
             session.occluding = False
 
-    def stop_occluding(self, session: Session) -> None:
+    def stop_occluding(self, session: Session) -> dict[str, object]:
         """The measurement of occlusion stops after the pass in hand."""
         session.occluding = False
+        return stopping()
 
     def reencode(self, ratio: float, pruner: Pruner, session: Session) -> Values:
         """The selected page under another keep ratio, beside what it was."""
@@ -369,6 +380,11 @@ class Handlers:
         picture, tried = self.bench.picture(after.page), explaining.tried(session)
         shown = inspector.render(after, picture, mode="pruned", tried=tried, again=True)
         return _values(self.views.inspector.outputs, shown)
+
+    def as_ranked(self, session: Session) -> Values:
+        """Back from an encoding that was tried to the page as it was ranked."""
+        explaining.trace(self.bench, session)
+        return self.detail(session, mode="pruned")
 
     def try_controls(self, ratio: float, session: Session) -> Iterator[Values]:
         """The selected page under each way to choose as many tokens; the embedder's comes last."""
@@ -392,13 +408,20 @@ def stoppable(
     """Do the work with the button that stops it in the place of the one that started it."""
     shown, hidden = gr.update(visible=True), gr.update(visible=False)
     idle = {start: shown, stop: hidden, busy: hidden}
-    yield {start: hidden, stop: shown, busy: shown}
+    ready = gr.update(visible=True, value=stop.value, interactive=True)
+    yield {start: hidden, stop: ready, busy: shown}
     try:
         values = work()
     except Exception:
         yield idle
         raise
     yield {**idle, **values}
+
+
+def stopping() -> dict[str, object]:
+    """What a button that stops something shows until that has stopped."""
+    update: dict[str, object] = gr.update(value="Stopping…", interactive=False)
+    return update
 
 
 def _values(components: Sequence[Any], values: Sequence[Any]) -> Values:

@@ -19,7 +19,7 @@ from ui.exports import (
     ranking_rows,
     run_record,
 )
-from ui.handlers import Handlers, Values, stoppable
+from ui.handlers import Handlers, Values, stoppable, stopping
 from ui.markup import note
 from ui.parts import OtherTabs
 from ui.session import Session, Settings, Tabs
@@ -202,9 +202,10 @@ class Housekeeping:
         finally:
             session.timing = False
 
-    def stop_measuring(self, session: Session) -> None:
+    def stop_measuring(self, session: Session) -> dict[str, object]:
         """The measurement of latency stops after the repeat in hand."""
         session.timing = False
+        return stopping()
 
     # ------------------------------------------------------------ exports
 

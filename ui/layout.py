@@ -113,7 +113,7 @@ def _rank_tab() -> dict[str, Any]:
     with gr.Row(elem_classes="mrr-search", equal_height=True):
         query = gr.Textbox(
             placeholder="What are you looking for?", show_label=False, label="Query",
-            container=False, scale=8, min_width=160, max_length=2000, autofocus=True,
+            container=False, scale=8, min_width=160, max_length=2000, max_lines=4, autofocus=True,
             elem_id="query",
         )  # fmt: skip
         button = gr.Button("Rank", variant="primary", scale=1, min_width=80, elem_id="rank")
@@ -191,7 +191,7 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
         rank.system.input,
         handlers.choose_dense,
         [rank.system, *shown_as, state],
-        [rank.hits, rank.estimate, rank.only_changes],
+        [rank.hits, rank.estimate, rank.only_changes, rank.compare],
     )
     _on(
         rank.compare.click,
@@ -208,7 +208,7 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
             views.history.runs,
         ],
     )
-    _on(rank.stop.click, handlers.stop_comparing, state, None)
+    _on(rank.stop.click, handlers.stop_comparing, state, rank.stop)
 
 
 def _wire_detail(state: gr.State, handlers: Handlers) -> None:
@@ -235,6 +235,7 @@ def _wire_detail(state: gr.State, handlers: Handlers) -> None:
         busy=[page.view],
         each=True,
     )
+    _on(page.as_ranked.click, handlers.as_ranked, state, views.detail, busy=[page.view])
     curves = views.layers
     _on(curves.mode.change, handlers.show_curves_as, [curves.mode, state], curves.outputs)
     controls = (curves.run, curves.stop, curves.busy)
@@ -257,7 +258,8 @@ def _wire_pages(state: gr.State, house: Housekeeping, handlers: Handlers) -> Non
         _on(view.remove_all.click, house.remove_all, state, house.shows_stored),
     ):
         shown_as = [rank.view, rank.only_changes, state]
-        changed = [rank.hits, *handlers.views.detail]
+        dense = [rank.estimate, rank.only_changes, rank.compare]
+        changed = [rank.summary, rank.hits, *dense, *handlers.views.detail]
         left = _on(removed.success, handlers.after_removal, shown_as, changed, each=True)
         _on(left.success, handlers.trace_selected, state, handlers.views.detail, each=True)
 
@@ -322,7 +324,7 @@ def _stoppable(
     """Wire long work: the button that starts it, the one that stops it, and where it shows."""
     start, stop, busy = controls
     _on(start.click, work, state, [*outputs, *controls], busy=[busy])
-    _on(stop.click, halt, state, None)
+    _on(stop.click, halt, state, stop)
 
 
 def _on(

@@ -11,6 +11,16 @@ def esc(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
+_SHORT = 120  # characters of a query that are repeated beside its results
+
+
+def shortened(text: str) -> str:
+    """Escaped text, cut where it is long; a pointer that rests on it shows all of it."""
+    if len(text) <= _SHORT:
+        return esc(text)
+    return f'<span title="{esc(text)}">{esc(text[:_SHORT].rstrip())}…</span>'
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterable[int] = ()) -> str:
     """A table in its own scroller. Cells are HTML already; numeric columns are right-aligned."""
     right = set(numeric)

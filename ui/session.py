@@ -59,7 +59,8 @@ class Run:
 
     dense_system: the dense system that is shown. scored: system -> page id -> hit, whose rank is
     still 1, because each page is scored alone. took_ms: system -> page id -> what that took,
-    without caching_ms, which encoding pages for the first time took.
+    without caching_ms, which encoding pages for the first time took. n_removed: pages that were
+    ranked and are gone since.
     """
 
     query: str
@@ -73,11 +74,14 @@ class Run:
     scored: dict[System, dict[str, Hit]] = field(default_factory=dict)
     took_ms: dict[System, dict[str, float]] = field(default_factory=dict)
     caching_ms: dict[System, float] = field(default_factory=dict)
+    n_removed: int = 0
 
     def forget(self, page_ids: Collection[str]) -> None:
-        """Leave out pages that are gone; the others keep their ranks."""
-        left = tuple(hit for hit in self.mini.hits if hit.page.page_id not in page_ids)
-        self.mini = replace(self.mini, hits=left)
+        """Leave out pages that are gone; the others move up, in every system alike."""
+        left = [hit for hit in self.mini.hits if hit.page.page_id not in page_ids]
+        self.n_removed += len(self.mini) - len(left)
+        moved_up = (replace(hit, rank=rank) for rank, hit in enumerate(left, start=1))
+        self.mini = replace(self.mini, hits=tuple(moved_up))
         for page_id in page_ids:
             for scored in self.scored.values():
                 scored.pop(page_id, None)
@@ -115,7 +119,7 @@ class Run:
     @property
     def mini_page_ms(self) -> float:
         """A page's even share of that: mini takes all of them through the band together."""
-        return self.mini_ms / max(1, len(self.mini))
+        return self.mini_ms / max(1, len(self.mini) + self.n_removed)
 
     @property
     def dense_done(self) -> bool:

@@ -21,16 +21,18 @@ UNEXPECTED = "Something went wrong inside the app; nothing that was cached is lo
 def told(handler: Callable[..., Any]) -> Callable[..., Any]:
     """The handler, plain or a generator, with its errors told to the user who caused them.
 
-    An empty dict of values changes nothing; Gradio itself takes it for a missing value.
+    An empty dict of values, or no values at all, changes nothing: Gradio would empty every output.
     """
     if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
         def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            yielded = False
             with _telling() as failed:
                 for values in handler(*args, **kwargs):
+                    yielded = True
                     yield gr.skip() if values == {} else values
-            if failed:
+            if failed or not yielded:
                 yield gr.skip()
 
         return stream

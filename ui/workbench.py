@@ -253,7 +253,7 @@ class Workbench:
         return self.examples.labels(query) ^ session.ticked.get(query, set())
 
     def dense_estimate(self, run: Run, system: System) -> float | None:
-        """Seconds that the dense ranking would take, from what was measured; None before that.
+        """Seconds that the dense ranking has left, from what was measured; None before that.
 
         For `dense-reuse` with caching, once, the pages that have no K/V of every layer yet.
         """
@@ -261,10 +261,12 @@ class Workbench:
         per_page = self.pace.ms(engine, system)
         if per_page is None:
             return None
+        scored = run.scored.get(system, {})
+        left = [hit.page for hit in run.mini.hits if hit.page.page_id not in scored]
         n_missing, encode_ms = 0, self.pace.ms(engine, "encode")
         if system == "dense-reuse":
-            n_missing = len(engine.dense_cache.missing([hit.page for hit in run.mini.hits]))
-        return (per_page * len(run.mini.hits) + (encode_ms or 0.0) * n_missing) / 1e3
+            n_missing = len(engine.dense_cache.missing(left))
+        return (per_page * len(left) + (encode_ms or 0.0) * n_missing) / 1e3
 
     def dense(self, session: Session, run: Run, system: System) -> Iterator[Hit]:
         """Score the run's candidates with a dense system, one page at a time.

@@ -302,6 +302,12 @@ def test_a_page_encodes_again_with_fewer_tokens_and_says_what_that_did(tab: Page
     expect(row).to_have_count(3)
     assert sum("random" in text for text in row.all_inner_texts()) == 1
     expect(tab.locator("tr", has_text="as ranked")).to_have_count(1)
+    tab.locator(".pi [role=radio]", has_text="Attention").click()
+    expect(tab.locator(".pi")).to_contain_text("Encoded again at 25%, not as it was ranked")
+    tab.click("#as-ranked")
+    expect(tab.locator(".pi")).to_contain_text("Used for this score")
+    tab.locator(".pi [role=radio]", has_text="Attention").click()
+    expect(tab.locator(".pi")).not_to_contain_text("Encoded again")
 
 
 def test_an_error_is_a_sentence_that_stays_and_blanks_nothing(tab: Page) -> None:

@@ -111,6 +111,38 @@ def test_switches_on_their_way_through_what_cannot_be_are_told_quietly(tab: Page
     assert tab.locator(".toast-body").count() == 0
 
 
+def test_apply_without_a_change_or_with_a_refusal_leaves_everything_where_it_was(tab: Page) -> None:
+    tab.locator(".sidebar .toggle-button").click()
+    tab.click("#apply")
+    expect(tab.locator("#plan")).to_contain_text("Applied")
+    tab.wait_for_timeout(1000)  # nothing that follows it empties what nobody touched
+    expect(tab.locator("#samples .mrr-chip").first).to_be_visible()
+    expect(tab.locator("#gallery figure")).to_have_count(N_PAGES)
+    rank(tab)
+    traced(tab)
+    shown = tab.locator("#hits").inner_text()
+
+    def is_whole() -> None:
+        tab.wait_for_timeout(1000)
+        assert tab.locator("#hits").inner_text() == shown
+        expect(tab.locator("#query textarea, #query input")).to_have_value(SAMPLES[0])
+        expect(tab.locator("#summary")).to_contain_text(SAMPLES[0])
+        expect(tab.locator("#compare")).to_have_text("Compare")
+        expect(tab.locator(".pi-stage canvas").first).to_be_visible()
+
+    tab.click("#apply")
+    expect(tab.locator("#plan")).to_contain_text("Applied")
+    is_whole()
+    slider = tab.locator("#exit-layer input[type=range]")
+    slider.focus()
+    for _ in range(5):
+        tab.keyboard.press("ArrowLeft")
+    slider.dispatch_event("pointerup")
+    tab.click("#apply")
+    expect(tab.locator(".toast-body").first).to_be_visible()
+    is_whole()
+
+
 def test_views_that_need_a_trace_offer_it_themselves(
     visit: Callable[..., Page], running: Running
 ) -> None:
@@ -215,6 +247,7 @@ def test_what_a_ranking_lacks_is_encoded_in_sight_and_can_be_stopped(
         tab.click("#halt")
         go_on.set()
         expect(tab.locator("#summary")).to_contain_text("Stopped after 1 of")
+        expect(tab.locator("#summary")).not_to_contain_text("Below is still the ranking")
         expect(tab.locator("#halt")).to_be_hidden()
         expect(tab.locator("#hits li")).to_have_count(0)
         tab.click("#rank")
@@ -281,10 +314,12 @@ def test_the_form_of_the_ranking_can_change_during_a_comparison_which_goes_on_af
     tab.click("#stop-dense")
     dense_pages.release()
     expect(tab.locator("#estimate")).to_contain_text("Stopped after 3 of")
+    expect(tab.locator("#compare")).to_have_text("Go on")
     tab.click("#compare")
     dense_pages.release(N_PAGES - 3)  # and not one more
     expect(tab.locator("#estimate")).to_contain_text("original took")
     expect(tab.locator("#hits tbody tr")).to_have_count(N_PAGES)
+    expect(tab.locator("#compare")).to_have_text("Compare again")
     rank(tab, SAMPLES[0])  # the same pages: what is known of them stays
     expect(tab.locator("#estimate")).to_contain_text("original took")
     open_tab(tab, "History")

@@ -15,6 +15,7 @@ from ui.caching import upload
 from ui.examples import load_examples
 from ui.exports import ranking_rows, run_record
 from ui.lenses import settled_sentence
+from ui.markup import shortened
 from ui.session import Session, Settings
 from ui.views import history, labels, ranking, settings, start
 from ui.views.report import report
@@ -75,6 +76,58 @@ def test_mini_is_not_kept_waiting_between_dense_pages(bench: Workbench) -> None:
     next(dense)
     assert len(bench.base.rank(SAMPLES[1], scopes=bench.scopes(session))) == N_PAGES
     dense.close()
+
+
+def test_pages_move_up_alike_in_every_system_when_one_is_removed(bench: Workbench) -> None:
+    session = Session()
+    list(upload(bench, session, [(f"{n}.png", png(40 + n)) for n in range(3)], None))
+    run = bench.rank(session, SAMPLES[0])
+    list(bench.dense(session, run, "dense-reuse"))
+    before = {hit.page.page_id: hit.rank for hit in run.mini}
+    share, ranks = run.mini_page_ms, dense_ranks(run)
+    gone = next(page.page_id for page in bench.pages(session) if page.label == "1.png")
+    bench.remove(session, gone)
+    after = {hit.page.page_id: hit.rank for hit in run.mini}
+    for known, now in ((before, after), (ranks, dense_ranks(run))):
+        assert now == {
+            page_id: rank - (rank > known[gone])
+            for page_id, rank in known.items()
+            if page_id != gone
+        }
+    assert run.mini_page_ms == share, "the query ran over that page too"
+    summary = ranking.summary(run)
+    assert f"{N_PAGES + 3} pages" in summary and "1 of them removed since" in summary
+    bench.remove_own(session)
+
+
+def test_what_a_stopped_comparison_has_left_is_what_its_estimate_counts(bench: Workbench) -> None:
+    session = Session()
+    run = bench.rank(session, SAMPLES[0])
+    assert ranking.compare_label(run) == "Compare"
+    dense = bench.dense(session, run, "original")
+    next(dense)
+    dense.close()
+    assert ranking.compare_label(run) == "Go on"
+    seconds = bench.dense_estimate(run, "original")
+    assert f"for {N_PAGES - 1} pages" in ranking.estimate(run, seconds)
+    per_page = bench.pace.ms(bench.base, "original")
+    assert per_page is not None
+    assert seconds == pytest.approx(per_page * (N_PAGES - 1) / 1e3)
+
+
+def test_the_ranking_that_stays_below_an_encoding_is_named(bench: Workbench) -> None:
+    session = Session()
+    run = bench.rank(session, SAMPLES[0])
+    for said in (ranking.encoding(1, 4, run), ranking.encoding(1, 4, run, stopped=True)):
+        assert f"still the ranking for “{SAMPLES[0]}”" in said
+    assert "still the ranking" not in ranking.encoding(1, 4, None)
+
+
+def test_a_long_query_is_cut_where_it_is_repeated_and_whole_in_its_title() -> None:
+    long = "<b>" * 100
+    cut = shortened(long)
+    assert cut.startswith('<span title="') and cut.count("&lt;b&gt;") == 100 + 40 and "…" in cut
+    assert shortened("short & sweet") == "short &amp; sweet"
 
 
 def test_the_list_marks_moves_with_arrows_and_words(bench: Workbench) -> None:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from mrr.types import SYSTEM_NAMES
 from ui.components import actions
-from ui.markup import duration, empty, esc
+from ui.markup import duration, empty, esc, shortened
 from ui.session import Run, Session
 
 
@@ -40,7 +40,7 @@ def rows(session: Session) -> list[dict[str, object]]:
             "candidates": len(run.mini),
             "first_page": run.mini.hits[0].page.label if run.mini.hits else "",
             "mini_ms": round(run.mini.usage.total_ms, 2),
-            "dense_system": run.dense_system if run.dense_done else "",
+            "dense_system": SYSTEM_NAMES[run.dense_system] if run.dense_done else "",
             "dense_ms": round(run.dense_ms, 2) if run.dense_done else "",
         }
         for run in session.runs
@@ -64,7 +64,7 @@ def runs(session: Session) -> str:
     )
     body = "".join(
         f'<tr><td class="mrr-num">{esc(run.started[11:19])}</td><td><button type="button" '
-        f'class="mrr-link" data-event="reopen" data-n="{n}">{esc(run.query)}</button></td>'
+        f'class="mrr-link" data-event="reopen" data-n="{n}">{shortened(run.query)}</button></td>'
         f"<td>{esc(run.mini.hits[0].page.label) if run.mini.hits else ''}</td>"
         f'<td class="num">{duration(run.mini.usage.total_ms)}</td><td>{_baseline(run)}</td>'
         f'<td class="mrr-note wide">{esc(run.described)}</td></tr>'

@@ -32,6 +32,7 @@ class InspectorView:
     pruner: gr.Radio
     reencode: gr.Button
     controls: gr.Button
+    as_ranked: gr.Button
     occlude: gr.Button
     stop: gr.Button
     busy: gr.HTML
@@ -87,9 +88,10 @@ def build() -> InspectorView:
         with gr.Row(equal_height=True):
             reencode = gr.Button("Encode again and compare", size="sm", elem_id="reencode")
             controls = gr.Button("All three at this ratio", size="sm", elem_id="controls")
+            as_ranked = gr.Button("Show as ranked", size="sm", elem_id="as-ranked")
         note = gr.HTML(apply_default_css=False)
     return InspectorView(
-        view, note, keep_ratio, pruner, reencode, controls, occlude, stop, busy, trace
+        view, note, keep_ratio, pruner, reencode, controls, as_ranked, occlude, stop, busy, trace
     )
 
 

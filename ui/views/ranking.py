@@ -10,7 +10,7 @@ import gradio as gr
 from mrr.explain.verdict import signed
 from mrr.types import SYSTEM_NAMES, Hit, System
 from ui.components import actions, text
-from ui.markup import bar, count, duration, empty, esc, nbytes, note
+from ui.markup import bar, count, duration, empty, esc, nbytes, note, shortened
 from ui.session import Run, Session, View
 from ui.views import start
 from ui.views.ranking_table import moved, retrieval_ranks, table
@@ -83,31 +83,57 @@ def summary(run: Run | None, waiting: str = "") -> str:
     encoded = f", {count(usage.missed_pages, 'page')} encoded first" if usage.missed_pages else ""
     read = f", {nbytes(usage.bytes_read)} read" if usage.bytes_read else ""
     stages = " + ".join(f"{name} {duration(ms)}" for name, ms in usage.ms.items())
-    cut = len(mini) == run.settings.top_k and mini.hits[0].retrieval_score is not None
+    n_ranked = len(mini) + run.n_removed
+    cut = (
+        n_ranked == run.settings.top_k
+        and len(mini) > 0
+        and mini.hits[0].retrieval_score is not None
+    )
     chosen = " Chosen by the first stage; Settings holds how many (Candidates)." if cut else ""
     each = f" {duration(run.mini_page_ms)} a page." if len(mini) else ""
-    said = (*mini.notes, waiting) if waiting else mini.notes
+    gone = f"{run.n_removed} of them removed since; the others moved up."
+    said = (*mini.notes, *([gone] if run.n_removed else []), *([waiting] if waiting else []))
     notes = "".join(f'<p class="mrr-note">{esc(text)}</p>' for text in said)
     return (
-        f'<div class="mrr" aria-live="polite"><p><b class="mrr-num">{count(len(mini), "page")}</b> '
-        f'ranked for <b>“{esc(run.query)}”</b> in <b class="mrr-num" id="took">'
+        f'<div class="mrr" aria-live="polite"><p><b class="mrr-num">{count(n_ranked, "page")}</b> '
+        f"ranked for <b>“{shortened(run.query)}”</b> in"
+        f' <b class="mrr-num" id="took">'
         f"{duration(usage.total_ms)}</b></p>"
         f'<p class="mrr-note">{stages}{encoded}{read}.{each} Single run.{chosen}</p>'
         f"{notes}</div>"
     )
 
 
-def waiting() -> str:
+def waiting(shown: Run | None) -> str:
     """In the place of the summary while something else runs the models."""
-    return note("The models are busy: encoding, a dense pass or a measurement. This comes next.")
+    busy = "The models are busy: encoding, a dense pass or a measurement. This comes next."
+    return note(busy) + _still(shown)
 
 
-def encoding(done: int, total: int, stopped: bool = False) -> str:
-    """Progress of what a ranking needs first, in the place of its summary."""
+def encoding(done: int, total: int, shown: Run | None, stopped: bool = False) -> str:
+    """Progress of what a ranking needs first, in the place of its summary.
+
+    shown: the ranking before, which stays on the screen.
+    """
     if stopped:
-        return note(f"Stopped after {done} of {total}. Rank again to go on from there.")
+        words = note(f"Stopped after {done} of {total}. Rank again to go on from there.")
+        return words + _still(shown)
     head = "Ranking…" if done == total else f"Encoding page {done + 1} of {total}"
-    return note(f"{head}. These settings had not read the candidates yet.") + bar(done / total)
+    words = note(f"{head}. These settings had not read the candidates yet.")
+    return words + bar(done / total) + _still(shown)
+
+
+def _still(shown: Run | None) -> str:
+    """What the list below is meanwhile."""
+    if shown is None:
+        return ""
+    said = f"Below is still the ranking for “{shortened(shown.query)}” as it was made before."
+    return f'<p class="mrr mrr-note"><b>{said}</b></p>'
+
+
+def compare_label(run: Run) -> str:
+    """What the button of the dense baseline would do."""
+    return "Compare again" if run.dense_done else "Go on" if run.dense else "Compare"
 
 
 def estimate(run: Run | None, seconds: float | None, running: bool = False) -> str:
@@ -133,11 +159,11 @@ def estimate(run: Run | None, seconds: float | None, running: bool = False) -> s
     cost = (
         "Its cost is known after the first page."
         if seconds is None
-        else f"It would take about {duration(seconds * 1e3)} for {count(n, 'page')}, judging by "
-        "what was measured here."
+        else f"It would take about {duration(seconds * 1e3)} for "
+        f"{count(n - len(run.dense), 'page')}, judging by what was measured here."
     )
-    part = f" Stopped after {len(run.dense)} of {n}." if run.dense else ""
-    return f'<p class="mrr mrr-note">{_BASELINES[run.dense_system]} {cost}{part}</p>'
+    part = f"Stopped after {len(run.dense)} of {n}. " if run.dense else ""
+    return f'<p class="mrr mrr-note">{_BASELINES[run.dense_system]} {part}{cost}</p>'
 
 
 def hits(

@@ -33,12 +33,12 @@ def table(run: Run, shown: Sequence[Hit], ranks: Mapping[str, int], selected: st
     """
     name = SYSTEM_NAMES[run.dense_system]
     columns = [("rank", True), ("page", False), ("score", True), ("logit", True)]
+    columns += [("kept", True), ("ms", True)]
     if run.dense:
-        columns += [(f"{name} rank", True), ("its logit", True), ("its ms", True)]
+        columns += [(f"{name} {what}", True) for what in ("rank", "logit", "ms")]
         columns.append(("change", False))
     if shown[0].retrieval_score is not None:
-        columns += [("first stage rank", True), ("its score", True)]
-    columns += [("kept", True), ("ms", True)]
+        columns += [("first stage rank", True), ("first stage score", True)]
     head = "".join(
         f'<th class="num">{said}</th>' if numeric else f"<th>{said}</th>"
         for said, numeric in columns
@@ -48,9 +48,8 @@ def table(run: Run, shown: Sequence[Hit], ranks: Mapping[str, int], selected: st
     return (
         '<p class="mrr mrr-note">Scores of two systems are not on one scale: compare ranks. '
         "mini takes all pages through the band together: its ms are an even share.</p>"
-        ""
-        f'<div class="mrr mrr-scroll"><table class="mrr-table"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
+        '<div class="mrr mrr-scroll"><table class="mrr-table mrr-ranking">'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
@@ -65,6 +64,8 @@ def _row(
     )
     cells = [_number(str(hit.rank)), f"<td>{button}</td>", _number(f"{hit.score:.4f}")]
     cells.append(_number(signed(hit.logit)))
+    cells.append(_number(f"{hit.n_kept_tokens / hit.n_visual_tokens:.0%}"))
+    cells.append(_number(f"{run.mini_page_ms:.1f}"))
     if run.dense:
         rank = ranks.get(page.page_id)
         cells += [
@@ -75,8 +76,6 @@ def _row(
         ]
     if hit.retrieval_score is not None:
         cells += [_number(str(before[page.page_id])), _number(f"{hit.retrieval_score:.4f}")]
-    cells.append(_number(f"{hit.n_kept_tokens / hit.n_visual_tokens:.0%}"))
-    cells.append(_number(f"{run.mini_page_ms:.1f}"))
     return (
         f'<tr class="{"is-selected" if chosen else ""}" data-item="{page.page_id}">'
         f"{''.join(cells)}</tr>"

@@ -75,11 +75,11 @@ def build(limits: Limits, kept: bool) -> UploadView:
             cancel = gr.Button("Cancel", visible=False, elem_id="cancel-upload")
     progress = text("progress")
     store = text("store")
-    pages = actions(["remove"], "pages")
     with gr.Row(elem_classes="mrr-tools"):
         gr.Button("Save CSV", size="sm", elem_id="save-pages", scale=0)
         gr.Button("Save JSON", size="sm", elem_id="save-pages-json", scale=0)
         remove_all = gr.Button("Remove what I added", size="sm", elem_id="remove-all", scale=0)
+    pages = actions(["remove"], "pages")
     return UploadView(files, page_range, cancel, progress, store, pages, remove_all)
 
 

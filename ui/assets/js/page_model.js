@@ -105,7 +105,8 @@ const attentionScale = (page, state, limitOf) => {
     scale: { low: state.contrast ? -limit : 0, high: limit, signed: state.contrast },
     what: state.contrast ? "attention − neutral" : "attention",
     ends: state.contrast ? ["less than neutral queries", "more than neutral queries"] : null,
-    title: "Where the query’s attention went (weights, not causes)",
+    title: (page.again ? "Encoded again at " + percent(page.keep.ratio) + ", not as it was ranked. " : "") +
+      "Where the query’s attention went (weights, not causes)",
   };
 };
 
