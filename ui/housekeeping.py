@@ -50,7 +50,7 @@ class Housekeeping:
         return {
             view.store: upload.store(self.bench, session),
             view.pages: upload.pages(self.bench, session),
-            view.remove_all: upload.remove_label(self.bench, session),
+            view.remove_all: upload.remove_button(self.bench, session),
             rank.header: self.ranking.header(session),
             rank.gallery: start.gallery(self.bench, session),
         }
@@ -88,7 +88,7 @@ class Housekeeping:
         """Remove every page of the session's own, at the second press."""
         if not session.sure:
             session.sure = True
-            return {self.views.upload.remove_all: upload.remove_label(self.bench, session)}
+            return {self.views.upload.remove_all: upload.remove_button(self.bench, session)}
         self.bench.remove_own(session)
         return self.stored(session)
 

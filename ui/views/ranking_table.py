@@ -9,6 +9,9 @@ from mrr.types import SYSTEM_NAMES, Hit
 from ui.markup import esc
 from ui.session import Run
 
+_WORDS = ("page", "change")  # columns of words; the others hold numbers, set to the right
+_RIGHT = ' class="num"'
+
 
 def retrieval_ranks(run: Run) -> dict[str, int]:
     """page id -> rank among the candidates by the first stage's own score."""
@@ -31,17 +34,20 @@ def table(run: Run, shown: Sequence[Hit], ranks: Mapping[str, int], selected: st
 
     ranks: page id -> rank by the dense system, empty until it has scored every page.
     """
-    name = SYSTEM_NAMES[run.dense_system]
-    columns = [("rank", True), ("page", False), ("score", True), ("logit", True)]
-    columns += [("kept", True), ("ms", True)]
+    groups: dict[str, tuple[str, ...]] = {}
+    groups["mini"] = ("rank", "page", "score", "logit", "kept", "ms")
     if run.dense:
-        columns += [(f"{name} {what}", True) for what in ("rank", "logit", "ms")]
-        columns.append(("change", False))
+        groups[SYSTEM_NAMES[run.dense_system]] = ("rank", "logit", "ms", "change")
     if shown[0].retrieval_score is not None:
-        columns += [("first stage rank", True), ("first stage score", True)]
+        groups["first stage"] = ("rank", "score")
+    above = "".join(
+        f'<th scope="colgroup" colspan="{len(columns)}">{name}</th>'
+        for name, columns in groups.items()
+    )
     head = "".join(
-        f'<th class="num">{said}</th>' if numeric else f"<th>{said}</th>"
-        for said, numeric in columns
+        f'<th scope="col"{"" if column in _WORDS else _RIGHT}>{column}</th>'
+        for columns in groups.values()
+        for column in columns
     )
     before = retrieval_ranks(run)
     rows = "".join(_row(run, hit, ranks, before, selected) for hit in shown)
@@ -49,7 +55,7 @@ def table(run: Run, shown: Sequence[Hit], ranks: Mapping[str, int], selected: st
         '<p class="mrr mrr-note">Scores of two systems are not on one scale: compare ranks. '
         "mini takes all pages through the band together: its ms are an even share.</p>"
         '<div class="mrr mrr-scroll"><table class="mrr-table mrr-ranking">'
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f"<thead><tr>{above}</tr><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 

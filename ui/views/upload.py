@@ -78,7 +78,7 @@ def build(limits: Limits, kept: bool) -> UploadView:
     with gr.Row(elem_classes="mrr-tools"):
         gr.Button("Save CSV", size="sm", elem_id="save-pages", scale=0)
         gr.Button("Save JSON", size="sm", elem_id="save-pages-json", scale=0)
-        remove_all = gr.Button("Remove what I added", size="sm", elem_id="remove-all", scale=0)
+        remove_all = gr.Button(size="sm", elem_id="remove-all", scale=0, visible=False)
     pages = actions(["remove"], "pages")
     return UploadView(files, page_range, cancel, progress, store, pages, remove_all)
 
@@ -198,12 +198,14 @@ def pages(bench: Workbench, session: Session) -> str:
     )
 
 
-def remove_label(bench: Workbench, session: Session) -> str:
-    """What the button that removes everything says; it asks once before it does."""
+def remove_button(bench: Workbench, session: Session) -> dict[str, object]:
+    """The button that removes everything, where there is anything; it asks once before it does."""
     n_own = sum(map(bench.removable, bench.pages(session)))
-    if session.sure and n_own:
-        return f"Really remove {count(n_own, 'page')}"
-    return "Remove all kept pages" if bench.keep_uploads else "Remove what I added"
+    said = "Remove all kept pages" if bench.keep_uploads else "Remove what I added"
+    if session.sure:
+        said = f"Really remove {count(n_own, 'page')}"
+    update: dict[str, object] = gr.update(value=said, visible=n_own > 0)
+    return update
 
 
 def _group(
