@@ -87,11 +87,12 @@ class Handlers:
             **self._results_shown(),
             self.views.query: query,
             self.views.samples: start.samples(self.bench, query),
-            view.halt: gr.update(visible=True),
+            view.halt: ready(view.halt),
         }
         try:
             for done, total in self.bench.encode(session, missing):
                 yield {**shown, view.summary: ranking.encoding(done, total, session.run)}
+                shown = {}  # what was pressed meanwhile stays pressed
                 if session.asked != asked:
                     stopped = ranking.encoding(done, total, session.run, stopped=True)
                     yield {view.summary: stopped}
@@ -108,9 +109,10 @@ class Handlers:
             self.views.results: gr.update(visible=True),
         }
 
-    def stop_encoding(self, session: Session) -> None:
+    def stop_encoding(self, session: Session) -> dict[str, object]:
         """The encoding before a ranking stops after the page in hand."""
         session.asked += 1
+        return stopping()
 
     def rank_sample(
         self, view: View, only: bool, session: Session, event: gr.EventData
@@ -197,7 +199,7 @@ class Handlers:
         session.comparing, session.shown_as = True, (view, only)
         running = {
             rank.compare: gr.update(visible=False),
-            rank.stop: gr.update(visible=True, value=rank.stop.value, interactive=True),
+            rank.stop: ready(rank.stop),
             rank.system: gr.update(interactive=False),
         }
         yield running
@@ -408,14 +410,19 @@ def stoppable(
     """Do the work with the button that stops it in the place of the one that started it."""
     shown, hidden = gr.update(visible=True), gr.update(visible=False)
     idle = {start: shown, stop: hidden, busy: hidden}
-    ready = gr.update(visible=True, value=stop.value, interactive=True)
-    yield {start: hidden, stop: ready, busy: shown}
+    yield {start: hidden, stop: ready(stop), busy: shown}
     try:
         values = work()
     except Exception:
         yield idle
         raise
     yield {**idle, **values}
+
+
+def ready(stop: gr.Button) -> dict[str, object]:
+    """A button that stops something, when that begins."""
+    update: dict[str, object] = gr.update(visible=True, value=stop.value, interactive=True)
+    return update
 
 
 def stopping() -> dict[str, object]:

@@ -19,7 +19,7 @@ from ui.exports import (
     ranking_rows,
     run_record,
 )
-from ui.handlers import Handlers, Values, stoppable, stopping
+from ui.handlers import Handlers, Values, ready, stoppable, stopping
 from ui.markup import note
 from ui.parts import OtherTabs
 from ui.session import Session, Settings, Tabs
@@ -61,23 +61,26 @@ class Housekeeping:
         """Files were dropped: cache them page by page, and say how each goes."""
         self.tabs.opened(request.session_hash, session)
         view, n_shown = self.views.upload, 0
+        shown: Values = {view.cancel: ready(view.cancel)}
         try:
             files = caching.read_uploads(self.bench, session, paths)
             for work in caching.upload(self.bench, session, files, page_range.strip() or None):
                 came, n_shown = work.n_done > n_shown, work.n_done
                 yield {
+                    **shown,
                     view.progress: upload.progress(work),
-                    view.cancel: gr.update(visible=not work.finished),
                     **(self.stored(session) if came or work.finished else {}),
-                    **({view.files: None} if work.finished else {}),
                 }
+                shown = {}  # what was pressed meanwhile stays pressed
+            yield {view.cancel: gr.update(visible=False), view.files: None}
         except InputRejected as error:  # refused whole: the drop zone is free for the next try
             tell(str(error))
             yield {view.files: None}
 
-    def cancel(self, session: Session) -> None:
+    def cancel(self, session: Session) -> dict[str, object]:
         """The upload, or the encoding, stops after the page in hand."""
         session.busy = False
+        return stopping()
 
     def remove(self, session: Session, event: gr.EventData) -> Values:
         """Remove one page of the session's own."""
@@ -161,11 +164,11 @@ class Housekeeping:
             yield dict(zip(self.views.latency.outputs, latency.blank(), strict=True))
             if another:
                 yield settings.switches(view, engine)
-            for done, total in self.bench.encode(session, self.bench.missing(session)):
-                yield {
-                    view.plan: settings.encoding(done, total),
-                    view.stop: gr.update(visible=done < total),
-                }
+            missing = self.bench.missing(session)
+            shown: Values = {view.stop: ready(view.stop)} if missing else {}
+            for done, total in self.bench.encode(session, missing):
+                yield {**shown, view.plan: settings.encoding(done, total)}
+                shown = {}  # what was pressed meanwhile stays pressed
                 if not session.busy:
                     session.halted = True
                     yield {view.plan: note("Stopped. The rest is encoded when it is asked.")}

@@ -179,7 +179,7 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
     ):
         inputs = [*asked, *shown_as, state]
         starts.append(_on(event, handler, inputs, views.ranked, busy=[views.query]))
-    _on(rank.halt.click, handlers.stop_encoding, state, None)
+    _on(rank.halt.click, handlers.stop_encoding, state, rank.halt)
     for ranked in starts:
         ranked.success(None, js=_TO_RESULTS)
         _on(ranked.success, handlers.trace_selected, state, views.detail, each=True)
@@ -252,7 +252,7 @@ def _wire_pages(state: gr.State, house: Housekeeping, handlers: Handlers) -> Non
         [view.progress, view.cancel, view.files, *house.shows_stored],
         each=True,  # a second drop meanwhile is refused in words, not lost
     )
-    _on(view.cancel.click, house.cancel, state, None)
+    _on(view.cancel.click, house.cancel, state, view.cancel)
     for removed in (
         _on(view.pages.remove, house.remove, state, house.shows_stored, each=True),
         _on(view.remove_all.click, house.remove_all, state, house.shows_stored),
@@ -282,7 +282,7 @@ def _wire_settings(state: gr.State, house: Housekeeping, handlers: Handlers) -> 
         [state, *view.values],
         [view.plan, view.stop, *house.shows_stored, *depth, *timing.outputs],
     )
-    _on(view.stop.click, house.cancel, state, None)
+    _on(view.stop.click, house.cancel, state, view.stop)
     rank = handlers.views.ranking
     again = _on(
         applied.success,
