@@ -5,7 +5,7 @@ Each returns {component: value} for what changes; what is left out stays as it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -16,13 +16,13 @@ from mrr.types import System
 from ui import explaining
 from ui.components import field, index
 from ui.lenses import Mode
-from ui.parts import RankTab
+from ui.parts import RankTab, Values
 from ui.session import Session, Tabs, View
+from ui.stops import ready, stoppable, stopping
 from ui.told import tell
-from ui.views import bands, history, inspector, labels, layers, ranking, start
+from ui.views import bands, history, inspector, labels, layers, ranking, ranking_words, start
 from ui.workbench import Workbench
 
-Values = dict[Any, Any]
 CONTROLS: tuple[Pruner, ...] = ("random", "uniform", "embedder")
 UNTRACED = "This needs one traced pass over the page. Press “Trace this page”."
 
@@ -69,7 +69,7 @@ class Handlers:
         session.asked = asked = session.asked + 1
         session.shown_as = view, only
         if not self.bench.is_free(session):
-            waiting = ranking.waiting(session.run)
+            waiting = ranking_words.waiting(session.run)
             yield {**self._results_shown(), self.views.ranking.summary: waiting}
         yield from self._encoded(session, query, asked)
         if session.asked != asked:
@@ -91,10 +91,10 @@ class Handlers:
         }
         try:
             for done, total in self.bench.encode(session, missing):
-                yield {**shown, view.summary: ranking.encoding(done, total, session.run)}
+                yield {**shown, view.summary: ranking_words.encoding(done, total, session.run)}
                 shown = {}  # what was pressed meanwhile stays pressed
                 if session.asked != asked:
-                    stopped = ranking.encoding(done, total, session.run, stopped=True)
+                    stopped = ranking_words.encoding(done, total, session.run, stopped=True)
                     yield {view.summary: stopped}
                     break
         except Exception:
@@ -146,10 +146,10 @@ class Handlers:
             rank.system: gr.update(value=run.dense_system, interactive=True),
             self.views.samples: start.samples(self.bench, run.query),
             **self._results_shown(),
-            rank.summary: ranking.summary(run, start.still_caching(self.bench)),
+            rank.summary: ranking_words.summary(run, start.still_caching(self.bench)),
             rank.hits: ranking.hits(self.bench, session, view, only),
-            rank.estimate: ranking.estimate(run, seconds),
-            rank.compare: gr.update(visible=True, value=ranking.compare_label(run)),
+            rank.estimate: ranking_words.estimate(run, seconds),
+            rank.compare: gr.update(visible=True, value=ranking_words.compare_label(run)),
             rank.stop: gr.update(visible=False),
             rank.only_changes: gr.update(visible=run.dense_done),
             self.views.labels.scores: labels.scores(self.bench, session),
@@ -167,7 +167,7 @@ class Handlers:
         if session.run is None:
             return {}
         return {
-            self.views.ranking.summary: ranking.summary(session.run),
+            self.views.ranking.summary: ranking_words.summary(session.run),
             **self._dense(session, view, only, running=session.comparing),
             **self.detail(session),
         }
@@ -227,10 +227,10 @@ class Handlers:
         seconds = self.bench.dense_estimate(run, run.dense_system)
         return {
             self.views.ranking.hits: ranking.hits(self.bench, session, view, only),
-            self.views.ranking.estimate: ranking.estimate(run, seconds, running),
+            self.views.ranking.estimate: ranking_words.estimate(run, seconds, running),
             self.views.ranking.only_changes: gr.update(visible=run.dense_done),
             self.views.ranking.compare: gr.update(
-                visible=not running, value=ranking.compare_label(run)
+                visible=not running, value=ranking_words.compare_label(run)
             ),
         }
 
@@ -402,33 +402,6 @@ class Handlers:
         run, _ = explaining.current(session)
         bands.layer_from(event._data, self.bench.engine(run.settings).loaded.n_layers)
         return {self.views.why: gr.update(selected="page")}
-
-
-def stoppable(
-    start: gr.Button, stop: gr.Button, busy: gr.HTML, work: Callable[[], Values]
-) -> Iterator[Values]:
-    """Do the work with the button that stops it in the place of the one that started it."""
-    shown, hidden = gr.update(visible=True), gr.update(visible=False)
-    idle = {start: shown, stop: hidden, busy: hidden}
-    yield {start: hidden, stop: ready(stop), busy: shown}
-    try:
-        values = work()
-    except Exception:
-        yield idle
-        raise
-    yield {**idle, **values}
-
-
-def ready(stop: gr.Button) -> dict[str, object]:
-    """A button that stops something, when that begins."""
-    update: dict[str, object] = gr.update(visible=True, value=stop.value, interactive=True)
-    return update
-
-
-def stopping() -> dict[str, object]:
-    """What a button that stops something shows until that has stopped."""
-    update: dict[str, object] = gr.update(value="Stopping…", interactive=False)
-    return update
 
 
 def _values(components: Sequence[Any], values: Sequence[Any]) -> Values:

@@ -19,10 +19,11 @@ from ui.exports import (
     ranking_rows,
     run_record,
 )
-from ui.handlers import Handlers, Values, ready, stoppable, stopping
+from ui.handlers import Handlers
 from ui.markup import note
-from ui.parts import OtherTabs
+from ui.parts import OtherTabs, Values
 from ui.session import Session, Settings, Tabs
+from ui.stops import ready, stoppable, stopping
 from ui.told import tell
 from ui.views import history, labels, latency, settings, start, upload
 from ui.views.report import report

@@ -22,6 +22,7 @@ from ui.views import (
     latency,
     layers,
     ranking,
+    ranking_words,
     settings,
     start,
     upload,
@@ -298,7 +299,7 @@ def _rank_again(handlers: Handlers) -> Callable[..., Any]:
         if session.run is None or session.run.settings == session.settings:
             return  # nothing to show, or the change was refused
         if session.halted:
-            yield {handlers.views.ranking.summary: ranking.summary(session.run, _EARLIER)}
+            yield {handlers.views.ranking.summary: ranking_words.summary(session.run, _EARLIER)}
             return
         yield from handlers.rank(session.run.query, view, only, session)
 

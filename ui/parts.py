@@ -19,6 +19,8 @@ from ui.views import (
     upload,
 )
 
+Values = dict[Any, Any]  # component -> value or update, of those that change
+
 
 @dataclass(frozen=True, slots=True)
 class RankTab:

@@ -17,7 +17,7 @@ from ui.exports import ranking_rows, run_record
 from ui.lenses import settled_sentence
 from ui.markup import shortened
 from ui.session import Session, Settings
-from ui.views import history, labels, ranking, settings, start
+from ui.views import history, labels, ranking, ranking_words, settings, start
 from ui.views.report import report
 from ui.views.upload import known_pages
 from ui.workbench import Workbench, dense_list, dense_ranks
@@ -95,7 +95,7 @@ def test_pages_move_up_alike_in_every_system_when_one_is_removed(bench: Workbenc
             if page_id != gone
         }
     assert run.mini_page_ms == share, "the query ran over that page too"
-    summary = ranking.summary(run)
+    summary = ranking_words.summary(run)
     assert f"{N_PAGES + 3} pages" in summary and "1 of them removed since" in summary
     bench.remove_own(session)
 
@@ -103,13 +103,13 @@ def test_pages_move_up_alike_in_every_system_when_one_is_removed(bench: Workbenc
 def test_what_a_stopped_comparison_has_left_is_what_its_estimate_counts(bench: Workbench) -> None:
     session = Session()
     run = bench.rank(session, SAMPLES[0])
-    assert ranking.compare_label(run) == "Compare"
+    assert ranking_words.compare_label(run) == "Compare"
     dense = bench.dense(session, run, "original")
     next(dense)
     dense.close()
-    assert ranking.compare_label(run) == "Go on"
+    assert ranking_words.compare_label(run) == "Go on"
     seconds = bench.dense_estimate(run, "original")
-    assert f"for {N_PAGES - 1} pages" in ranking.estimate(run, seconds)
+    assert f"for {N_PAGES - 1} pages" in ranking_words.estimate(run, seconds)
     per_page = bench.pace.ms(bench.base, "original")
     assert per_page is not None
     assert seconds == pytest.approx(per_page * (N_PAGES - 1) / 1e3)
@@ -118,9 +118,12 @@ def test_what_a_stopped_comparison_has_left_is_what_its_estimate_counts(bench: W
 def test_the_ranking_that_stays_below_an_encoding_is_named(bench: Workbench) -> None:
     session = Session()
     run = bench.rank(session, SAMPLES[0])
-    for said in (ranking.encoding(1, 4, run), ranking.encoding(1, 4, run, stopped=True)):
+    for said in (
+        ranking_words.encoding(1, 4, run),
+        ranking_words.encoding(1, 4, run, stopped=True),
+    ):
         assert f"still the ranking for “{SAMPLES[0]}”" in said
-    assert "still the ranking" not in ranking.encoding(1, 4, None)
+    assert "still the ranking" not in ranking_words.encoding(1, 4, None)
 
 
 def test_a_long_query_is_cut_where_it_is_repeated_and_whole_in_its_title() -> None:

@@ -1,0 +1,106 @@
+"""What is said over a ranking: how it went, what is still to come, what the baseline costs."""
+
+from __future__ import annotations
+
+from mrr.types import SYSTEM_NAMES, System
+from ui.markup import bar, count, duration, esc, nbytes, note, shortened
+from ui.session import Run
+
+_BASELINES: dict[System, str] = {
+    "original": "<b>original</b>: page and query through every layer, for every query anew.",
+    "dense-reuse": "<b>dense + reuse</b>: every token and layer, but each page's K/V is kept.",
+}
+
+
+def summary(run: Run | None, waiting: str = "") -> str:
+    """One line over the ranking: how many, how fast, from where.
+
+    waiting: a sentence about pages that are still to come.
+    """
+    if run is None:
+        return ""
+    usage, mini = run.mini.usage, run.mini
+    encoded = f", {count(usage.missed_pages, 'page')} encoded first" if usage.missed_pages else ""
+    read = f", {nbytes(usage.bytes_read)} read" if usage.bytes_read else ""
+    stages = " + ".join(f"{name} {duration(ms)}" for name, ms in usage.ms.items())
+    n_ranked = len(mini) + run.n_removed
+    cut = (
+        n_ranked == run.settings.top_k
+        and len(mini) > 0
+        and mini.hits[0].retrieval_score is not None
+    )
+    chosen = " Chosen by the first stage; Settings holds how many (Candidates)." if cut else ""
+    each = f" {duration(run.mini_page_ms)} a page." if len(mini) else ""
+    gone = f"{run.n_removed} of them removed since; the others moved up."
+    said = (*mini.notes, *([gone] if run.n_removed else []), *([waiting] if waiting else []))
+    notes = "".join(f'<p class="mrr-note">{esc(text)}</p>' for text in said)
+    return (
+        f'<div class="mrr" aria-live="polite"><p><b class="mrr-num">{count(n_ranked, "page")}</b> '
+        f"ranked for <b>“{shortened(run.query)}”</b> in"
+        f' <b class="mrr-num" id="took">'
+        f"{duration(usage.total_ms)}</b></p>"
+        f'<p class="mrr-note">{stages}{encoded}{read}.{each} Single run.{chosen}</p>'
+        f"{notes}</div>"
+    )
+
+
+def waiting(shown: Run | None) -> str:
+    """In the place of the summary while something else runs the models."""
+    busy = "The models are busy: encoding, a dense pass or a measurement. This comes next."
+    return note(busy) + _still(shown)
+
+
+def encoding(done: int, total: int, shown: Run | None, stopped: bool = False) -> str:
+    """Progress of what a ranking needs first, in the place of its summary.
+
+    shown: the ranking before, which stays on the screen.
+    """
+    if stopped:
+        words = note(f"Stopped after {done} of {total}. Rank again to go on from there.")
+        return words + _still(shown)
+    head = "Ranking…" if done == total else f"Encoding page {done + 1} of {total}"
+    words = note(f"{head}. These settings had not read the candidates yet.")
+    return words + bar(done / total) + _still(shown)
+
+
+def _still(shown: Run | None) -> str:
+    """What the list below is meanwhile."""
+    if shown is None:
+        return ""
+    said = f"Below is still the ranking for “{shortened(shown.query)}” as it was made before."
+    return f'<p class="mrr mrr-note"><b>{said}</b></p>'
+
+
+def compare_label(run: Run) -> str:
+    """What the button of the dense baseline would do."""
+    return "Compare again" if run.dense_done else "Go on" if run.dense else "Compare"
+
+
+def estimate(run: Run | None, seconds: float | None, running: bool = False) -> str:
+    """What the dense comparison costs, before it is asked for, and how it goes."""
+    if run is None or not run.mini.hits:
+        return ""
+    n, name = len(run.mini.hits), SYSTEM_NAMES[run.dense_system]
+    if running:
+        return (
+            f'<div class="mrr"><p class="mrr-note">{name}: page {len(run.dense)} of {n}, '
+            f"{duration(run.dense_ms)} so far. mini does not wait for it.</p>"
+            f"{bar(len(run.dense) / n, 'dense')}</div>"
+        )
+    if run.dense_done:
+        ratio = run.dense_ms / run.mini_ms
+        caching = run.caching_ms.get(run.dense_system, 0.0)
+        once = f", after {duration(caching)} of caching, not counted" if caching else ""
+        return (
+            f'<p class="mrr mrr-note">{name} took {duration(run.dense_ms)} for the same pages'
+            f"{once}, about {float(f'{ratio:.2g}'):g} × mini. One run each, page by page; for a "
+            "fair figure press Measure under Latency.</p>"
+        )
+    cost = (
+        "Its cost is known after the first page."
+        if seconds is None
+        else f"It would take about {duration(seconds * 1e3)} for "
+        f"{count(n - len(run.dense), 'page')}, judging by what was measured here."
+    )
+    part = f"Stopped after {len(run.dense)} of {n}. " if run.dense else ""
+    return f'<p class="mrr mrr-note">{_BASELINES[run.dense_system]} {part}{cost}</p>'
