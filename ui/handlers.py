@@ -202,12 +202,17 @@ class Handlers:
             rank.stop: ready(rank.stop),
             rank.system: gr.update(interactive=False),
         }
+        idle = {rank.stop: gr.update(visible=False), rank.system: gr.update(interactive=True)}
         yield running
         try:
             for _ in self.bench.dense(session, run, system):
                 if session.run is not run or not session.comparing:
                     break
                 yield self._dense(session, *session.shown_as, running=True)
+        except Exception:  # its rows so far stay, and it can go on from them
+            if session.run is run:
+                yield {**self._dense(session, *session.shown_as, running=False), **idle}
+            raise
         finally:
             session.comparing = session.comparing and session.run is not run
         if session.run is not run:
@@ -216,8 +221,7 @@ class Handlers:
         else:
             yield {
                 **self._dense(session, *session.shown_as, running=False),
-                rank.stop: gr.update(visible=False),
-                rank.system: gr.update(interactive=True),
+                **idle,
                 self.views.labels.scores: labels.scores(self.bench, session),
                 self.views.history.runs: history.runs(session),
             }

@@ -281,6 +281,8 @@ class Workbench:
             run.scored[system], run.took_ms[system] = {}, {}
             run.caching_ms[system], left = 0.0, list(run.mini.hits)
         for hit in left:
+            if hit.page.page_id not in {each.page.page_id for each in run.mini.hits}:
+                continue  # removed meanwhile
             ranked = self.run(
                 type(engine).rank,
                 engine,

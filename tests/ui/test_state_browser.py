@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from mrr import MiniReranker
+from mrr.errors import InputRejected
 from mrr.types import AddedPage, PageImage, RankedList
 from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
 from tests.ui.test_app_browser import add_files, open_tab, rank, traced
@@ -283,6 +284,26 @@ def dense_pages(running: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[t
     monkeypatch.setattr(engine, "rank", held)
     yield allowed
     allowed.release(100)
+
+
+def test_a_comparison_that_fails_says_why_and_can_be_asked_for_again(
+    tab: Page, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank(tab)
+    engine = type(running.bench.base)
+    rank_all = engine.rank
+
+    def fails(self: MiniReranker, query: str, **options: Any) -> RankedList:
+        if options.get("system", "mini") != "mini":
+            raise InputRejected("The picture of that page is gone.")
+        return rank_all(self, query, **options)
+
+    monkeypatch.setattr(engine, "rank", fails)
+    tab.click("#compare")
+    expect(tab.locator(".toast-body").first).to_contain_text("The picture of that page is gone.")
+    expect(tab.locator("#compare")).to_have_text("Compare")
+    expect(tab.locator("#stop-dense")).to_be_hidden()
+    expect(tab.locator("#hits li")).to_have_count(N_PAGES)
 
 
 def test_a_new_query_during_a_comparison_keeps_its_own_ranking(

@@ -100,6 +100,18 @@ def test_pages_move_up_alike_in_every_system_when_one_is_removed(bench: Workbenc
     bench.remove_own(session)
 
 
+def test_a_comparison_passes_over_a_page_that_is_removed_meanwhile(bench: Workbench) -> None:
+    session = Session()
+    list(upload(bench, session, [("passing.png", png(47))], None))
+    run = bench.rank(session, SAMPLES[0])
+    dense = bench.dense(session, run, "original")
+    scored = next(dense)
+    other = scored.page.label != "passing.png"
+    bench.remove_own(session)
+    assert len(list(dense)) == (N_PAGES - 1 if other else N_PAGES)
+    assert run.dense_done
+
+
 def test_what_a_stopped_comparison_has_left_is_what_its_estimate_counts(bench: Workbench) -> None:
     session = Session()
     run = bench.rank(session, SAMPLES[0])

@@ -36,9 +36,8 @@ def summary(run: Run | None, waiting: str = "") -> str:
     notes = "".join(f'<p class="mrr-note">{esc(text)}</p>' for text in said)
     return (
         f'<div class="mrr" aria-live="polite"><p><b class="mrr-num">{count(n_ranked, "page")}</b> '
-        f"ranked for <b>“{shortened(run.query)}”</b> in"
-        f' <b class="mrr-num" id="took">'
-        f"{duration(usage.total_ms)}</b></p>"
+        f"ranked for <b>“{shortened(run.query)}”</b> in "
+        f'<b class="mrr-num" id="took">{duration(usage.total_ms)}</b></p>'
         f'<p class="mrr-note">{stages}{encoded}{read}.{each} Single run.{chosen}</p>'
         f"{notes}</div>"
     )
