@@ -203,12 +203,12 @@ class Handlers:
             rank.system: gr.update(interactive=False),
         }
         idle = {rank.stop: gr.update(visible=False), rank.system: gr.update(interactive=True)}
-        yield running
         try:
             for _ in self.bench.dense(session, run, system):
                 if session.run is not run or not session.comparing:
                     break
-                yield self._dense(session, *session.shown_as, running=True)
+                yield {**self._dense(session, *session.shown_as, running=True), **running}
+                running = {}  # what was pressed meanwhile stays pressed
         except Exception:  # its rows so far stay, and it can go on from them
             if session.run is run:
                 yield {**self._dense(session, *session.shown_as, running=False), **idle}
