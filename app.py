@@ -1,24 +1,32 @@
-"""The app: `python app.py`, and what HuggingFace Spaces runs. Engine, UI and every launch flag."""
+"""The app: `python app.py`, and what HuggingFace Spaces runs. Engine, UI and every launch flag.
+
+The page answers first; torch, transformers and the models come while somebody looks at it.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from mrr import MiniReranker
-from mrr.build import default_store
+from cache_db import PageStore, default_store
+from mrr.config import Limits
 from mrr.errors import MRRError
 from ui.caching import start_examples
 from ui.examples import Examples, load_examples
 from ui.gpu import Gpu, zero_gpu
 from ui.layout import build_ui
+from ui.opening import Opening
 from ui.session import remove_left_over
 from ui.theme import css, javascript, theme
 from ui.workbench import Workbench
+
+if TYPE_CHECKING:
+    from mrr.reranker import MiniReranker
 
 ROOT = Path(__file__).resolve().parent
 ON_SPACES = "SPACE_ID" in os.environ
@@ -32,31 +40,35 @@ def build(examples: Examples | None = None) -> tuple[gr.Blocks, Workbench]:
 
     At home uploads stay in the store for good, unless MRR_KEEP_UPLOADS is 0; where strangers may
     come they always go with their tab. examples: the bundled ones unless given. Uploads that a
-    crashed app left behind are removed.
+    crashed app left behind are removed. The models are loaded when they are first asked for.
     """
     on_gpu = zero_gpu()
     first = os.environ.get("MRR_MODEL") or "tiny"
-    reranker = MiniReranker.from_pretrained(
-        first,
-        embedder=os.environ.get("MRR_EMBEDDER") or None,
-        device="cpu" if on_gpu else None,
-    )
+    store, limits = PageStore(default_store()), Limits()
 
-    def load_model(model: str, embedder: str) -> MiniReranker:
+    def load_model(model: str, embedder: str, device: str | None = None) -> MiniReranker:
+        from mrr import MiniReranker
+
         return MiniReranker.from_pretrained(
-            model or first, embedder=embedder or None, store=reranker.store, limits=reranker.limits
+            model or first, embedder=embedder or None, store=store, limits=limits, device=device
         )
 
+    def load_first() -> MiniReranker:
+        return load_model(first, os.environ.get("MRR_EMBEDDER") or "", "cpu" if on_gpu else None)
+
+    opening = Opening(load_first)
     bench = Workbench(
-        reranker,
+        opening,
+        store,
         examples or load_examples(),
+        limits=limits,
         load_model=None if HOSTED else load_model,
         keep_uploads=not HOSTED and os.environ.get("MRR_KEEP_UPLOADS") != "0",
         hosted=HOSTED,
-        run=Gpu(reranker, on_gpu),
+        run=Gpu(opening, store, on_gpu),
     )
     if not bench.keep_uploads:
-        remove_left_over(reranker)
+        remove_left_over(store)
     return build_ui(bench), bench
 
 
@@ -84,15 +96,27 @@ def launch_flags() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Serve until interrupted. The examples are cached while the page can already be used."""
-    try:
-        demo, bench = build()
-    except MRRError as error:
-        sys.exit(f"The app cannot start. {error}")
+    """Serve until interrupted. Models and examples come while the page can already be seen."""
+    demo, bench = build()
     # As it starts, Gradio asks itself for the page and gives up where the answer takes 3 s.
     demo.launch(**launch_flags(), prevent_thread_lock=True)
+    try:
+        load(bench)
+    except MRRError as error:
+        demo.close()
+        sys.exit(f"The app cannot start. {error}")
     start_examples(bench)
     demo.block_thread()
+
+
+def load(bench: Workbench) -> None:
+    """Load the models, and give what stays for good out of the garbage collector's hands."""
+    gc.disable()  # it finds nothing in what is only being imported, and takes a tenth of the time
+    try:
+        bench.opening()
+    finally:
+        gc.enable()
+    gc.freeze()
 
 
 if __name__ == "__main__":

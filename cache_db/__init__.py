@@ -11,7 +11,8 @@ is the commit. Order of removal: row, file. Whatever a killed process leaves is 
 row, and is swept at the next start.
 """
 
+from cache_db.directory import default_store
 from cache_db.records import Embedding, Entry, StoreStats, VerifyReport
 from cache_db.store import PageStore
 
-__all__ = ["Embedding", "Entry", "PageStore", "StoreStats", "VerifyReport"]
+__all__ = ["Embedding", "Entry", "PageStore", "StoreStats", "VerifyReport", "default_store"]

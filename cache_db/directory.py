@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 # SQLite's write-ahead log needs memory shared between processes, and all of the store needs
 # locks that the kernel drops when a process dies. Neither can be had over a network.
 _NETWORK = {"9p", "afs", "ceph", "cifs", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3"}
@@ -18,6 +20,11 @@ class Directory:
     database: Path
     files: Path
     sessions: Path
+
+
+def default_store() -> Path:
+    """$MRR_CACHE_DIR, or the user's cache folder: never the working directory."""
+    return Path(os.environ.get("MRR_CACHE_DIR") or user_cache_path("minireranker"))
 
 
 def prepare(root: Path) -> Directory:

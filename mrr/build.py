@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from platformdirs import user_cache_path
 
+from cache_db.directory import default_store
 from cache_db.store import PageStore
 from mrr.config import RerankConfig
 from mrr.errors import InputRejected, UnsupportedModel
@@ -95,8 +94,3 @@ def bundled(name: str) -> Path:
             f"The bundled {name} is not in this installation; pass a checkpoint folder or hub id."
         )
     return folder
-
-
-def default_store() -> Path:
-    """$MRR_CACHE_DIR, or the user's cache folder: never the working directory."""
-    return Path(os.environ.get("MRR_CACHE_DIR") or user_cache_path("minireranker"))

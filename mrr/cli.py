@@ -271,7 +271,7 @@ def _open_store(folder: Path | None) -> Any:
 
 def _existing(folder: Path | None) -> Path:
     """The store's folder; InputRejected where there is no store in it yet."""
-    from mrr.build import default_store
+    from cache_db import default_store
 
     folder = folder or default_store()
     if not (folder / "store.db").exists():

@@ -104,7 +104,7 @@ class MiniReranker:
         """Load the bundled pair ("tiny"), a local checkpoint folder or a hub id.
 
         embedder None is no first stage, but the bundled model brings its own. store None is the
-        folder `mrr.build.default_store()`. revision, embedder_revision: commits of hub ids, which
+        folder `cache_db.default_store()`. revision, embedder_revision: commits of hub ids, which
         may also be named as "owner/name@commit".
         device None is CUDA where there is one; dtype None is bf16 on CUDA and fp32 elsewhere
         and for the bundled pair. What a checkpoint says of its training (band and exit, without a

@@ -98,7 +98,7 @@ def take(url: str) -> None:
             page = browser.new_page(viewport={"width": width, "height": 860})
             page.set_default_timeout(WAIT_MS)
             page.goto(f"{url}/?__theme={theme}")
-            page.wait_for_selector("#samples .mrr-chip")
+            page.wait_for_selector("#gallery .mrr-page")
             act(page)
             page.wait_for_timeout(800)  # charts fade in
             shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")

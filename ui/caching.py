@@ -168,7 +168,7 @@ def refuse_while_busy(session: Session, names: Sequence[str]) -> None:
 
 def check_quota(bench: Workbench, session: Session, sizes: Sequence[int]) -> None:
     """Count an upload of files of these bytes, or refuse the whole of it with the numbers."""
-    max_files = bench.base.limits.max_files
+    max_files = bench.limits.max_files
     if len(sizes) > max_files:
         raise InputRejected(
             f"{len(sizes)} files at once; the limit is {max_files}. Add them in parts."
@@ -186,7 +186,7 @@ def is_full(bench: Workbench, session: Session, item: PageImage) -> bool:
     """Whether a page is one too many for its session."""
     if not bench.hosted:
         return False
-    own = {page.page_id for page in bench.base.store.pages([session.scope])}
+    own = {page.page_id for page in bench.store.pages([session.scope])}
     return len(own) >= MAX_SESSION_PAGES and page_id(item.image, session.scope) not in own
 
 
@@ -200,8 +200,6 @@ def start_examples(bench: Workbench) -> threading.Thread:
 def cache_examples(bench: Workbench) -> None:
     """Bring every example page into the store, then measure one dense page for the estimates."""
     examples = bench.examples
-    for module in _SLOW_IMPORTS:
-        importlib.import_module(module)
     try:
         for example in examples.pages:
             data = example.file.read_bytes()
@@ -215,6 +213,8 @@ def cache_examples(bench: Workbench) -> None:
                 bench.thumbnails.put(added.page.page_id, item.image)
                 if added.outcome == "encoded":
                     bench.pace.saw(bench.base, "encode", added.elapsed_ms)
+        for module in _SLOW_IMPORTS:
+            importlib.import_module(module)
         _measure_once(bench)
     except (MRRError, OSError) as error:
         log.warning("The examples stop here: %s", error)
@@ -240,7 +240,7 @@ def _measure_once(bench: Workbench) -> None:
     if bench.pace.ms(bench.base, "encode") is None:
         from mrr.measure.latency import encode_again
 
-        page = bench.base.store.page(one)
+        page = bench.store.page(one)
         assert page is not None, "it was added a moment ago"
         with bench.base.lock:
             stages, _ = encode_again(bench.base.cache, page)

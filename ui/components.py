@@ -20,18 +20,18 @@ _JS = Path(__file__).parent / "assets" / "js"
 _FORGED = "The browser sent something unexpected. Reload the page."
 
 
-def actions(events: Sequence[str], elem_id: str) -> gr.HTML:
+def actions(events: Sequence[str], elem_id: str, value: str = "") -> gr.HTML:
     """HTML in which a click on `data-event="name" data-x="…"` triggers the event `name` with {x}.
 
     What arrives in Python came from a browser: read it with `field`.
     """
     script = (_JS / "actions.js").read_text("utf-8").replace('["events"]', json.dumps(events))
-    return gr.HTML(js_on_load=script, apply_default_css=False, elem_id=elem_id)
+    return gr.HTML(value, js_on_load=script, apply_default_css=False, elem_id=elem_id)
 
 
-def text(elem_id: str) -> gr.HTML:
+def text(elem_id: str, value: str = "") -> gr.HTML:
     """HTML without events."""
-    return gr.HTML(js_on_load=None, apply_default_css=False, elem_id=elem_id)
+    return gr.HTML(value, js_on_load=None, apply_default_css=False, elem_id=elem_id)
 
 
 def running() -> gr.HTML:

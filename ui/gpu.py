@@ -20,7 +20,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from cache_db import PageStore
 from mrr.errors import MRRError
+from ui.opening import Opening
 
 if TYPE_CHECKING:
     from mrr.reranker import MiniReranker
@@ -54,19 +56,21 @@ def zero_gpu() -> Callable[..., Any] | None:
 class Gpu:
     """Runs work on a reranker where the GPU is.
 
-    decorate: `spaces.GPU`, or None to run everything here. device: where a child puts the models.
+    store: what children and this process share. decorate: `spaces.GPU`, or None to run everything
+    here. device: where a child puts the models.
     """
 
     def __init__(
         self,
-        base: MiniReranker,
+        opening: Opening,
+        store: PageStore,
         decorate: Callable[..., Any] | None = None,
         device: str = "cuda",
     ) -> None:
-        self._base, self._device = base, device
+        self._opening, self._device = opening, device
         self._child: MiniReranker | None = None  # only ever set in a child
         self._forked: Callable[..., Any] | None = None
-        if decorate is not None and base.store.stats().persistent:
+        if decorate is not None and store.stats().persistent:
             self._forked = decorate(duration=SECONDS)(self._in_child)
         elif decorate is not None:
             log.warning("Without a store on disk ZeroGPU cannot be used; the CPU does the work.")
@@ -91,7 +95,7 @@ class Gpu:
         self, work: Callable[..., Any], config: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if self._child is None:
-            self._child = self._base.reopened(self._device)
+            self._child = self._opening().reopened(self._device)
         try:
             return work(self._child.with_config(config), *args, **kwargs)
         except MRRError as error:

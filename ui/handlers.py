@@ -36,11 +36,9 @@ class Handlers:
     # --------------------------------------------------------------- rank
 
     def open(self, session: Session, request: gr.Request) -> Values:
-        """A tab was opened."""
+        """A tab was opened: what can be shown before the model is loaded."""
         self.tabs.opened(request.session_hash, session)
         return {
-            self.views.header: self.header(session),
-            self.views.samples: start.samples(self.bench),
             self.views.gallery: start.gallery(self.bench, session),
             self.views.labels.scores: labels.scores(self.bench, session),
             self.views.history.runs: history.runs(session),
@@ -54,9 +52,6 @@ class Handlers:
         """The example pages come in; stops its own clock when they are."""
         return {
             self.views.header: self.header(session),
-            self.views.samples: start.samples(
-                self.bench, session.run.query if session.run else None
-            ),
             self.views.gallery: start.gallery(self.bench, session),
         }
 
@@ -69,7 +64,7 @@ class Handlers:
         session.asked = asked = session.asked + 1
         session.shown_as = view, only
         if not self.bench.is_free(session):
-            waiting = ranking_words.waiting(session.run)
+            waiting = ranking_words.waiting(session.run, loading=not self.bench.opening.done)
             yield {**self._results_shown(), self.views.ranking.summary: waiting}
         yield from self._encoded(session, query, asked)
         if session.asked != asked:

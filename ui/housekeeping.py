@@ -98,6 +98,10 @@ class Housekeeping:
 
     # ----------------------------------------------------------- settings
 
+    def switches(self, session: Session) -> Values:
+        """The switches as the model has them, when the tab is opened."""
+        return settings.switches(self.views.settings, self.bench.engine(session.settings))
+
     def preset(self, name: str, session: Session) -> Values:
         """Put the switches where a preset has them; nothing is applied yet."""
         view, own = self.views.settings, self.bench.unchanged(session.settings)
@@ -164,7 +168,7 @@ class Housekeeping:
             session.latency = None
             yield dict(zip(self.views.latency.outputs, latency.blank(), strict=True))
             if another:
-                yield settings.switches(view, engine)
+                yield settings.depth(view, engine)
             missing = self.bench.missing(session)
             shown: Values = {view.stop: ready(view.stop)} if missing else {}
             for done, total in self.bench.encode(session, missing):

@@ -59,9 +59,9 @@ def build_ui(bench: Workbench) -> gr.Blocks:
         header = start.build_header()
         with gr.Tabs(elem_id="main") as main:
             with gr.Tab("Rank", id="rank"):
-                rank_parts = _rank_tab()
+                rank_parts = _rank_tab(bench)
             with gr.Tab("Pages", id="pages"):
-                pages = upload.build(bench.base.limits, bench.keep_uploads)
+                pages = upload.build(bench.limits, bench.keep_uploads)
             with gr.Tab("Latency", id="latency"):
                 timing = latency.build()
                 with gr.Row(elem_classes="mrr-tools"):
@@ -107,10 +107,10 @@ def _closing(tabs: Tabs) -> Callable[[gr.Request], None]:
 
 def _side_bar(bench: Workbench) -> settings.SettingsView:
     with gr.Sidebar(open=False, width=340, position="right", elem_id="settings"):
-        return settings.build(bench.base, bench.load_model is not None)
+        return settings.build(bench.load_model is not None)
 
 
-def _rank_tab() -> dict[str, Any]:
+def _rank_tab(bench: Workbench) -> dict[str, Any]:
     with gr.Row(elem_classes="mrr-search", equal_height=True):
         query = gr.Textbox(
             placeholder="What are you looking for?", show_label=False, label="Query",
@@ -118,7 +118,7 @@ def _rank_tab() -> dict[str, Any]:
             elem_id="query",
         )  # fmt: skip
         button = gr.Button("Rank", variant="primary", scale=1, min_width=80, elem_id="rank")
-    samples = start.build_samples()
+    samples = start.build_samples(bench)
     with gr.Row(visible=False, elem_id="results") as results:
         with gr.Column(scale=5, min_width=330):
             ranked = ranking.build()
@@ -147,11 +147,13 @@ def _wire_opening(
     demo: gr.Blocks, state: gr.State, handlers: Handlers, house: Housekeeping
 ) -> None:
     views = handlers.views
-    opened = [views.header, views.samples, views.gallery, views.labels.scores, views.history.runs]
+    opened = [views.gallery, views.labels.scores, views.history.runs]
     clock = gr.Timer(_WARM_TICK_S, active=not handlers.bench.examples.finished)
-    warmed = [views.samples, *house.shows_stored, clock]
+    warmed = [*house.shows_stored, clock]
 
     def warm(session: Session) -> dict[Any, Any]:
+        if not handlers.bench.opening.done:
+            return {}
         examples = handlers.bench.examples
         finished, n_cached = examples.finished, len(examples.page_ids)
         if n_cached == session.n_examples_seen and not finished:
@@ -165,6 +167,7 @@ def _wire_opening(
 
     _on(demo.load, handlers.open, state, opened)
     _on(demo.load, house.stored, state, house.shows_stored)
+    _on(demo.load, house.switches, state, house.views.settings.of_model)
     _on(clock.tick, warm, state, warmed)
 
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
+from cache_db import PageStore
 from mrr.config import RerankConfig
 from mrr.types import AddedPage, Explanation, Hit, Lens, RankedList, System
 from ui.lenses import Mode
 
 if TYPE_CHECKING:
     from mrr.measure.latency import LatencyReport
-    from mrr.reranker import MiniReranker
 
 View = Literal["List", "Side by side", "Table"]
 
@@ -29,16 +29,16 @@ def new_scope(owner: str = "nobody") -> str:
     return f"session-{owner}-{secrets.token_hex(32)}"
 
 
-def remove_left_over(reranker: MiniReranker) -> int:
+def remove_left_over(store: PageStore) -> int:
     """Remove the pages of tabs whose process is gone, however it ended; returns how many pages.
 
     Several apps may share a store: the tabs of those that are still running keep theirs.
     """
     n_removed = 0
-    for scope in reranker.store.scopes():
+    for scope in store.scopes():
         kind, owner, *_ = [*scope.split("-"), ""]
-        if kind == "session" and not reranker.store.alive(owner):
-            n_removed += reranker.remove_scope(scope)
+        if kind == "session" and not store.alive(owner):
+            n_removed += store.remove_scope(scope)
     return n_removed
 
 

@@ -15,12 +15,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mrr.config import RerankConfig
+from cache_db import PageStore
+from mrr.config import Limits, RerankConfig
 from mrr.errors import InputRejected, MRRError, NotFinite, PageLost
 from mrr.types import Hit, Page, PageImage, RankedList, System
 from ui.describe import describe, embedder_name
 from ui.examples import Examples
 from ui.gpu import Gpu
+from ui.opening import Opening
 from ui.pictures import Thumbnails, data_uri
 from ui.session import PUBLIC, Run, Session, Settings, new_scope
 
@@ -64,28 +66,33 @@ class Pace:
 class Workbench:
     """The engine with its examples, shared by all sessions.
 
-    load_model: (model, embedder) -> reranker over the same store, "" for the one that the app was
-    started with; or None where visitors may not load models. keep_uploads: uploads join the public
-    pages for good; for a single user only. hosted: strangers share this process, so counts over
-    all sessions are not shown. run: where the model runs.
+    opening: the reranker that the app begins with; its store is usable before that is loaded.
+    limits: of what is taken, as the reranker's. load_model: (model, embedder) -> reranker over the
+    same store, "" for the one that the app was started with; or None where visitors may not load
+    models. keep_uploads: uploads join the public pages for good; for a single user only. hosted:
+    strangers share this process, so counts over all sessions are not shown. run: where the model
+    runs.
     """
 
     def __init__(
         self,
-        reranker: MiniReranker,
+        opening: Opening,
+        store: PageStore,
         examples: Examples,
         *,
+        limits: Limits | None = None,
         load_model: LoadModel | None = None,
         keep_uploads: bool = False,
         hosted: bool = False,
         run: Gpu | None = None,
     ) -> None:
-        self.base = reranker
+        self.opening, self.store = opening, store
+        self.limits = limits or Limits()
         self.examples = examples
         self.load_model = load_model
         self.keep_uploads = keep_uploads
         self.hosted = hosted
-        self.run = run or Gpu(reranker)
+        self.run = run or Gpu(opening, store)
         self.thumbnails = Thumbnails()
         self.pace = Pace()
         # One beside the first, because models are large: what it was asked by, and itself.
@@ -94,6 +101,11 @@ class Workbench:
         self._loading = threading.Lock()
 
     # ------------------------------------------------------------ engines
+
+    @property
+    def base(self) -> MiniReranker:
+        """The reranker that the app began with; waits while it is loaded."""
+        return self.opening()
 
     def engine(self, settings: Settings) -> MiniReranker:
         """The reranker of these settings; loads another model where they name one."""
@@ -140,7 +152,7 @@ class Workbench:
 
     def session(self) -> Session:
         """A new visitor, whose pages live as long as this process at most."""
-        return Session(scope=new_scope(self.base.store.owner))
+        return Session(scope=new_scope(self.store.owner))
 
     def scopes(self, session: Session) -> tuple[str, ...]:
         """Whose pages this session sees: the examples and its own."""
@@ -152,11 +164,11 @@ class Workbench:
 
     def pages(self, session: Session) -> list[Page]:
         """Every page that the session sees, examples first."""
-        return self.base.store.pages(self.scopes(session))
+        return self.store.pages(self.scopes(session))
 
     def page(self, session: Session, page_id: str) -> Page:
         """One of the session's pages; InputRejected for any other id."""
-        page = self.base.store.page(page_id)
+        page = self.store.page(page_id)
         if page is None or page.scope not in self.scopes(session):
             raise InputRejected("That page is not here any more. Add it again.")
         return page
@@ -174,7 +186,7 @@ class Workbench:
         known = self.thumbnails.get(page.page_id)
         if known is not None:
             return known
-        image = self.base.store.image(page.page_id)
+        image = self.store.image(page.page_id)
         return self.thumbnails.put(page.page_id, image) if image is not None else ""
 
     def picture(self, page: Page) -> str:
@@ -210,9 +222,11 @@ class Workbench:
 
     def remove_scope(self, scope: str) -> int:
         """Remove all pages of a scope; returns how many."""
-        return self._remove([page.page_id for page in self.base.store.pages([scope])])
+        return self._remove([page.page_id for page in self.store.pages([scope])])
 
     def _remove(self, page_ids: list[str]) -> int:
+        if not page_ids:
+            return 0
         n_removed = self.base.remove_pages(page_ids)
         if self._other is not None:
             self._other[1].remove_pages(page_ids)  # its dense K/V
@@ -313,7 +327,9 @@ class Workbench:
         return Plan(len(pages), n_missing, seconds)
 
     def is_free(self, session: Session) -> bool:
-        """Whether the session's models are idle, or are within a moment."""
+        """Whether the session's models are loaded, and idle or will be within a moment."""
+        if not self.opening.done:
+            return False
         lock = self.engine(session.settings).lock
         if free := lock.acquire(timeout=_MOMENT_S):
             lock.release()

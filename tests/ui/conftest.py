@@ -126,7 +126,7 @@ def visit(
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
         page.goto(f"{running.url}/?__theme={theme}")
-        page.wait_for_selector("#samples .mrr-chip")
+        page.wait_for_selector("#gallery .mrr-page")
         return page
 
     yield opened

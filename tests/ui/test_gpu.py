@@ -22,6 +22,7 @@ from ui import explaining
 from ui.caching import upload
 from ui.examples import Examples
 from ui.gpu import SECONDS, Gpu, zero_gpu
+from ui.opening import Opening
 from ui.session import Settings
 from ui.workbench import Workbench
 
@@ -78,7 +79,9 @@ def spaces(monkeypatch: pytest.MonkeyPatch) -> Spaces:
 
 @pytest.fixture
 def bench(reranker: MiniReranker, spaces: Spaces) -> Workbench:
-    return Workbench(reranker, Examples(finished=True), run=Gpu(reranker, zero_gpu(), device="cpu"))
+    opening = Opening(lambda: reranker)
+    gpu = Gpu(opening, reranker.store, zero_gpu(), device="cpu")
+    return Workbench(opening, reranker.store, Examples(finished=True), run=gpu)
 
 
 def test_elsewhere_everything_runs_as_it_is(
@@ -90,7 +93,8 @@ def test_elsewhere_everything_runs_as_it_is(
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     monkeypatch.setitem(sys.modules, "spaces", None)
     assert zero_gpu() is None
-    assert Gpu(reranker)(type(reranker).rank, reranker, "blue page").hits == ()
+    here = Gpu(Opening(lambda: reranker), reranker.store)
+    assert here(type(reranker).rank, reranker, "blue page").hits == ()
     assert not spaces.calls
 
 
@@ -176,6 +180,7 @@ def test_a_store_in_memory_is_served_by_this_process(
     pair: Any, spaces: Spaces, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = MiniReranker.from_pretrained(pair[0], store=PageStore(None), self_check=False)
-    assert Gpu(engine, zero_gpu())(type(engine).add, engine, ("0.png", png(0))).pages
+    run = Gpu(Opening(lambda: engine), engine.store, zero_gpu())
+    assert run(type(engine).add, engine, ("0.png", png(0))).pages
     assert not spaces.calls and "CPU does the work" in caplog.text
     engine.close()

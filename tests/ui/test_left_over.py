@@ -54,12 +54,12 @@ def test_only_the_uploads_of_a_dead_process_are_removed(
     reranker.add([("example.png", png(0))])
     reranker.add([("here.png", png(2))], scope=mine)
     with another_app(pair, tmp_path / "store") as (theirs, pid):
-        assert remove_left_over(reranker) == 0
+        assert remove_left_over(store) == 0
         assert set(store.scopes()) == {PUBLIC, mine, theirs}
         os.kill(pid, signal.SIGKILL)
         while store.alive(theirs.split("-")[1]):
             time.sleep(0.01)
-        assert remove_left_over(reranker) == 1
+        assert remove_left_over(store) == 1
     assert set(store.scopes()) == {PUBLIC, mine}
     assert store.verify(repair=False).ok
 

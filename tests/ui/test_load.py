@@ -26,6 +26,7 @@ from ui import explaining
 from ui.caching import read_uploads, upload
 from ui.examples import Examples
 from ui.layout import build_ui
+from ui.opening import Opening
 from ui.session import Session, Tabs
 from ui.workbench import Workbench
 
@@ -133,7 +134,7 @@ def narrow(pair: tuple[Path, Path], tmp_path: Path) -> Iterator[Workbench]:
     """An app on a store of 4 MiB."""
     store = PageStore(tmp_path / "store", budget_bytes=BUDGET)
     engine = MiniReranker.from_pretrained(pair[0], store=store, device="cpu", self_check=False)
-    yield Workbench(engine, Examples(finished=True))
+    yield Workbench(Opening(lambda: engine), store, Examples(finished=True))
     engine.close()
 
 

@@ -18,6 +18,7 @@ from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
 from ui import explaining
 from ui.caching import upload
 from ui.examples import Examples
+from ui.opening import Opening
 from ui.session import Settings
 from ui.workbench import Workbench
 
@@ -38,7 +39,8 @@ def bench(reranker: MiniReranker, pair: tuple[Path, Path]) -> Iterator[Workbench
             model or pair[0], embedder=embedder or None, store=reranker.store, self_check=False
         )
 
-    yield Workbench(reranker, Examples(finished=True), load_model=load)
+    opening = Opening(lambda: reranker)
+    yield Workbench(opening, reranker.store, Examples(finished=True), load_model=load)
 
 
 def test_another_model_runs_with_the_band_it_was_trained_for(

@@ -28,6 +28,7 @@ from ui.caching import read_uploads, upload
 from ui.components import field, index
 from ui.exports import as_csv
 from ui.handlers import Handlers
+from ui.opening import Opening
 from ui.session import Session, Settings, Tabs
 from ui.views import upload as upload_view
 from ui.workbench import Workbench
@@ -239,7 +240,8 @@ def test_files_that_come_while_others_are_encoded_are_not_counted_and_not_kept(
 
 
 def test_models_cannot_be_loaded_by_name_where_strangers_come() -> None:
-    guarded = Workbench(SimpleNamespace(), SimpleNamespace(), load_model=None)  # type: ignore[arg-type]
+    nothing: Any = SimpleNamespace()
+    guarded = Workbench(Opening(lambda: nothing), nothing, nothing, run=nothing)
     with pytest.raises(InputRejected, match="cannot be changed here"):
         guarded.engine(Settings(model="/etc"))
 

@@ -43,9 +43,11 @@ def summary(run: Run | None, waiting: str = "") -> str:
     )
 
 
-def waiting(shown: Run | None) -> str:
-    """In the place of the summary while something else runs the models."""
+def waiting(shown: Run | None, loading: bool = False) -> str:
+    """In the place of the summary while something else runs the models, or they are loaded."""
     busy = "The models are busy: encoding, a dense pass or a measurement. This comes next."
+    if loading:
+        busy = "The model is being loaded, which takes a few seconds. This comes next."
     return note(busy) + _still(shown)
 
 

@@ -51,11 +51,18 @@ class SettingsView:
             self.kv_dtype, self.top_k, self.instruction, self.auto_trace, self.model, self.embedder,
         ]  # fmt: skip
 
+    @property
+    def of_model(self) -> list[gr.components.Component]:
+        """What the model brings with it: see `switches`."""
+        return [
+            self.exit_layer, self.band_start, self.band_end, self.keep_ratio, self.pruner,
+            self.kv_dtype, self.instruction, self.plan,
+        ]  # fmt: skip
 
-def build(engine: MiniReranker, models_allowed: bool) -> SettingsView:
-    """Every switch of the engine, set to what it runs with."""
-    config, n_layers = engine.config, engine.loaded.n_layers
-    assert config.band is not None and config.exit_layer is not None
+
+def build(models_allowed: bool) -> SettingsView:
+    """Every switch of the engine; `switches` sets them once there is one."""
+    usual = RerankConfig()
     heading("Settings")
     preset = gr.Radio(
         list(PRESETS),
@@ -67,28 +74,28 @@ def build(engine: MiniReranker, models_allowed: bool) -> SettingsView:
         container=False,
     )
     keep_ratio = gr.Slider(
-        0.05, 1.0, config.keep_ratio, step=0.05, label="Keep ratio", elem_id="keep-ratio",
+        0.05, 1.0, usual.keep_ratio, step=0.05, label="Keep ratio", elem_id="keep-ratio",
         info="Share of a page's visual tokens that is kept.",
     )  # fmt: skip
     pruner = gr.Dropdown(
-        ["embedder", "uniform", "random", "none"], value=config.pruner, label="Chosen by",
+        ["embedder", "uniform", "random", "none"], value=usual.pruner, label="Chosen by",
         elem_id="pruner",
         info="embedder: its attention; uniform, random: controls; none: keep all.",
     )  # fmt: skip
     exit_layer = gr.Slider(
-        0, n_layers - 1, config.exit_layer - 1, step=1, label="Exit after layer",
+        0, 1, 0, step=1, label="Exit after layer",
         elem_id="exit-layer", info=f"The layers after it never run. {LAYERS_ARE}",
     )  # fmt: skip
     band_start = gr.Slider(
-        0, n_layers - 1, config.band[0], step=1, label="Band from layer", elem_id="band-start",
+        0, 1, 0, step=1, label="Band from layer", elem_id="band-start",
         info="First layer in which the query sees the page.",
     )  # fmt: skip
     band_end = gr.Slider(
-        0, n_layers - 1, config.band[1] - 1, step=1, label="Band to layer", elem_id="band-end",
+        0, 1, 0, step=1, label="Band to layer", elem_id="band-end",
         info="Last layer in which it does; not after the exit.",
     )  # fmt: skip
     kv_dtype = gr.Dropdown(
-        ["int8", "bf16", "fp16", "fp32"], value=config.kv_dtype, label="Precision of stored K/V",
+        ["int8", "bf16", "fp16", "fp32"], value=usual.kv_dtype, label="Precision of stored K/V",
         elem_id="kv-dtype",
     )  # fmt: skip
     top_k = gr.Slider(
@@ -96,7 +103,7 @@ def build(engine: MiniReranker, models_allowed: bool) -> SettingsView:
         info="Pages that the first stage passes on.",
     )  # fmt: skip
     instruction = gr.Textbox(
-        config.instruction, label="Instruction", lines=2, max_length=400, elem_id="instruction"
+        usual.instruction, label="Instruction", lines=2, max_length=400, elem_id="instruction"
     )
     auto_trace = gr.Checkbox(
         True, label="Trace the selected page by itself", elem_id="auto-trace",
@@ -116,7 +123,7 @@ def build(engine: MiniReranker, models_allowed: bool) -> SettingsView:
             elem_id="embedder",
         )
     with gr.Column(elem_id="apply-bar"):  # in sight wherever the switches are scrolled to
-        plan = text("plan")
+        plan = text("plan", note("The model is being loaded; these will be as it has them."))
         apply = gr.Button("Apply", variant="primary", elem_id="apply")
         stop = gr.Button("Stop encoding", visible=False, elem_id="stop-encoding")
     return SettingsView(
@@ -194,6 +201,19 @@ def preset_of(values: Sequence[Any], base: RerankConfig, n_layers: int) -> str |
 
 
 def switches(view: SettingsView, engine: MiniReranker) -> dict[gr.components.Component, object]:
+    """Every switch as an engine has it."""
+    config = engine.config
+    return {
+        **depth(view, engine),
+        view.keep_ratio: config.keep_ratio,
+        view.pruner: config.pruner,
+        view.kv_dtype: config.kv_dtype,
+        view.instruction: config.instruction,
+        view.plan: "",
+    }
+
+
+def depth(view: SettingsView, engine: MiniReranker) -> dict[gr.components.Component, object]:
     """The switches of depth as an engine has them, for one that was just loaded."""
     config, last = engine.config, engine.loaded.n_layers - 1
     assert config.band is not None and config.exit_layer is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import gradio as gr
@@ -24,12 +25,12 @@ _CAUTION = " The model that comes with it is tiny: it finds printed words, not m
 
 def build_header() -> gr.HTML:
     """Name, one line of what this is, and the status strip."""
-    return text("header")
+    return text("header", _header("", (("model", "is being loaded"),)))
 
 
-def build_samples() -> gr.HTML:
+def build_samples(bench: Workbench) -> gr.HTML:
     """Sample queries as buttons; event `sample` with {n}."""
-    return actions(["sample"], "samples")
+    return actions(["sample"], "samples", samples(bench))
 
 
 def build_gallery() -> gr.HTML:
@@ -52,9 +53,12 @@ def header(engine: MiniReranker, n_pages: int) -> str:
         ("keeps", keep),
         ("pages", f"{n_pages:,}"),
     )
+    return _header(_CAUTION if model_name(engine) == "tiny-reranker" else "", facts)
+
+
+def _header(caution: str, facts: Sequence[tuple[str, str]]) -> str:
     items = "".join(f"<li>{name} <b>{esc(value)}</b></li>" for name, value in facts)
     strip = f'<ul class="mrr-status" aria-label="Status" title="{LAYERS_ARE}">{items}</ul>'
-    caution = _CAUTION if model_name(engine) == "tiny-reranker" else ""
     return (
         '<header class="mrr mrr-head"><div><h1><span>mini</span>Reranker</h1>'
         f"<p>{esc(PROMISE)}{caution}</p></div>{strip}</header>"
@@ -89,6 +93,8 @@ def gallery(bench: Workbench, session: Session) -> str:
     pages = bench.pages(session)
     n_cached = len(pages) if bench.examples.finished else len(bench.examples.page_ids)
     head = f"<h2>{count(n_cached, 'page')} ready to be asked</h2>" if pages else ""
+    if pages and not bench.opening.done:
+        head = f"<h2>{count(len(pages), 'page')} cached at an earlier start</h2>"
     cards = "".join(
         f'<figure class="mrr-page" style="margin:0"><img src="{bench.thumbnail(page)}" '
         f'alt="{esc(page.label)}" loading="lazy"><figcaption class="name">{esc(page.label)}'
@@ -115,6 +121,8 @@ def still_caching(bench: Workbench) -> str:
 def warming(bench: Workbench) -> str:
     """Progress of the example pages, on the first start only."""
     examples = bench.examples
+    if not bench.opening.done:
+        return note("The model is being loaded, which takes a few seconds.")
     if examples.finished or len(examples.page_ids) == len(examples.pages):
         return ""
     done, total = len(examples.page_ids), len(examples.pages)

@@ -152,7 +152,7 @@ def _told(added: AddedPage) -> tuple[str, ...]:
 
 def store(bench: Workbench, session: Session) -> str:
     """Size and budget. On a hosted app only this session's share: totals would tell of others."""
-    stats = bench.base.store.stats()
+    stats = bench.store.stats()
     budget = f"budget {nbytes(stats.budget_bytes)}"
     if bench.hosted:
         pages = bench.pages(session)
