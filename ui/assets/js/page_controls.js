@@ -53,7 +53,8 @@ const appearance = (page, state, set) => {
   const coloured = state.mode !== "pruned" || state.colour;
   if (!coloured) return null;
   const panel = make("details", { class: "pi-details" },
-    make("summary", {}, "Appearance"),
+    // Not the panel's own "toggle": it comes later, when another panel may stand here.
+    make("summary", { onclick: () => { state.appearance = !panel.open; } }, "Appearance"),
     slider("Opacity", "opacity", state, set, [0.1, 1, 0.05], (v) => percent(v)),
     slider("Colour the top", "share", state, set, [0.02, 1, 0.02], (v) => percent(v)),
     slider("Gamma", "gamma", state, set, [1, 4, 0.25], (v) => v.toFixed(2), gammaOf(state)),
@@ -61,7 +62,6 @@ const appearance = (page, state, set) => {
     checkbox("Smooth", "smooth", state, set, "Interpolated between cells: finer than what the model read"),
     checkbox("Cividis instead of viridis", "cividis", state, set, "For amounts; signed maps keep blue to orange"));
   panel.open = state.appearance;
-  panel.addEventListener("toggle", () => { state.appearance = panel.open; });
   return panel;
 };
 
