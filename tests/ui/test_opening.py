@@ -1,0 +1,130 @@
+"""Before the model is loaded: what can be seen, what waits, and what happens where it fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+import app as the_app
+from mrr import MiniReranker
+from mrr.errors import InputRejected
+from tests.ui.conftest import N_PAGES, SAMPLES
+from ui.caching import cache_examples
+from ui.examples import Examples
+from ui.opening import Opening
+
+
+def test_the_model_is_loaded_once_however_many_ask_for_it() -> None:
+    loads: list[object] = []
+
+    def load() -> Any:
+        time.sleep(0.05)
+        loads.append(object())
+        return loads[-1]
+
+    opening = Opening(load)
+    assert not opening.done
+    with ThreadPoolExecutor(8) as pool:
+        given = set(pool.map(lambda _: opening(), range(8)))
+    assert given == set(loads) and len(loads) == 1 and opening.done
+
+
+def test_a_failure_is_told_to_everybody_who_asks_and_the_next_one_tries_again() -> None:
+    model: Any = object()
+    answers: list[Any] = [InputRejected("No such folder."), InputRejected("Still none."), model]
+
+    def load() -> Any:
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    opening = Opening(load)
+    for sentence in ("No such folder", "Still none"):
+        with pytest.raises(InputRejected, match=sentence):
+            opening()
+        assert not opening.done
+    assert opening() is model
+
+
+def test_an_app_whose_model_is_missing_says_so_and_ends(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "app.py"],
+        env={
+            **os.environ,
+            "MRR_MODEL": str(tmp_path / "gone"),
+            "MRR_CACHE_DIR": str(tmp_path / "store"),
+        },
+        cwd=the_app.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "The app cannot start. " in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def gate(
+    pair: tuple[Path, Path], corpus: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, threading.Event, Any]]:
+    """(url, event, bench) of an app started a second time, whose model comes with the event."""
+    for name, value in {
+        "MRR_MODEL": str(pair[0]),
+        "MRR_EMBEDDER": str(pair[1]),
+        "MRR_CACHE_DIR": str(tmp_path / "store"),
+        "GRADIO_TEMP_DIR": str(tmp_path / "gradio"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    _, earlier = the_app.build(corpus)
+    cache_examples(earlier)
+    earlier.base.close()
+    come, load = threading.Event(), MiniReranker.from_pretrained
+
+    def late(*args: Any, **kwargs: Any) -> MiniReranker:
+        assert come.wait(60)
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(MiniReranker, "from_pretrained", late)
+    demo, bench = the_app.build(corpus)
+    _, url, _ = demo.launch(**the_app.launch_flags(), prevent_thread_lock=True, quiet=True)
+    yield url, come, bench
+    come.set()
+    demo.close()
+    bench.base.close()
+
+
+@pytest.mark.browser
+def test_the_pages_are_there_before_the_model_and_a_query_waits_for_it(
+    gate: tuple[str, threading.Event, Any], browser: Browser
+) -> None:
+    url, come, bench = gate
+    tab = browser.new_page()
+    tab.goto(url)
+    expect(tab.locator("#header")).to_contain_text("is being loaded")
+    expect(tab.locator("#gallery h2")).to_have_text(f"{N_PAGES} pages cached at an earlier start")
+    expect(tab.locator("#gallery .mrr-page")).to_have_count(N_PAGES)
+    tab.locator("#samples .mrr-chip", has_text=SAMPLES[0]).click()
+    expect(tab.locator("#summary")).to_contain_text("The model is being loaded")
+    assert not bench.opening.done
+    come.set()
+    expect(tab.locator("#took")).to_be_visible(timeout=30_000)
+    expect(tab.locator("#summary")).to_contain_text(SAMPLES[0])
+    expect(tab.locator("#header")).to_contain_text("model reranker")
+    config = bench.base.config
+    tab.locator(".sidebar .toggle-button").click()
+    for switch, layer in (("exit-layer", config.exit_layer), ("band-end", config.band[1])):
+        slider = tab.locator(f"#{switch} input[type=range]")
+        expect(slider).to_have_value(str(layer - 1))
+        expect(slider).to_have_attribute("max", str(bench.base.loaded.n_layers - 1))
+    tab.close()
