@@ -65,7 +65,8 @@ class Handlers:
         session.shown_as = view, only
         if not self.bench.is_free(session):
             waiting = ranking_words.waiting(session.run, loading=not self.bench.opening.done)
-            yield {**self._results_shown(), self.views.ranking.summary: waiting}
+            shown = {self.views.query: query, self.views.ranking.summary: waiting}
+            yield {**self._results_shown(), **shown}
         yield from self._encoded(session, query, asked)
         if session.asked != asked:
             return

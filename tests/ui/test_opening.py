@@ -20,7 +20,7 @@ from mrr import MiniReranker
 from mrr.errors import InputRejected
 from tests.ui.conftest import N_PAGES, SAMPLES
 from ui.caching import cache_examples
-from ui.examples import Examples
+from ui.examples import Examples, load_examples
 from ui.opening import Opening
 
 
@@ -96,7 +96,7 @@ def gate(
         return load(*args, **kwargs)
 
     monkeypatch.setattr(MiniReranker, "from_pretrained", late)
-    demo, bench = the_app.build(corpus)
+    demo, bench = the_app.build(load_examples(corpus.pages[0].file.parents[1]))
     _, url, _ = demo.launch(**the_app.launch_flags(), prevent_thread_lock=True, quiet=True)
     yield url, come, bench
     come.set()
@@ -119,7 +119,8 @@ def test_the_pages_are_there_before_the_model_and_a_query_waits_for_it(
     assert not bench.opening.done
     come.set()
     expect(tab.locator("#took")).to_be_visible(timeout=30_000)
-    expect(tab.locator("#summary")).to_contain_text(SAMPLES[0])
+    expect(tab.locator("#summary")).to_contain_text(f"{N_PAGES} pages ranked for “{SAMPLES[0]}”")
+    expect(tab.locator("#summary")).not_to_contain_text("so far")
     expect(tab.locator("#header")).to_contain_text("model reranker")
     config = bench.base.config
     tab.locator(".sidebar .toggle-button").click()

@@ -10,7 +10,7 @@ import gradio as gr
 from ui.components import actions, text
 from ui.describe import LAYERS_ARE, band, device_name, exit_after, model_name
 from ui.markup import MOST_SHOWN, and_more, bar, count, esc, note
-from ui.session import Session
+from ui.session import PUBLIC, Session
 from ui.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -91,10 +91,8 @@ def sample_queries(bench: Workbench) -> tuple[str, ...]:
 def gallery(bench: Workbench, session: Session) -> str:
     """Every page of the session, small, in one quiet grid."""
     pages = bench.pages(session)
-    n_cached = len(pages) if bench.examples.finished else len(bench.examples.page_ids)
-    head = f"<h2>{count(n_cached, 'page')} ready to be asked</h2>" if pages else ""
-    if pages and not bench.opening.done:
-        head = f"<h2>{count(len(pages), 'page')} cached at an earlier start</h2>"
+    state = "ready to be asked" if bench.opening.done else "cached at an earlier start"
+    head = f"<h2>{count(len(pages), 'page')} {state}</h2>" if pages else ""
     cards = "".join(
         f'<figure class="mrr-page" style="margin:0"><img src="{bench.thumbnail(page)}" '
         f'alt="{esc(page.label)}" loading="lazy"><figcaption class="name">{esc(page.label)}'
@@ -109,23 +107,35 @@ def gallery(bench: Workbench, session: Session) -> str:
 
 def still_caching(bench: Workbench) -> str:
     """A sentence while the example pages come in; empty once they are all there."""
-    examples = bench.examples
-    if examples.finished or len(examples.page_ids) == len(examples.pages):
+    done, total = _cached(bench)
+    if done == total:
         return ""
     return (
-        f"{len(examples.page_ids)} of {len(examples.pages)} example pages are cached so far; rank "
-        "again in a moment for all of them."
+        f"{done} of {total} example pages are cached so far; rank again in a moment for all of "
+        "them."
     )
 
 
 def warming(bench: Workbench) -> str:
     """Progress of the example pages, on the first start only."""
-    examples = bench.examples
     if not bench.opening.done:
         return note("The model is being loaded, which takes a few seconds.")
-    if examples.finished or len(examples.page_ids) == len(examples.pages):
+    done, total = _cached(bench)
+    if done == total:
         return ""
-    done, total = len(examples.page_ids), len(examples.pages)
     return note(f"Caching the example pages: {done} of {total}. Each is read once.") + bar(
         done / total
     )
+
+
+def _cached(bench: Workbench) -> tuple[int, int]:
+    """(done, of) the example pages: those that are stored, at this start or an earlier one.
+
+    Told by their titles, before this start has come to them. One that cannot be read is done with
+    when all are.
+    """
+    examples = bench.examples
+    if examples.finished:
+        return len(examples.pages), len(examples.pages)
+    titles = {page.label for page in bench.store.pages([PUBLIC])}
+    return sum(example.title in titles for example in examples.pages), len(examples.pages)
