@@ -22,6 +22,8 @@ from tests.ui.conftest import N_PAGES, SAMPLES
 from ui.caching import cache_examples
 from ui.examples import Examples, load_examples
 from ui.opening import Opening
+from ui.views import start
+from ui.workbench import Workbench
 
 
 def test_the_model_is_loaded_once_however_many_ask_for_it() -> None:
@@ -72,6 +74,22 @@ def test_an_app_whose_model_is_missing_says_so_and_ends(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "The app cannot start. " in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_is_still_to_be_cached_is_said_until_it_is(
+    reranker: MiniReranker, corpus: Examples
+) -> None:
+    folder, opening = corpus.pages[0].file.parents[1], Opening(lambda: reranker)
+    opening()
+    some, everything = load_examples(folder), load_examples(folder)
+    some.pages = some.pages[:2]
+    bench = Workbench(opening, reranker.store, everything)
+    assert f"0 of {N_PAGES} example pages are cached" in start.still_caching(bench)
+    cache_examples(Workbench(opening, reranker.store, some))
+    assert f"2 of {N_PAGES} example pages are cached" in start.still_caching(bench)
+    assert f"Caching the example pages: 2 of {N_PAGES}." in start.warming(bench)
+    cache_examples(bench)
+    assert start.still_caching(bench) == start.warming(bench) == ""
 
 
 @pytest.fixture
