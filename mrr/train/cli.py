@@ -123,6 +123,21 @@ def export(shop: Workshop, folder: Path, stage: str) -> None:
     click.echo(json.dumps(shop.export(folder, stage)))
 
 
+@train.command(name="held-out")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--pages", default=80, show_default=True)
+@click.option("--queries", default=3, show_default=True, help="About each page.")
+@click.option("--unseen-faces", is_flag=True, help="In faces that are never trained on.")
+@click.pass_obj
+def held_out(shop: Workshop, folder: Path, pages: int, queries: int, unseen_faces: bool) -> None:
+    """Draw pages of held-out text into FOLDER, with labelled queries, for `mrr eval`.
+
+    In the faces of common documents, at the size that the pair was trained for.
+    """
+    n_queries = shop.draw_held_out(folder, pages, queries, unseen_faces)
+    click.echo(json.dumps({"pages": pages, "queries": n_queries}))
+
+
 @train.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("reports", nargs=-1, type=click.File(encoding="utf-8"))

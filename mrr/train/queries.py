@@ -46,6 +46,15 @@ def is_function_word(word: str) -> bool:
     return word in _FUNCTION
 
 
+def answers(page: PageText, query: tuple[str, ...]) -> bool:
+    """Whether every word of a query that counts is on the page.
+
+    Function words count only where nothing else was asked.
+    """
+    telling = [word for word in query if not is_function_word(word)]
+    return page.present.issuperset(telling or query)
+
+
 def bare(word: str) -> str:
     """Lower case without punctuation at either end."""
     return _STRIP.sub("", word).lower()

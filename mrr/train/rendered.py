@@ -39,11 +39,7 @@ def quality(
     n_draws: how often, with other pages; the means are over the queries of all draws, for those
     of one tell little.
     """
-    unseen = tuple(fonts.find(fonts.HELD_OUT)) or tuple(fonts.find())
-    styles = {
-        "common faces": None,
-        "faces never trained on": Style(unseen, body_px=BODY_PX),
-    }
+    styles = {"common faces": None, "faces never trained on": unseen_faces()}
     whole = eyes.real(tower)
     half = eyes.pruned(whole, lambda visual, grid: keep_half(embedder, visual, grid))
     found = {}
@@ -61,6 +57,12 @@ def quality(
             "near-duplicates told apart": told_apart(alike, matcher, half),
         }
     return found
+
+
+def unseen_faces() -> Style:
+    """Faces that training never sees, in the sizes that it does."""
+    unseen = tuple(fonts.find(fonts.HELD_OUT)) or tuple(fonts.find())
+    return Style(unseen, body_px=BODY_PX)
 
 
 def _over_all_queries(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,9 +10,7 @@ pruned/               d: the reranker with half of the visual tokens
 
 from __future__ import annotations
 
-import json
 import logging
-import random
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -27,7 +25,18 @@ from mrr.config import DEFAULT_INSTRUCTION
 from mrr.errors import InputRejected
 from mrr.model.load import pick_device
 from mrr.model.prompt import EMBEDDER_PROMPT, QWEN_RERANKER
-from mrr.train import begin, embed_train, export, eyes, match_train, reading, rendered, text, tokens
+from mrr.train import (
+    begin,
+    embed_train,
+    export,
+    eyes,
+    held_out,
+    match_train,
+    reading,
+    rendered,
+    text,
+    tokens,
+)
 from mrr.train.embedding import PageEmbedder, keep_half
 from mrr.train.match_train import PAGE
 from mrr.train.matching import Matcher, SimulatedReader
@@ -91,7 +100,7 @@ class Workshop:
         if (self.root / "tokenizer").exists():
             return
         template = QWEN_RERANKER.document_first + EMBEDDER_PROMPT + DEFAULT_INSTRUCTION
-        lines = _lines_for_pieces(self.corpus_dir, self.scale.seed)
+        lines = tokens.lines_for_pieces(self.corpus_dir, self.scale.seed)
         made = tokens.train_tokenizer(lines, template, self.scale.vocab_size)
         made.save_pretrained(self.root / "tokenizer")
 
@@ -217,6 +226,14 @@ class Workshop:
             for name, model in models.items()
         }
 
+    def draw_held_out(self, folder: Path, n_pages: int, n_queries: int, unseen_faces: bool) -> int:
+        """Pages of held-out text, labelled, for `mrr eval`; returns how many queries."""
+        style = rendered.unseen_faces() if unseen_faces else None
+        sources = match_train.page_sources(
+            self.corpus_dir, self.tokenizer, (PAGE,), 1, "validation", style
+        )
+        return held_out.write(sources[0][1], folder, n_pages, n_queries, self.scale.seed)
+
     def _runs(self) -> list[dict[str, Any]]:
         """What was done in this run, after what was done before it was begun from a pair."""
         begun = begin.begun(self.root)
@@ -306,17 +323,3 @@ class Workshop:
             sizes=((512, 512), PAGE),
             check_pages=scale.check_pages,
         )
-
-
-def _lines_for_pieces(corpus_dir: Path, seed: int) -> list[str]:
-    """What the tokenizer learns from: words at a flattened frequency, figures, some prose.
-
-    Plain prose of documentation would spend the pieces on its jargon.
-    """
-    corpus = text.load(corpus_dir, "train")
-    rng = random.Random(seed)
-    sampler = text.TextSampler(corpus, rng)
-    counts = json.loads((corpus_dir / "words.json").read_text(encoding="utf-8"))
-    lines = [" " + " ".join([word] * max(1, int(n**0.4))) for word, n in counts.items()]
-    lines += [" " + " ".join(sampler.number() for _ in range(10)) for _ in range(1500)]
-    return lines + rng.sample(corpus.paragraphs, min(3000, len(corpus.paragraphs)))

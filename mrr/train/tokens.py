@@ -9,8 +9,11 @@ tower and the language model can be trained apart and joined.
 from __future__ import annotations
 
 import functools
+import json
+import random
 import zlib
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,11 +22,27 @@ from tokenizers.models import BPE
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from mrr.train.text import TextSampler, load
+
 SPECIALS = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
     "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
 WORD_START = "Ġ"  # how byte-level BPE writes a leading space
+
+
+def lines_for_pieces(corpus_dir: Path, seed: int) -> list[str]:
+    """What the tokenizer learns from: words at a flattened frequency, figures, some prose.
+
+    Plain prose of documentation would spend the pieces on its jargon.
+    """
+    corpus = load(corpus_dir, "train")
+    rng = random.Random(seed)
+    sampler = TextSampler(corpus, rng)
+    counts = json.loads((corpus_dir / "words.json").read_text(encoding="utf-8"))
+    lines = [" " + " ".join([word] * max(1, int(n**0.4))) for word, n in counts.items()]
+    lines += [" " + " ".join(sampler.number() for _ in range(10)) for _ in range(1500)]
+    return lines + rng.sample(corpus.paragraphs, min(3000, len(corpus.paragraphs)))
 
 
 def train_tokenizer(
