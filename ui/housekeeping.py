@@ -104,7 +104,7 @@ class Housekeeping:
 
     def preset(self, name: str, session: Session) -> Values:
         """Put the switches where a preset has them; nothing is applied yet."""
-        view, own = self.views.settings, self.bench.unchanged(session.settings)
+        view, own = self.views.settings, self.bench.engines.unchanged(session.settings)
         exit_layer, start, end, keep, pruner = settings.preset_values(
             name, own.config, own.loaded.n_layers
         )
@@ -137,14 +137,16 @@ class Housekeeping:
         return settings.plan(self.bench.plan(session, wanted))
 
     def _preset(self, session: Session, values: tuple[Any, ...]) -> str | None:
-        own = self.bench.unchanged(session.settings)
+        own = self.bench.engines.unchanged(session.settings)
         return settings.preset_of(values, own.config, own.loaded.n_layers)
 
     def _wanted(self, session: Session, values: tuple[Any, ...]) -> Settings:
         """The settings that the switches stand for."""
         model, embedder = (str(name).strip() for name in values[-2:])
         another = self._is_new(session, model, embedder)
-        return settings.read(self.bench.unchanged(session.settings).config, another, *values)
+        return settings.read(
+            self.bench.engines.unchanged(session.settings).config, another, *values
+        )
 
     def _is_new(self, session: Session, model: str, embedder: str) -> bool:
         """Whether these name another model than the one that is in use."""

@@ -9,6 +9,7 @@ import gradio as gr
 
 from ui.api import ENDPOINTS, build_api
 from ui.components import download, heading
+from ui.detail import Detail
 from ui.handlers import Handlers
 from ui.housekeeping import Housekeeping
 from ui.parts import OtherTabs, RankTab
@@ -85,7 +86,7 @@ def build_ui(bench: Workbench) -> gr.Blocks:
         house = Housekeeping(bench, tabs, OtherTabs(pages, timing, side), handlers)
         _wire_opening(demo, state, handlers, house)
         _wire_ranking(state, handlers)
-        _wire_detail(state, handlers)
+        _wire_detail(state, handlers.detail)
         _wire_pages(state, house, handlers)
         _wire_settings(state, house, handlers)
         _wire_exports(demo, state, house)
@@ -107,7 +108,7 @@ def _closing(tabs: Tabs) -> Callable[[gr.Request], None]:
 
 def _side_bar(bench: Workbench) -> settings.SettingsView:
     with gr.Sidebar(open=False, width=340, position="right", elem_id="settings"):
-        return settings.build(bench.load_model is not None)
+        return settings.build(bench.engines.load_model is not None)
 
 
 def _rank_tab(bench: Workbench) -> dict[str, Any]:
@@ -186,7 +187,7 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
     _on(rank.halt.click, handlers.stop_encoding, state, rank.halt)
     for ranked in starts:
         ranked.success(None, js=_TO_RESULTS)
-        _on(ranked.success, handlers.trace_selected, state, views.detail, each=True)
+        _on(ranked.success, handlers.detail.trace_selected, state, views.detail, each=True)
     for change in (rank.view.change, rank.only_changes.change):
         _on(change, handlers.redraw, [*shown_as, state], rank.hits)
     ticked = [rank.hits, views.labels.scores]
@@ -215,17 +216,17 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
     _on(rank.stop.click, handlers.stop_comparing, state, rank.stop)
 
 
-def _wire_detail(state: gr.State, handlers: Handlers) -> None:
-    views, page = handlers.views, handlers.views.inspector
-    picked = _on(views.ranking.hits.pick, handlers.pick, state, views.detail, in_order=True)
-    _on(picked.success, handlers.trace_selected, state, views.detail, each=True)
+def _wire_detail(state: gr.State, detail: Detail) -> None:
+    views, page = detail.views, detail.views.inspector
+    picked = _on(views.ranking.hits.pick, detail.pick, state, views.detail, in_order=True)
+    _on(picked.success, detail.trace_selected, state, views.detail, each=True)
     for view in (page, views.layers, views.bands):
-        _on(view.trace.click, handlers.trace, state, views.detail, busy=[view.view])
+        _on(view.trace.click, detail.trace, state, views.detail, busy=[view.view])
     controls = (page.occlude, page.stop, page.busy)
-    _stoppable(state, controls, handlers.occlude, handlers.stop_occluding, views.detail)
+    _stoppable(state, controls, detail.occlude, detail.stop_occluding, views.detail)
     _on(
         page.reencode.click,
-        handlers.reencode,
+        detail.reencode,
         [page.keep_ratio, page.pruner, state],
         page.outputs,
         busy=[page.view],
@@ -233,18 +234,18 @@ def _wire_detail(state: gr.State, handlers: Handlers) -> None:
     )
     _on(
         page.controls.click,
-        handlers.try_controls,
+        detail.try_controls,
         [page.keep_ratio, state],
         page.outputs,
         busy=[page.view],
         each=True,
     )
-    _on(page.as_ranked.click, handlers.as_ranked, state, views.detail, busy=[page.view])
+    _on(page.as_ranked.click, detail.as_ranked, state, views.detail, busy=[page.view])
     curves = views.layers
-    _on(curves.mode.change, handlers.show_curves_as, [curves.mode, state], curves.outputs)
+    _on(curves.mode.change, detail.show_curves_as, [curves.mode, state], curves.outputs)
     controls = (curves.run, curves.stop, curves.busy)
-    _stoppable(state, controls, handlers.trace_dense, handlers.stop_tracing, curves.outputs)
-    _on(views.bands.view.layer_click, handlers.layer, state, [views.why])
+    _stoppable(state, controls, detail.trace_dense, detail.stop_tracing, curves.outputs)
+    _on(views.bands.view.layer_click, detail.layer, state, [views.why])
 
 
 def _wire_pages(state: gr.State, house: Housekeeping, handlers: Handlers) -> None:
@@ -265,7 +266,7 @@ def _wire_pages(state: gr.State, house: Housekeeping, handlers: Handlers) -> Non
         dense = [rank.estimate, rank.only_changes, rank.compare]
         changed = [rank.summary, rank.hits, *dense, *handlers.views.detail]
         left = _on(removed.success, handlers.after_removal, shown_as, changed, each=True)
-        _on(left.success, handlers.trace_selected, state, handlers.views.detail, each=True)
+        _on(left.success, handlers.detail.trace_selected, state, handlers.views.detail, each=True)
 
 
 def _wire_settings(state: gr.State, house: Housekeeping, handlers: Handlers) -> None:
@@ -294,7 +295,7 @@ def _wire_settings(state: gr.State, house: Housekeeping, handlers: Handlers) -> 
         [rank.view, rank.only_changes, state],
         handlers.views.ranked,
     )
-    _on(again.success, handlers.trace_selected, state, handlers.views.detail)
+    _on(again.success, handlers.detail.trace_selected, state, handlers.views.detail)
 
 
 def _rank_again(handlers: Handlers) -> Callable[..., Any]:

@@ -7,19 +7,17 @@ own scopes: a page of another session does not exist here.
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache_db import PageStore
-from mrr.config import Limits, RerankConfig
-from mrr.errors import InputRejected, MRRError, NotFinite, PageLost
+from mrr.config import Limits
+from mrr.errors import InputRejected, NotFinite, PageLost
 from mrr.types import Hit, Page, PageImage, RankedList, System
 from ui.describe import describe, embedder_name
+from ui.engines import Engines, LoadModel
 from ui.examples import Examples
 from ui.gpu import Gpu
 from ui.opening import Opening
@@ -29,7 +27,6 @@ from ui.session import PUBLIC, Run, Session, Settings, new_scope
 if TYPE_CHECKING:
     from mrr.reranker import MiniReranker
 
-LoadModel = Callable[[str, str], "MiniReranker"]
 log = logging.getLogger("ui")
 _PAGE_SIDE = 1400
 MAX_RUNS = 200
@@ -67,11 +64,9 @@ class Workbench:
     """The engine with its examples, shared by all sessions.
 
     opening: the reranker that the app begins with; its store is usable before that is loaded.
-    limits: of what is taken, as the reranker's. load_model: (model, embedder) -> reranker over the
-    same store, "" for the one that the app was started with; or None where visitors may not load
-    models. keep_uploads: uploads join the public pages for good; for a single user only. hosted:
-    strangers share this process, so counts over all sessions are not shown. run: where the model
-    runs.
+    limits: of what is taken, as the reranker's. load_model: see Engines. keep_uploads: uploads join
+    the public pages for good; for a single user only. hosted: strangers share this process, so
+    counts over all sessions are not shown. run: where the model runs.
     """
 
     def __init__(
@@ -89,16 +84,12 @@ class Workbench:
         self.opening, self.store = opening, store
         self.limits = limits or Limits()
         self.examples = examples
-        self.load_model = load_model
+        self.engines = Engines(opening, load_model)
         self.keep_uploads = keep_uploads
         self.hosted = hosted
         self.run = run or Gpu(opening, store)
         self.thumbnails = Thumbnails()
         self.pace = Pace()
-        # One beside the first, because models are large: what it was asked by, and itself.
-        self._other: tuple[tuple[str, str], MiniReranker] | None = None
-        self._engine = lru_cache(maxsize=16)(self._configured)
-        self._loading = threading.Lock()
 
     # ------------------------------------------------------------ engines
 
@@ -109,44 +100,7 @@ class Workbench:
 
     def engine(self, settings: Settings) -> MiniReranker:
         """The reranker of these settings; loads another model where they name one."""
-        with self._loading:
-            return self._engine(settings.model, settings.embedder, settings.config)
-
-    def unchanged(self, settings: Settings) -> MiniReranker:
-        """The model of these settings as it came, whatever the switches say."""
-        with self._loading:
-            return self._engine(settings.model, settings.embedder, None)
-
-    def _configured(self, model: str, embedder: str, config: RerankConfig | None) -> MiniReranker:
-        from mrr.build import trained_config  # torch: only where the engine is
-
-        if not model and not embedder:
-            if config is None:
-                return self.base
-            return self.base.with_config(trained_config(self.base.loaded, config))
-        other = self._load(model, embedder)
-        return other.with_config(trained_config(other.loaded, config))
-
-    def _load(self, model: str, embedder: str) -> MiniReranker:
-        if self.load_model is None:
-            raise InputRejected("Models cannot be changed here; run the app yourself to do so.")
-        if self._other is None or self._other[0] != (model, embedder):
-            if all(map(_may_exist, filter(None, (model, embedder)))):
-                # The one before goes first: two large models need not fit side by side.
-                self._other = None
-                self._engine.cache_clear()
-            try:
-                loaded = self.load_model(model, embedder)
-            except MRRError:
-                raise
-            except Exception as error:  # as many kinds as there are ways to damage a checkpoint
-                log.exception("A model could not be loaded")
-                raise InputRejected(
-                    f"{Path(model or embedder).name} could not be loaded: its files are damaged or "
-                    "incomplete, or it does not fit into memory. Nothing was changed."
-                ) from error
-            self._other = (model, embedder), loaded
-        return self._other[1]
+        return self.engines.of(settings)
 
     # -------------------------------------------------------------- pages
 
@@ -198,13 +152,13 @@ class Workbench:
         page = self.page(session, page_id)
         if not self.removable(page):
             raise InputRejected("The example pages stay; only pages that you added can be removed.")
-        self._remove([page.page_id])
+        self.engines.remove_pages([page.page_id])
         self._forget(session, {page.page_id})
 
     def remove_own(self, session: Session) -> int:
         """Remove everything that this session added."""
         own = [p.page_id for p in self.pages(session) if self.removable(p)]
-        n_removed = self._remove(own)
+        n_removed = self.engines.remove_pages(own)
         self._forget(session, set(own))
         session.uploaded_bytes = 0
         return n_removed
@@ -222,15 +176,7 @@ class Workbench:
 
     def remove_scope(self, scope: str) -> int:
         """Remove all pages of a scope; returns how many."""
-        return self._remove([page.page_id for page in self.store.pages([scope])])
-
-    def _remove(self, page_ids: list[str]) -> int:
-        if not page_ids:
-            return 0
-        n_removed = self.base.remove_pages(page_ids)
-        if self._other is not None:
-            self._other[1].remove_pages(page_ids)  # its dense K/V
-        return n_removed
+        return self.engines.remove_pages([page.page_id for page in self.store.pages([scope])])
 
     # --------------------------------------------------------------- rank
 
@@ -365,11 +311,6 @@ class Workbench:
             session.added[page.page_id] = added
             self.pace.saw(engine, "encode", added.elapsed_ms)
         yield len(pages), len(pages)
-
-
-def _may_exist(name: str) -> bool:
-    """Whether a model of this name can be there: hub ids are not asked for."""
-    return not name.startswith(("/", ".", "~")) or Path(name).expanduser().is_dir()
 
 
 def dense_ranks(run: Run) -> dict[str, int]:

@@ -79,7 +79,7 @@ def test_a_page_of_another_session_does_not_exist_whatever_is_asked(
     with pytest.raises(InputRejected, match="not here"):
         bench.remove(stranger, page_id)
     with pytest.raises(InputRejected, match="not here"):
-        handlers.pick(stranger, event(page=page_id))
+        handlers.detail.pick(stranger, event(page=page_id))
     with pytest.raises(InputRejected, match="not here"):
         handlers.tick("List", False, stranger, event(page=page_id))
     assert bench.page(owner, page_id).label == "secret.png"
