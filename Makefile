@@ -53,7 +53,7 @@ $(VENV)/.run: requirements.txt | $(VENV)/bin/python
 # The app would cache its examples itself, in the background; so it opens with all of them.
 $(VENV)/.examples: $(wildcard assets/examples/pages/* assets/models/*/*.safetensors) | $(VENV)/.run
 	@echo "Caching the example pages, about a minute, once."
-	$(BIN)/python -c "from app import build; from ui.caching import cache_examples; cache_examples(build()[1])"
+	$(BIN)/python -c "import app; from ui.warming import cache_examples; bench = app.build()[1]; app.load(bench); cache_examples(bench); bench.close()"
 	touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.run

@@ -16,13 +16,13 @@ import gradio as gr
 from cache_db import PageStore, default_store
 from mrr.config import Limits
 from mrr.errors import MRRError
-from ui.caching import start_examples
 from ui.examples import Examples, load_examples
 from ui.gpu import Gpu, zero_gpu
 from ui.layout import build_ui
 from ui.opening import Opening
 from ui.session import remove_left_over
 from ui.theme import css, javascript, theme
+from ui.warming import start_examples
 from ui.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -100,20 +100,18 @@ def main() -> None:
     demo, bench = build()
     # As it starts, Gradio asks itself for the page and gives up where the answer takes 3 s.
     demo.launch(**launch_flags(), prevent_thread_lock=True)
-    try:
-        load(bench)
-    except MRRError as error:
-        demo.close()
-        sys.exit(f"The app cannot start. {error}")
     start_examples(bench)
+    load(bench)
     demo.block_thread()
 
 
 def load(bench: Workbench) -> None:
-    """Load the models, and give what stays for good out of the garbage collector's hands."""
+    """Load the models, or end with the reason; what stays for good is no garbage to look for."""
     gc.disable()  # it finds nothing in what is only being imported, and takes a tenth of the time
     try:
         bench.opening()
+    except MRRError as error:
+        sys.exit(f"The app cannot start. {error}")
     finally:
         gc.enable()
     gc.freeze()

@@ -99,6 +99,7 @@ def take(url: str) -> None:
             page.set_default_timeout(WAIT_MS)
             page.goto(f"{url}/?__theme={theme}")
             page.wait_for_selector("#gallery .mrr-page")
+            page.wait_for_selector("#apply:enabled", state="attached")
             act(page)
             page.wait_for_timeout(800)  # charts fade in
             shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
@@ -117,9 +118,10 @@ def main() -> None:
         os.environ["MRR_CACHE_DIR"] = f"{folder}/store"
         sys.path.insert(0, str(ROOT))
         import app
-        from ui.caching import cache_examples
+        from ui.warming import cache_examples
 
         demo, bench = app.build()
+        app.load(bench)
         cache_examples(bench)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -127,7 +129,7 @@ def main() -> None:
         demo.launch(**app.launch_flags(), server_port=port, prevent_thread_lock=True, quiet=True)
         take(f"http://127.0.0.1:{port}")
         demo.close()
-        bench.base.close()
+        bench.close()
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
-"""Caching pages with something to see: uploads file by file, the examples in the background."""
+"""Caching uploads with something to see, file by file."""
 
 from __future__ import annotations
 
-import importlib
 import logging
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from mrr.errors import InputRejected, MRRError
+from mrr.pages.ingest import read_pages
 from mrr.pages.keys import page_id
 from mrr.types import AddedPage, FailedFile, PageImage
-from ui.session import PUBLIC, Session
+from ui.session import Session
 from ui.workbench import Workbench
 
 log = logging.getLogger("ui")
@@ -26,8 +25,6 @@ FULL = (
     f"This session holds {MAX_SESSION_PAGES} pages, which is the limit here; this page and those "
     "after it were left out. Remove some pages first, or run the app yourself."
 )
-# Imported by what the first visitor does first: a second and a half that nobody need wait for.
-_SLOW_IMPORTS = ("mrr.explain.explanation", "mrr.measure.metrics")
 
 
 @dataclass(slots=True)
@@ -78,7 +75,7 @@ def _upload(
     place = 0
     for (name, data), lines in zip(files, queued, strict=True):
         left = len(lines)
-        for item in bench.base.decode([(name, data)], page_range):
+        for item in read_pages(bench.decoder, [(name, data)], page_range):
             if isinstance(item, FailedFile):
                 line = Line(item.file, "failed", item.reason)
             elif is_full(bench, session, item):
@@ -109,7 +106,7 @@ def _upload(
 def _queued(bench: Workbench, name: str, data: bytes, page_range: str | None) -> list[Line]:
     """A line for every page of a file; one for a file that will be refused."""
     try:
-        n_pages = bench.base.decoder.count_pages(name, data, page_range)
+        n_pages = bench.decoder.count_pages(name, data, page_range)
     except InputRejected:
         n_pages = 1
     if n_pages == 1:
@@ -188,60 +185,3 @@ def is_full(bench: Workbench, session: Session, item: PageImage) -> bool:
         return False
     own = {page.page_id for page in bench.store.pages([session.scope])}
     return len(own) >= MAX_SESSION_PAGES and page_id(item.image, session.scope) not in own
-
-
-def start_examples(bench: Workbench) -> threading.Thread:
-    """Cache the bundled pages in the background; the app is usable meanwhile."""
-    thread = threading.Thread(target=cache_examples, args=(bench,), name="examples", daemon=True)
-    thread.start()
-    return thread
-
-
-def cache_examples(bench: Workbench) -> None:
-    """Bring every example page into the store, then measure one dense page for the estimates."""
-    examples = bench.examples
-    try:
-        for example in examples.pages:
-            data = example.file.read_bytes()
-            for item in bench.base.decode([(example.file.name, data)]):
-                if isinstance(item, FailedFile):
-                    log.warning("Example %s: %s", example.key, item.reason)
-                    continue
-                added = bench.base.add_page(replace(item, label=example.title), PUBLIC)
-                examples.page_ids[example.key] = added.page.page_id
-                examples.added[added.page.page_id] = added
-                bench.thumbnails.put(added.page.page_id, item.image)
-                if added.outcome == "encoded":
-                    bench.pace.saw(bench.base, "encode", added.elapsed_ms)
-        for module in _SLOW_IMPORTS:
-            importlib.import_module(module)
-        _measure_once(bench)
-    except (MRRError, OSError) as error:
-        log.warning("The examples stop here: %s", error)
-    finally:
-        examples.finished = True
-
-
-def _measure_once(bench: Workbench) -> None:
-    """One page by each dense system, and one encoding where every page was a hit: what they cost
-    can then be said before they are asked for."""
-    if not bench.examples.page_ids:
-        return
-    one = next(iter(bench.examples.page_ids.values()))
-    begin = time.perf_counter()
-    bench.base.rank("warm up", system="original", pages=[one], scopes=(PUBLIC,))
-    bench.pace.saw(bench.base, "original", (time.perf_counter() - begin) * 1e3)
-    if bench.base.cache.scorer.image_first:
-        usage = bench.base.rank(
-            "warm up", system="dense-reuse", pages=[one], scopes=(PUBLIC,)
-        ).usage
-        once = usage.ms.get("encode", 0.0)
-        bench.pace.saw(bench.base, "dense-reuse", usage.total_ms - once)
-    if bench.pace.ms(bench.base, "encode") is None:
-        from mrr.measure.latency import encode_again
-
-        page = bench.store.page(one)
-        assert page is not None, "it was added a moment ago"
-        with bench.base.lock:
-            stages, _ = encode_again(bench.base.cache, page)
-        bench.pace.saw(bench.base, "encode", sum(stages.values()))

@@ -46,12 +46,13 @@ class Engines:
             return self._engine(settings.model, settings.embedder, None)
 
     def _configured(self, model: str, embedder: str, config: RerankConfig | None) -> MiniReranker:
-        from mrr.build import trained_config  # torch: only where the engine is
+        first = self.opening()
+        from mrr.build import trained_config  # torch: only after the engine has brought it
 
         if not model and not embedder:
             if config is None:
-                return self.opening()
-            return self.opening().with_config(trained_config(self.opening().loaded, config))
+                return first
+            return first.with_config(trained_config(first.loaded, config))
         other = self._load(model, embedder)
         return other.with_config(trained_config(other.loaded, config))
 

@@ -7,7 +7,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mrr.types import AddedPage
+from cache_db import PageStore
+from mrr.types import AddedPage, Page
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "assets" / "examples"
 
@@ -25,7 +26,7 @@ class ExamplePage:
 class Examples:
     """The corpus as it lies on disk, and how far it has come into the store.
 
-    relevant: query -> keys of the pages that answer it. page_ids: key -> page id, once cached.
+    relevant: query -> keys of the pages that answer it. page_ids: key -> page id, once stored.
     added: page id -> what caching it said. known_failure: a query that mini gets wrong.
     """
 
@@ -36,6 +37,11 @@ class Examples:
     page_ids: dict[str, str] = field(default_factory=dict)
     added: dict[str, AddedPage] = field(default_factory=dict)
     finished: bool = False
+
+    def stored(self, store: PageStore) -> list[Page]:
+        """Those that are known to be in the store, though maybe not under the model in use."""
+        found = map(store.page, list(self.page_ids.values()))
+        return [page for page in found if page is not None]
 
     def labels(self, query: str) -> set[str]:
         """Page ids that the bundled labels call relevant to a query; empty for other queries."""

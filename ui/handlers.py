@@ -35,7 +35,9 @@ class Handlers:
     def open(self, session: Session, request: gr.Request) -> Values:
         """A tab was opened: what can be shown before the model is loaded."""
         self.tabs.opened(request.session_hash, session)
+        ready = self.bench.opening.done
         return {
+            self.views.header: self.header(session) if ready else start.header_before(),
             self.views.gallery: start.gallery(self.bench, session),
             self.views.labels.scores: labels.scores(self.bench, session),
             self.views.history.runs: history.runs(session),
@@ -44,13 +46,6 @@ class Handlers:
     def header(self, session: Session) -> str:
         """Name and status strip."""
         return start.header(self.bench.engine(session.settings), len(self.bench.pages(session)))
-
-    def warm(self, session: Session) -> Values:
-        """The example pages come in; stops its own clock when they are."""
-        return {
-            self.views.header: self.header(session),
-            self.views.gallery: start.gallery(self.bench, session),
-        }
 
     def rank(self, query: str, view: View, only: bool, session: Session) -> Iterator[Values]:
         """Rank with mini and show it; whatever was selected gives way to the first page.

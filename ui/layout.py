@@ -148,7 +148,7 @@ def _wire_opening(
     demo: gr.Blocks, state: gr.State, handlers: Handlers, house: Housekeeping
 ) -> None:
     views = handlers.views
-    opened = [views.gallery, views.labels.scores, views.history.runs]
+    opened = [views.header, views.gallery, views.labels.scores, views.history.runs]
     clock = gr.Timer(_WARM_TICK_S, active=not handlers.bench.examples.finished)
     warmed = [*house.shows_stored, clock]
 
@@ -160,11 +160,7 @@ def _wire_opening(
         if n_cached == session.n_examples_seen and not finished:
             return {}
         session.n_examples_seen = n_cached
-        return {
-            **handlers.warm(session),
-            **house.stored(session),
-            clock: gr.Timer(active=not finished),
-        }
+        return {**house.stored(session), clock: gr.Timer(active=not finished)}
 
     _on(demo.load, handlers.open, state, opened)
     _on(demo.load, house.stored, state, house.shows_stored)

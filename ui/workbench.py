@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from cache_db import PageStore
 from mrr.config import Limits
 from mrr.errors import InputRejected, NotFinite, PageLost
+from mrr.pages.sandbox import Decoder
 from mrr.types import Hit, Page, PageImage, RankedList, System
 from ui.describe import describe, embedder_name
 from ui.engines import Engines, LoadModel
@@ -83,6 +84,7 @@ class Workbench:
     ) -> None:
         self.opening, self.store = opening, store
         self.limits = limits or Limits()
+        self.decoder = Decoder(self.limits)  # the engine's own comes with torch
         self.examples = examples
         self.engines = Engines(opening, load_model)
         self.keep_uploads = keep_uploads
@@ -101,6 +103,14 @@ class Workbench:
     def engine(self, settings: Settings) -> MiniReranker:
         """The reranker of these settings; loads another model where they name one."""
         return self.engines.of(settings)
+
+    def close(self) -> None:
+        """Stop the decoding process, and close the engine, or its store if none was loaded."""
+        self.decoder.close()
+        if self.opening.done:
+            self.base.close()
+        else:
+            self.store.close()
 
     # -------------------------------------------------------------- pages
 

@@ -16,8 +16,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 import app as the_app
 from tests.tiny import picture, save_checkpoint
-from ui.caching import cache_examples
 from ui.examples import Examples, load_examples
+from ui.warming import cache_examples
 from ui.workbench import Workbench
 
 SAMPLES = ("blue harbour", "tram timetable", "winter garden")
@@ -29,6 +29,13 @@ def png(seed: int) -> bytes:
     buffer = io.BytesIO()
     picture(seed, (160, 224)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def free_port() -> int:
+    """One that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def pdf(*seeds: int) -> bytes:
@@ -86,13 +93,11 @@ def running(tmp_path_factory: pytest.TempPathFactory, corpus: Examples) -> Itera
     os.environ.update(settings)
     demo, bench = the_app.build(corpus)
     cache_examples(bench)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     demo.launch(**the_app.launch_flags(), server_port=port, prevent_thread_lock=True, quiet=True)
     yield Running(f"http://127.0.0.1:{port}", bench, root / "store", root / "gradio")
     demo.close()
-    bench.base.close()
+    bench.close()
     for name, value in before.items():
         if value is None:
             del os.environ[name]
@@ -127,6 +132,8 @@ def visit(
         page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
         page.goto(f"{running.url}/?__theme={theme}")
         page.wait_for_selector("#gallery .mrr-page")
+        page.wait_for_selector("#apply:enabled", state="attached")
+        page.wait_for_function("document.querySelector('#header').innerText.includes('exit')")
         return page
 
     yield opened

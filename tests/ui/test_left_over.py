@@ -81,7 +81,7 @@ def test_starting_the_app_removes_them_unless_uploads_are_kept(
         assert bench.base.store.scopes() == sorted(left)
         kept = bench.upload_scope(bench.session()) == PUBLIC
         assert kept == (keep == ""), "at home uploads stay, unless they were told not to"
-        bench.base.close()
+        bench.close()
 
 
 def test_a_store_knows_who_has_it_open(tmp_path: Path) -> None:

@@ -18,12 +18,14 @@ from playwright.sync_api import Browser, expect
 import app as the_app
 from mrr import MiniReranker
 from mrr.errors import InputRejected
-from tests.ui.conftest import N_PAGES, SAMPLES
-from ui.caching import cache_examples
+from tests.ui.conftest import N_PAGES, SAMPLES, free_port, pdf
 from ui.examples import Examples, load_examples
 from ui.opening import Opening
 from ui.views import start
+from ui.warming import cache_examples, recognise_examples
 from ui.workbench import Workbench
+
+expect.set_options(timeout=30_000)
 
 
 def test_the_model_is_loaded_once_however_many_ask_for_it() -> None:
@@ -41,21 +43,28 @@ def test_the_model_is_loaded_once_however_many_ask_for_it() -> None:
     assert given == set(loads) and len(loads) == 1 and opening.done
 
 
-def test_a_failure_is_told_to_everybody_who_asks_and_the_next_one_tries_again() -> None:
-    model: Any = object()
-    answers: list[Any] = [InputRejected("No such folder."), InputRejected("Still none."), model]
+def test_a_failure_is_told_to_everybody_who_asks_after_one_attempt() -> None:
+    loads: list[None] = []
 
     def load() -> Any:
-        if isinstance(answer := answers.pop(0), Exception):
-            raise answer
-        return answer
+        time.sleep(0.05)
+        loads.append(None)
+        raise InputRejected("No such folder.")
 
     opening = Opening(load)
-    for sentence in ("No such folder", "Still none"):
-        with pytest.raises(InputRejected, match=sentence):
-            opening()
-        assert not opening.done
-    assert opening() is model
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(opening) for _ in range(8)]
+    assert {str(each.exception()) for each in asked} == {"No such folder."}
+    assert len(loads) == 1 and not opening.done
+
+
+def test_the_app_is_built_without_torch(tmp_path: Path) -> None:
+    code = "import sys, app; app.build(); sys.exit('torch' in sys.modules)"
+    store = {"MRR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **store}, cwd=the_app.ROOT, check=False
+    )
+    assert done.returncode == 0
 
 
 def test_an_app_whose_model_is_missing_says_so_and_ends(tmp_path: Path) -> None:
@@ -86,6 +95,7 @@ def test_what_is_still_to_be_cached_is_said_until_it_is(
     bench = Workbench(opening, reranker.store, everything)
     assert f"0 of {N_PAGES} example pages are cached" in start.still_caching(bench)
     cache_examples(Workbench(opening, reranker.store, some))
+    recognise_examples(bench)
     assert f"2 of {N_PAGES} example pages are cached" in start.still_caching(bench)
     assert f"Caching the example pages: 2 of {N_PAGES}." in start.warming(bench)
     cache_examples(bench)
@@ -104,9 +114,10 @@ def gate(
         "GRADIO_TEMP_DIR": str(tmp_path / "gradio"),
     }.items():
         monkeypatch.setenv(name, value)
-    _, earlier = the_app.build(corpus)
+    folder = corpus.pages[0].file.parents[1]
+    _, earlier = the_app.build(load_examples(folder))
     cache_examples(earlier)
-    earlier.base.close()
+    earlier.close()
     come, load = threading.Event(), MiniReranker.from_pretrained
 
     def late(*args: Any, **kwargs: Any) -> MiniReranker:
@@ -114,12 +125,14 @@ def gate(
         return load(*args, **kwargs)
 
     monkeypatch.setattr(MiniReranker, "from_pretrained", late)
-    demo, bench = the_app.build(load_examples(corpus.pages[0].file.parents[1]))
-    _, url, _ = demo.launch(**the_app.launch_flags(), prevent_thread_lock=True, quiet=True)
-    yield url, come, bench
+    demo, bench = the_app.build(load_examples(folder))
+    port = free_port()
+    demo.launch(**the_app.launch_flags(), server_port=port, prevent_thread_lock=True, quiet=True)
+    recognise_examples(bench)
+    yield f"http://127.0.0.1:{port}", come, bench
     come.set()
     demo.close()
-    bench.base.close()
+    bench.close()
 
 
 @pytest.mark.browser
@@ -130,8 +143,9 @@ def test_the_pages_are_there_before_the_model_and_a_query_waits_for_it(
     tab = browser.new_page()
     tab.goto(url)
     expect(tab.locator("#header")).to_contain_text("is being loaded")
-    expect(tab.locator("#gallery h2")).to_have_text(f"{N_PAGES} pages cached at an earlier start")
+    expect(tab.locator("#gallery h2")).to_have_text(f"{N_PAGES} pages stored at an earlier start")
     expect(tab.locator("#gallery .mrr-page")).to_have_count(N_PAGES)
+    expect(tab.locator("#apply")).to_be_disabled()
     tab.locator("#samples .mrr-chip", has_text=SAMPLES[0]).click()
     expect(tab.locator("#summary")).to_contain_text("The model is being loaded")
     assert not bench.opening.done
@@ -139,6 +153,7 @@ def test_the_pages_are_there_before_the_model_and_a_query_waits_for_it(
     expect(tab.locator("#took")).to_be_visible(timeout=30_000)
     expect(tab.locator("#summary")).to_contain_text(f"{N_PAGES} pages ranked for “{SAMPLES[0]}”")
     expect(tab.locator("#summary")).not_to_contain_text("so far")
+    expect(tab.locator("[data-event=tick][aria-pressed=true]")).to_have_count(1)
     expect(tab.locator("#header")).to_contain_text("model reranker")
     config = bench.base.config
     tab.locator(".sidebar .toggle-button").click()
@@ -146,4 +161,22 @@ def test_the_pages_are_there_before_the_model_and_a_query_waits_for_it(
         slider = tab.locator(f"#{switch} input[type=range]")
         expect(slider).to_have_value(str(layer - 1))
         expect(slider).to_have_attribute("max", str(bench.base.loaded.n_layers - 1))
+    expect(tab.locator("#apply")).to_be_enabled()
+    tab.close()
+
+
+@pytest.mark.browser
+def test_an_upload_before_the_model_lists_its_pages_and_goes_on_with_it(
+    gate: tuple[str, threading.Event, Any], browser: Browser
+) -> None:
+    url, come, _ = gate
+    tab = browser.new_page()
+    tab.goto(url)
+    tab.get_by_role("tab", name="Pages").click()
+    files = {"name": "two.pdf", "mimeType": "application/pdf", "buffer": pdf(70, 71)}
+    tab.locator("#files input[type=file]").set_input_files(files)  # type: ignore[arg-type]
+    expect(tab.locator("#progress")).to_contain_text("two.pdf p. 1")
+    expect(tab.locator("#progress")).to_contain_text("0 pages in, 2 to go")
+    come.set()
+    expect(tab.locator("#progress")).to_contain_text("2 pages in", timeout=30_000)
     tab.close()

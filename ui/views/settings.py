@@ -56,18 +56,19 @@ class SettingsView:
         """What the model brings with it: see `switches`."""
         return [
             self.exit_layer, self.band_start, self.band_end, self.keep_ratio, self.pruner,
-            self.kv_dtype, self.instruction, self.plan,
+            self.kv_dtype, self.instruction, self.preset, self.plan, self.apply,
         ]  # fmt: skip
 
 
 def build(models_allowed: bool) -> SettingsView:
-    """Every switch of the engine; `switches` sets them once there is one."""
+    """Every switch of the engine. Those that depend on it are off until `switches` sets them."""
     usual = RerankConfig()
     heading("Settings")
     preset = gr.Radio(
         list(PRESETS),
         value=PRESETS[0],
         label="Preset, by arXiv 2606.10759",
+        interactive=False,
         elem_id="preset",
         elem_classes="mrr-seg",
         show_label=False,
@@ -75,36 +76,38 @@ def build(models_allowed: bool) -> SettingsView:
     )
     keep_ratio = gr.Slider(
         0.05, 1.0, usual.keep_ratio, step=0.05, label="Keep ratio", elem_id="keep-ratio",
+        interactive=False,
         info="Share of a page's visual tokens that is kept.",
     )  # fmt: skip
     pruner = gr.Dropdown(
         ["embedder", "uniform", "random", "none"], value=usual.pruner, label="Chosen by",
-        elem_id="pruner",
+        elem_id="pruner", interactive=False,
         info="embedder: its attention; uniform, random: controls; none: keep all.",
     )  # fmt: skip
     exit_layer = gr.Slider(
-        0, 1, 0, step=1, label="Exit after layer",
-        elem_id="exit-layer", info=f"The layers after it never run. {LAYERS_ARE}",
+        0, 1, 0, step=1, label="Exit after layer", elem_id="exit-layer", interactive=False,
+        info=f"The layers after it never run. {LAYERS_ARE}",
     )  # fmt: skip
     band_start = gr.Slider(
-        0, 1, 0, step=1, label="Band from layer", elem_id="band-start",
+        0, 1, 0, step=1, label="Band from layer", elem_id="band-start", interactive=False,
         info="First layer in which the query sees the page.",
     )  # fmt: skip
     band_end = gr.Slider(
-        0, 1, 0, step=1, label="Band to layer", elem_id="band-end",
+        0, 1, 0, step=1, label="Band to layer", elem_id="band-end", interactive=False,
         info="Last layer in which it does; not after the exit.",
     )  # fmt: skip
     kv_dtype = gr.Dropdown(
         ["int8", "bf16", "fp16", "fp32"], value=usual.kv_dtype, label="Precision of stored K/V",
-        elem_id="kv-dtype",
+        elem_id="kv-dtype", interactive=False,
     )  # fmt: skip
     top_k = gr.Slider(
         1, 100, DEFAULT_TOP_K, step=1, label="Candidates", elem_id="top-k",
         info="Pages that the first stage passes on.",
     )  # fmt: skip
     instruction = gr.Textbox(
-        usual.instruction, label="Instruction", lines=2, max_length=400, elem_id="instruction"
-    )
+        usual.instruction, label="Instruction", lines=2, max_length=400, elem_id="instruction",
+        interactive=False,
+    )  # fmt: skip
     auto_trace = gr.Checkbox(
         True, label="Trace the selected page by itself", elem_id="auto-trace",
         info="A separate pass, never timed, for the maps.",
@@ -123,8 +126,8 @@ def build(models_allowed: bool) -> SettingsView:
             elem_id="embedder",
         )
     with gr.Column(elem_id="apply-bar"):  # in sight wherever the switches are scrolled to
-        plan = text("plan", note("The model is being loaded; these will be as it has them."))
-        apply = gr.Button("Apply", variant="primary", elem_id="apply")
+        plan = text("plan", note("One moment: these come with the model."))
+        apply = gr.Button("Apply", variant="primary", interactive=False, elem_id="apply")
         stop = gr.Button("Stop encoding", visible=False, elem_id="stop-encoding")
     return SettingsView(
         preset, exit_layer, band_start, band_end, keep_ratio, pruner, kv_dtype, top_k, instruction,
@@ -201,26 +204,35 @@ def preset_of(values: Sequence[Any], base: RerankConfig, n_layers: int) -> str |
 
 
 def switches(view: SettingsView, engine: MiniReranker) -> dict[gr.components.Component, object]:
-    """Every switch as an engine has it."""
+    """Every switch as an engine has it, and on."""
     config = engine.config
-    return {
-        **depth(view, engine),
+    values = {
         view.keep_ratio: config.keep_ratio,
         view.pruner: config.pruner,
         view.kv_dtype: config.kv_dtype,
         view.instruction: config.instruction,
+    }
+    return {
+        **{switch: gr.update(value=value, interactive=True) for switch, value in values.items()},
+        **depth(view, engine),
+        view.preset: gr.update(interactive=True),
         view.plan: "",
+        view.apply: gr.update(interactive=True),
     }
 
 
 def depth(view: SettingsView, engine: MiniReranker) -> dict[gr.components.Component, object]:
-    """The switches of depth as an engine has them, for one that was just loaded."""
+    """The switches of depth as an engine has them, and on."""
     config, last = engine.config, engine.loaded.n_layers - 1
     assert config.band is not None and config.exit_layer is not None
+    values = {
+        view.exit_layer: config.exit_layer - 1,
+        view.band_start: config.band[0],
+        view.band_end: config.band[1] - 1,
+    }
     return {
-        view.exit_layer: gr.update(maximum=last, value=config.exit_layer - 1),
-        view.band_start: gr.update(maximum=last, value=config.band[0]),
-        view.band_end: gr.update(maximum=last, value=config.band[1] - 1),
+        switch: gr.update(maximum=last, value=value, interactive=True)
+        for switch, value in values.items()
     }
 
 

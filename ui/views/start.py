@@ -10,7 +10,7 @@ import gradio as gr
 from ui.components import actions, text
 from ui.describe import LAYERS_ARE, band, device_name, exit_after, model_name
 from ui.markup import MOST_SHOWN, and_more, bar, count, esc, note
-from ui.session import PUBLIC, Session
+from ui.session import Session
 from ui.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _CAUTION = " The model that comes with it is tiny: it finds printed words, not m
 
 def build_header() -> gr.HTML:
     """Name, one line of what this is, and the status strip."""
-    return text("header", _header("", (("model", "is being loaded"),)))
+    return text("header", _header("", ()))
 
 
 def build_samples(bench: Workbench) -> gr.HTML:
@@ -36,6 +36,11 @@ def build_samples(bench: Workbench) -> gr.HTML:
 def build_gallery() -> gr.HTML:
     """The pages that can be asked, until there is a ranking."""
     return text("gallery")
+
+
+def header_before() -> str:
+    """The same while there is no engine to tell of."""
+    return _header("", (("model", "is being loaded"),))
 
 
 def header(engine: MiniReranker, n_pages: int) -> str:
@@ -91,7 +96,7 @@ def sample_queries(bench: Workbench) -> tuple[str, ...]:
 def gallery(bench: Workbench, session: Session) -> str:
     """Every page of the session, small, in one quiet grid."""
     pages = bench.pages(session)
-    state = "ready to be asked" if bench.opening.done else "cached at an earlier start"
+    state = "ready to be asked" if bench.opening.done else "stored at an earlier start"
     head = f"<h2>{count(len(pages), 'page')} {state}</h2>" if pages else ""
     cards = "".join(
         f'<figure class="mrr-page" style="margin:0"><img src="{bench.thumbnail(page)}" '
@@ -117,7 +122,7 @@ def still_caching(bench: Workbench) -> str:
 
 
 def warming(bench: Workbench) -> str:
-    """Progress of the example pages, on the first start only."""
+    """That the model is being loaded, then how many example pages are still to be cached."""
     if not bench.opening.done:
         return note("The model is being loaded, which takes a few seconds.")
     done, total = _cached(bench)
@@ -129,13 +134,12 @@ def warming(bench: Workbench) -> str:
 
 
 def _cached(bench: Workbench) -> tuple[int, int]:
-    """(done, of) the example pages: those that are stored, at this start or an earlier one.
+    """(done, of) the example pages: those that the model that the app began with has read.
 
-    Told by their titles, before this start has come to them. One that cannot be read is done with
-    when all are.
+    One that cannot be read is done with when all are.
     """
     examples = bench.examples
     if examples.finished:
         return len(examples.pages), len(examples.pages)
-    titles = {page.label for page in bench.store.pages([PUBLIC])}
-    return sum(example.title in titles for example in examples.pages), len(examples.pages)
+    stored = examples.stored(bench.store)
+    return len(stored) - len(bench.base.cache.missing(stored)), len(examples.pages)

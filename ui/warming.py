@@ -1,0 +1,110 @@
+"""The bundled example pages come in, in the background, and what a dense page costs is measured."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+
+from mrr.errors import MRRError
+from mrr.pages.ingest import read_pages
+from mrr.pages.keys import page_id
+from mrr.types import FailedFile, PageImage
+from ui.examples import ExamplePage
+from ui.session import PUBLIC
+from ui.workbench import Workbench
+
+log = logging.getLogger("ui")
+
+# Imported by what visitors do next: half a second that nobody need wait for.
+_SLOW_IMPORTS = ("mrr.measure.metrics",)
+
+
+def start_examples(bench: Workbench) -> threading.Thread:
+    """Recognise and cache the bundled pages in the background; the app is usable meanwhile."""
+
+    def work() -> None:
+        with suppress(MRRError):  # the model's, which whoever started the app is told
+            cache_examples(bench)
+
+    thread = threading.Thread(target=work, name="examples", daemon=True)
+    thread.start()
+    return thread
+
+
+def recognise_examples(bench: Workbench) -> None:
+    """Find the example pages that an earlier start has stored. Waits for no model."""
+    known = {page.page_id for page in bench.store.pages([PUBLIC])}
+    for example in bench.examples.pages if known else ():
+        for item in _decoded(bench, example):
+            if (found := page_id(item.image, PUBLIC)) in known:
+                bench.examples.page_ids[example.key] = found
+
+
+def cache_examples(bench: Workbench) -> None:
+    """Bring every example page into the store, then measure one dense page for the estimates.
+
+    Raises what loading the model raises.
+    """
+    examples = bench.examples
+    recognise_examples(bench)
+    cache = bench.base.cache
+    for page in examples.stored(bench.store):
+        if not cache.missing([page]) and (stored := cache.stored(page)) is not None:
+            examples.added[page.page_id] = stored
+    try:
+        for example in examples.pages:
+            if examples.page_ids.get(example.key) in examples.added:
+                continue
+            for item in _decoded(bench, example):
+                added = bench.base.add_page(replace(item, label=example.title), PUBLIC)
+                examples.page_ids[example.key] = added.page.page_id
+                examples.added[added.page.page_id] = added
+                bench.thumbnails.put(added.page.page_id, item.image)
+                if added.outcome == "encoded":
+                    bench.pace.saw(bench.base, "encode", added.elapsed_ms)
+        for module in _SLOW_IMPORTS:
+            importlib.import_module(module)
+        _measure_once(bench)
+    except MRRError as error:
+        log.warning("The examples stop here: %s", error)
+    finally:
+        examples.finished = True
+
+
+def _decoded(bench: Workbench, example: ExamplePage) -> Iterator[PageImage]:
+    """Its picture; nothing, and a warning, where it cannot be read."""
+    for item in read_pages(bench.decoder, [(example.file.name, example.file)]):
+        if isinstance(item, FailedFile):
+            log.warning("Example %s: %s", example.key, item.reason)
+        else:
+            yield item
+
+
+def _measure_once(bench: Workbench) -> None:
+    """One page by each dense system, and one encoding where every page was a hit: what they cost
+    can then be said before they are asked for."""
+    if not bench.examples.page_ids:
+        return
+    one = next(iter(bench.examples.page_ids.values()))
+    begin = time.perf_counter()
+    bench.base.rank("warm up", system="original", pages=[one], scopes=(PUBLIC,))
+    bench.pace.saw(bench.base, "original", (time.perf_counter() - begin) * 1e3)
+    if bench.base.cache.scorer.image_first:
+        usage = bench.base.rank(
+            "warm up", system="dense-reuse", pages=[one], scopes=(PUBLIC,)
+        ).usage
+        once = usage.ms.get("encode", 0.0)
+        bench.pace.saw(bench.base, "dense-reuse", usage.total_ms - once)
+    if bench.pace.ms(bench.base, "encode") is None:
+        from mrr.measure.latency import encode_again
+
+        page = bench.store.page(one)
+        assert page is not None, "it was added a moment ago"
+        with bench.base.lock:
+            stages, _ = encode_again(bench.base.cache, page)
+        bench.pace.saw(bench.base, "encode", sum(stages.values()))
