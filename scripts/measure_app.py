@@ -15,16 +15,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-import httpx
 from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 _PATIENCE_S = 180.0
-# The line over a ranking names its query; until then that of the one before stands there.
-_RANKED = "words => document.querySelector('#took')?.closest('p').innerText.includes(words)"
 
 
 @contextmanager
@@ -42,21 +40,24 @@ def started() -> Iterator[tuple[str, float]]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        while not _answers(url := f"http://127.0.0.1:{port}/"):
+        while not _answers(port):
             if app.poll() is not None or time.perf_counter() - begin > _PATIENCE_S:
                 sys.exit("The app did not start; run python app.py to see why.")
-            time.sleep(0.02)
+            time.sleep(0.05)
         _say("the page answers", begin)
-        yield url, begin
+        yield f"http://127.0.0.1:{port}/", begin
     finally:
         app.terminate()
         app.wait()
 
 
-def _answers(url: str) -> bool:
+def _answers(port: int) -> bool:
+    """Whether the page comes; asked with next to no work of our own."""
     try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
+        with closing(HTTPConnection("127.0.0.1", port)) as asked:
+            asked.request("GET", "/")
+            return asked.getresponse().status == 200
+    except (OSError, HTTPException):
         return False
 
 
@@ -78,13 +79,13 @@ def click_samples(page: Page, begin: float) -> None:
 
 
 def _ranking(page: Page, n: int) -> float:
-    chip = page.locator("#samples .mrr-chip").nth(n)
-    words = (chip.text_content() or "").removesuffix(" (one it gets wrong)")
-    page.evaluate("document.querySelector('#took')?.remove()")
+    page.evaluate("document.querySelector('#took')?.remove()")  # of the ranking before
     begin = time.perf_counter()
-    chip.click()
-    page.wait_for_function(_RANKED, arg=words, timeout=_PATIENCE_S * 1e3)
-    return time.perf_counter() - begin
+    page.locator("#samples .mrr-chip").nth(n).click()
+    page.wait_for_selector("#took", timeout=_PATIENCE_S * 1e3)
+    took = time.perf_counter() - begin
+    page.wait_for_selector("[data-event=pick]")  # at least one page is ranked
+    return took
 
 
 def _say(what: str, begin: float) -> None:

@@ -124,15 +124,18 @@ def export(shop: Workshop, folder: Path, stage: str) -> None:
 
 
 @train.command(name="held-out")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--pages", default=80, show_default=True)
-@click.option("--queries", default=3, show_default=True, help="About each page.")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--pages", type=click.IntRange(1), default=80, show_default=True)
+@click.option(
+    "--queries", type=click.IntRange(1), default=3, show_default=True, help="About each page."
+)
 @click.option("--unseen-faces", is_flag=True, help="In faces that are never trained on.")
 @click.pass_obj
 def held_out(shop: Workshop, folder: Path, pages: int, queries: int, unseen_faces: bool) -> None:
     """Draw pages of held-out text into FOLDER, with labelled queries, for `mrr eval`.
 
-    In the faces of common documents, at the size that the pair was trained for.
+    At the size that the pair is trained for, in the faces of common documents unless said
+    otherwise. Needs the stage corpus, or a run that was begun from a pair and has it.
     """
     n_queries = shop.draw_held_out(folder, pages, queries, unseen_faces)
     click.echo(json.dumps({"pages": pages, "queries": n_queries}))

@@ -30,6 +30,7 @@ from mrr.train import (
     embed_train,
     export,
     eyes,
+    fonts,
     held_out,
     match_train,
     reading,
@@ -228,6 +229,11 @@ class Workshop:
 
     def draw_held_out(self, folder: Path, n_pages: int, n_queries: int, unseen_faces: bool) -> int:
         """Pages of held-out text, labelled, for `mrr eval`; returns how many queries."""
+        if not (self.corpus_dir / "words.json").exists():
+            raise InputRejected(f"{self.root} holds no text yet; run the stage corpus first.")
+        if unseen_faces and not fonts.find(fonts.HELD_OUT):
+            kept = ", ".join(fonts.HELD_OUT)
+            raise InputRejected(f"None of the faces kept for this is here: {kept}. Install one.")
         style = rendered.unseen_faces() if unseen_faces else None
         sources = match_train.page_sources(
             self.corpus_dir, self.tokenizer, (PAGE,), 1, "validation", style

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from mrr.errors import InputRejected
 from mrr.measure.dataset import read_dataset
-from mrr.train import held_out
+from mrr.train import fonts, held_out
+from mrr.train.cli import train
 from mrr.train.data import PageSource
+from mrr.train.match_train import PAGE, page_sources
 from mrr.train.queries import answers, page_text
+from mrr.train.stages import Workshop
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
@@ -58,6 +63,30 @@ def test_nothing_is_written_over(source: PageSource, tmp_path: Path) -> None:
     with pytest.raises(InputRejected, match="not empty"):
         held_out.write(source, tmp_path, 2, 2, seed=0)
     assert _bytes(tmp_path) == {"notes.txt": b"mine"}
+
+
+def test_the_command_draws_held_out_text_at_full_size(shop: Workshop, tmp_path: Path) -> None:
+    asked = ["--run", str(shop.root), "held-out", str(tmp_path / "dir"), "--pages", "2"]
+    done = CliRunner().invoke(train, asked)
+    assert done.exit_code == 0, done.output
+    dataset = read_dataset(tmp_path / "dir")
+    assert json.loads(done.output) == {"pages": 2, "queries": len(dataset.queries)}
+    sources = page_sources(shop.corpus_dir, shop.tokenizer, (PAGE,), 1, "validation")
+    with Image.open(dataset.pages[0].file) as picture:
+        assert picture.size == PAGE
+        drawn = sources[0][1].page(f"held-out/{shop.scale.seed}/page-001").pixels
+        assert np.array_equal(np.asarray(picture), drawn)
+
+
+def test_a_run_without_text_and_a_machine_without_the_faces_say_so(
+    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputRejected, match="run the stage corpus first"):
+        Workshop(tmp_path / "new", shop.scale).draw_held_out(tmp_path / "a", 2, 1, False)
+    monkeypatch.setattr(fonts, "HELD_OUT", ("no such face",))
+    with pytest.raises(InputRejected, match="no such face"):
+        shop.draw_held_out(tmp_path / "b", 2, 1, True)
+    assert not (tmp_path / "b").exists()
 
 
 def test_function_words_count_only_where_nothing_else_is_asked() -> None:
