@@ -6,15 +6,12 @@ import importlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 
 from mrr.errors import MRRError
 from mrr.pages.ingest import read_pages
-from mrr.pages.keys import page_id
-from mrr.types import FailedFile, PageImage
-from ui.examples import ExamplePage
+from mrr.types import FailedFile
 from ui.session import PUBLIC
 from ui.workbench import Workbench
 
@@ -37,12 +34,15 @@ def start_examples(bench: Workbench) -> threading.Thread:
 
 
 def recognise_examples(bench: Workbench) -> None:
-    """Find the example pages that an earlier start has stored. Waits for no model."""
-    known = {page.page_id for page in bench.store.pages([PUBLIC])}
-    for example in bench.examples.pages if known else ():
-        for item in _decoded(bench, example):
-            if (found := page_id(item.image, PUBLIC)) in known:
-                bench.examples.page_ids[example.key] = found
+    """Find the example pages that an earlier start has stored, by their names.
+
+    What waits for the model is ranked with its labels then. Whether they are the same to the pixel
+    is known when they are cached, which would hold up the model.
+    """
+    known = {(page.label, page.source): page.page_id for page in bench.store.pages([PUBLIC])}
+    for example in bench.examples.pages:
+        if (found := known.get((example.title, example.file.name))) is not None:
+            bench.examples.page_ids[example.key] = found
 
 
 def cache_examples(bench: Workbench) -> None:
@@ -52,15 +52,13 @@ def cache_examples(bench: Workbench) -> None:
     """
     examples = bench.examples
     recognise_examples(bench)
-    cache = bench.base.cache
-    for page in examples.stored(bench.store):
-        if not cache.missing([page]) and (stored := cache.stored(page)) is not None:
-            examples.added[page.page_id] = stored
+    bench.opening()
     try:
         for example in examples.pages:
-            if examples.page_ids.get(example.key) in examples.added:
-                continue
-            for item in _decoded(bench, example):
+            for item in read_pages(bench.decoder, [(example.file.name, example.file)]):
+                if isinstance(item, FailedFile):
+                    log.warning("Example %s: %s", example.key, item.reason)
+                    continue
                 added = bench.base.add_page(replace(item, label=example.title), PUBLIC)
                 examples.page_ids[example.key] = added.page.page_id
                 examples.added[added.page.page_id] = added
@@ -74,15 +72,6 @@ def cache_examples(bench: Workbench) -> None:
         log.warning("The examples stop here: %s", error)
     finally:
         examples.finished = True
-
-
-def _decoded(bench: Workbench, example: ExamplePage) -> Iterator[PageImage]:
-    """Its picture; nothing, and a warning, where it cannot be read."""
-    for item in read_pages(bench.decoder, [(example.file.name, example.file)]):
-        if isinstance(item, FailedFile):
-            log.warning("Example %s: %s", example.key, item.reason)
-        else:
-            yield item
 
 
 def _measure_once(bench: Workbench) -> None:
