@@ -5,6 +5,7 @@ Each returns {component: value} for what changes; what is left out stays as it i
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import gradio as gr
@@ -18,6 +19,8 @@ from ui.session import Session, Tabs, View
 from ui.stops import ready, stopping
 from ui.views import history, labels, ranking, ranking_words, start
 from ui.workbench import Workbench
+
+_POLL_S = 0.2
 
 
 class Handlers:
@@ -55,15 +58,31 @@ class Handlers:
         """
         session.asked = asked = session.asked + 1
         session.shown_as = view, only
-        if not self.bench.is_free(session):
-            waiting = ranking_words.waiting(session.run, loading=not self.bench.opening.done)
-            shown = {self.views.query: query, self.views.ranking.summary: waiting}
-            yield {**self._results_shown(), **shown}
+        if not self.bench.opening.done:
+            yield self._waiting(session, query, ranking_words.LOADING)
+        elif not self.bench.is_free(session):
+            yield self._waiting(session, query, ranking_words.BUSY)
+        if self._lacks_pages(session):
+            yield self._waiting(session, query, ranking_words.FIRST_PAGE)
+        while self._lacks_pages(session) and session.asked == asked:
+            time.sleep(_POLL_S)
         yield from self._encoded(session, query, asked)
         if session.asked != asked:
             return
         run = self.bench.rank(session, query)
         yield {**self._shown(session, view, only), self.views.query: run.query}
+
+    def _waiting(self, session: Session, query: str, for_what: str) -> Values:
+        waiting = ranking_words.waiting(session.run, for_what)
+        return {
+            **self._results_shown(),
+            self.views.query: query,
+            self.views.ranking.summary: waiting,
+        }
+
+    def _lacks_pages(self, session: Session) -> bool:
+        """Whether there is nothing to rank yet, but soon will be."""
+        return not self.bench.examples.finished and not self.bench.pages(session)
 
     def _encoded(self, session: Session, query: str, asked: int) -> Iterator[Values]:
         """Encode what the query's candidates lack, with its progress over the ranking."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -20,9 +21,11 @@ from mrr import MiniReranker
 from mrr.errors import InputRejected
 from tests.ui.conftest import N_PAGES, SAMPLES, free_port, pdf
 from ui.examples import Examples, load_examples
+from ui.handlers import Handlers
 from ui.opening import Opening
+from ui.session import Tabs
 from ui.views import start
-from ui.warming import cache_examples, recognise_examples
+from ui.warming import cache_examples, recognise_examples, start_examples
 from ui.workbench import Workbench
 
 expect.set_options(timeout=30_000)
@@ -100,6 +103,25 @@ def test_what_is_still_to_be_cached_is_said_until_it_is(
     assert f"Caching the example pages: 2 of {N_PAGES}." in start.warming(bench)
     cache_examples(bench)
     assert start.still_caching(bench) == start.warming(bench) == ""
+
+
+def test_a_query_waits_for_the_first_example_page_where_there_is_none(
+    reranker: MiniReranker, corpus: Examples
+) -> None:
+    opening = Opening(lambda: reranker)
+    examples = load_examples(corpus.pages[0].file.parents[1])
+    bench, views = Workbench(opening, reranker.store, examples), MagicMock()
+    handlers = Handlers(bench, Tabs(lambda scope: None), views)
+    handlers.detail = MagicMock(**{"shown.return_value": {}})
+    session = bench.session()
+    steps = handlers.rank(SAMPLES[0], "List", False, session)
+    assert "The model is being loaded" in next(steps)[views.ranking.summary]
+    assert "first example page is being read" in next(steps)[views.ranking.summary]
+    thread = start_examples(bench)
+    (*_, shown) = steps
+    thread.join()
+    assert session.run is not None and len(session.run.mini) >= 1
+    assert SAMPLES[0] in shown[views.ranking.summary]
 
 
 @pytest.fixture

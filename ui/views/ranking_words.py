@@ -10,6 +10,10 @@ _BASELINES: dict[System, str] = {
     "original": "<b>original</b>: page and query through every layer, for every query anew.",
     "dense-reuse": "<b>dense + reuse</b>: every token and layer, but each page's K/V is kept.",
 }
+# What a query waits for.
+BUSY = "The models are busy: encoding, a dense pass or a measurement."
+LOADING = "The model is being loaded, which takes a few seconds."
+FIRST_PAGE = "The first example page is being read."
 
 
 def summary(run: Run | None, waiting: str = "") -> str:
@@ -43,12 +47,9 @@ def summary(run: Run | None, waiting: str = "") -> str:
     )
 
 
-def waiting(shown: Run | None, loading: bool = False) -> str:
-    """In the place of the summary while something else runs the models, or they are loaded."""
-    busy = "The models are busy: encoding, a dense pass or a measurement. This comes next."
-    if loading:
-        busy = "The model is being loaded, which takes a few seconds. This comes next."
-    return note(busy) + _still(shown)
+def waiting(shown: Run | None, for_what: str = BUSY) -> str:
+    """In the place of the summary while something else has to be done first."""
+    return note(f"{for_what} This comes next.") + _still(shown)
 
 
 def encoding(done: int, total: int, shown: Run | None, stopped: bool = False) -> str:
