@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PRESETS = ("Paper default", "Dense", "Fastest")
 _FASTEST_KEEP = 0.25
+# Sliders that wait for the model: Gradio's own reset would go to what stood there before it came.
+_LATER: dict[str, Any] = {"interactive": False, "buttons": []}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,7 @@ def build(models_allowed: bool) -> SettingsView:
         container=False,
     )
     keep_ratio = gr.Slider(
-        0.05, 1.0, usual.keep_ratio, step=0.05, label="Keep ratio", elem_id="keep-ratio",
-        interactive=False,
+        0.05, 1.0, usual.keep_ratio, step=0.05, label="Keep ratio", elem_id="keep-ratio", **_LATER,
         info="Share of a page's visual tokens that is kept.",
     )  # fmt: skip
     pruner = gr.Dropdown(
@@ -85,15 +86,15 @@ def build(models_allowed: bool) -> SettingsView:
         info="embedder: its attention; uniform, random: controls; none: keep all.",
     )  # fmt: skip
     exit_layer = gr.Slider(
-        0, 1, 0, step=1, label="Exit after layer", elem_id="exit-layer", interactive=False,
+        0, 1, 0, step=1, label="Exit after layer", elem_id="exit-layer", **_LATER,
         info=f"The layers after it never run. {LAYERS_ARE}",
     )  # fmt: skip
     band_start = gr.Slider(
-        0, 1, 0, step=1, label="Band from layer", elem_id="band-start", interactive=False,
+        0, 1, 0, step=1, label="Band from layer", elem_id="band-start", **_LATER,
         info="First layer in which the query sees the page.",
     )  # fmt: skip
     band_end = gr.Slider(
-        0, 1, 0, step=1, label="Band to layer", elem_id="band-end", interactive=False,
+        0, 1, 0, step=1, label="Band to layer", elem_id="band-end", **_LATER,
         info="Last layer in which it does; not after the exit.",
     )  # fmt: skip
     kv_dtype = gr.Dropdown(
