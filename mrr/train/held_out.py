@@ -20,8 +20,8 @@ def write(source: PageSource, folder: Path, n_pages: int, n_queries: int, seed: 
     """Draw n_pages with n_queries about each into folder, which must be empty or not exist.
 
     Every page that answers a query is relevant to it. The same seed gives the same folder; a query
-    that comes twice is asked once, and one that no page answers, as of a blank page, not at all.
-    Returns how many queries there are.
+    that comes twice is asked once, and one that no page answers, as of a blank page, or more than
+    a quarter of them, not at all. Returns how many queries there are.
     """
     if folder.exists() and any(folder.iterdir()):
         raise InputRejected(f"{folder.name} is not empty. Name a new folder.")
@@ -37,7 +37,7 @@ def write(source: PageSource, folder: Path, n_pages: int, n_queries: int, seed: 
     for text in printed.values():
         for _ in range(n_queries):
             query = maker.positive(text)
-            if answers(text, query):
+            if 1 <= sum(answers(page, query) for page in printed.values()) <= max(1, n_pages // 4):
                 asked.setdefault(" ".join(query), (query, _kind(query, text)))
     numbered = [(f"q{n + 1:03}", words, *rest) for n, (words, rest) in enumerate(asked.items())]
     _lines(

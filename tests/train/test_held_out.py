@@ -34,6 +34,7 @@ def test_the_folder_is_a_dataset_whose_labels_are_the_words_on_its_pages(
     assert {query.kind for query in dataset.queries} <= {"keyword", "phrase", "title"}
     assert dataset.texts is not None
     for query in dataset.queries:
+        assert len(dataset.qrels[query.query_id]) == 1, "a quarter of the pages at most"
         words = query.text.split()
         for page_id, text in dataset.texts.items():
             right = answers(page_text(tuple(text.split()), ()), tuple(words))
