@@ -21,7 +21,8 @@ def write(source: PageSource, folder: Path, n_pages: int, n_queries: int, seed: 
 
     Every page that answers a query is relevant to it. The same seed gives the same folder; a query
     that comes twice is asked once, and one that no page answers, as of a blank page, or more than
-    a quarter of them, not at all. Returns how many queries there are.
+    a quarter of them, not at all. Returns how many queries there are. Raises InputRejected for a
+    folder with something in it.
     """
     if folder.exists() and any(folder.iterdir()):
         raise InputRejected(f"{folder.name} is not empty. Name a new folder.")
