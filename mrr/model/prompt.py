@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from tokenizers import Tokenizer
@@ -123,6 +125,7 @@ class PromptEncoder:
         for token in (IMAGE, VISION_START, VISION_END, "<|im_start|>", "<|im_end|>"):
             if token not in self.control:
                 raise UnsupportedModel(f"The tokenizer has no {token}: not a Qwen-VL checkpoint.")
+        self._fixed_ids = lru_cache(64)(self.text_ids)
         self.image_id = self.control[IMAGE]
         self.vision_start_id = self.control[VISION_START]
         self.vision_end_id = self.control[VISION_END]
@@ -195,22 +198,25 @@ class PromptEncoder:
     def _encode(self, template: str, fields: dict[str, str | None], n_visual: int) -> list[int]:
         ids: list[int] = []
         text = ""
+        to_ids: Callable[[str], list[int]] = self._fixed_ids  # what no query changes is read once
         for piece in _PIECES.split(template):
             if piece.startswith("{"):
                 value = fields[piece[1:-1]]
                 if value is not None:
                     text += value
+                    if piece != "{instruction}":
+                        to_ids = self.text_ids
                     continue
-                ids += self.text_ids(text)
+                ids += to_ids(text)
                 image = [self.image_id] * n_visual
                 ids += [self.vision_start_id, *image, self.vision_end_id]
-                text = ""
             elif piece in self.control:
-                ids += [*self.text_ids(text), self.control[piece]]
-                text = ""
+                ids += [*to_ids(text), self.control[piece]]
             else:
                 text += piece
-        return ids + self.text_ids(text)
+                continue
+            text, to_ids = "", self._fixed_ids
+        return ids + to_ids(text)
 
     def _answer_id(self, word: str) -> int:
         ids = self.text_ids(word)
