@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mrr.config import RerankConfig
-from mrr.model.kv import KVPage, Quantized, stack
+from mrr.model.kv import KVPage, PageStack, places
 from mrr.model.layers import (
     NEG_INF,
     CosSin,
@@ -39,25 +39,30 @@ class BandKV:
     def __init__(
         self,
         instruction: InstructionKV,
-        pages: Sequence[KVPage],
+        pages: Sequence[KVPage] | PageStack,
         first_layer: int,
         n_suffix: int,
         like: Tensor,
         hidden_cells: Tensor | None = None,
     ) -> None:
+        if like.is_cuda and not isinstance(pages, PageStack):
+            pages = PageStack.of(pages, like.device)
         self._instruction = instruction
         self._pages = pages
         self._first = first_layer
         self._n_head = instruction.n_tokens
-        self.n_prefix = self._n_head + max(page.n_tokens for page in pages)
+        if isinstance(pages, PageStack):
+            self.n_tokens, self.next_position = pages.n_tokens, pages.next_position
+            longest = pages.k.values.shape[3]
+        else:
+            self.n_tokens, self.next_position = places(pages).to(like.device)
+            longest = max(page.n_tokens for page in pages)
+        self.n_prefix = self._n_head + longest
         _, heads, _, d = instruction.k.shape
         shape = (len(pages), heads, self.n_prefix + n_suffix, d)
         self._k = torch.empty(shape, dtype=like.dtype, device=like.device)
         self._v = torch.empty(shape, dtype=like.dtype, device=like.device)
-        self._stacks: tuple[Quantized, Quantized] | None = None
-        if like.is_cuda:
-            self._stacks = stack([page.k for page in pages]), stack([page.v for page in pages])
-        else:  # copying the stored K/V together first would only take memory
+        if not isinstance(pages, PageStack):
             for i, page in enumerate(pages):
                 # A padded column has weight 0, but 0 x NaN from fresh memory would still be NaN.
                 padding = slice(self._n_head + page.n_tokens, self.n_prefix)
@@ -81,10 +86,10 @@ class BandKV:
         layer, head = layer_idx - self._first, self._n_head
         self._k[:, :, :head] = self._instruction.k[layer]
         self._v[:, :, :head] = self._instruction.v[layer]
-        if self._stacks is not None:
-            for stored, out in zip(self._stacks, (self._k, self._v), strict=True):
-                stored.write(layer, out[:, :, head : self.n_prefix])
-        else:
+        if isinstance(self._pages, PageStack):
+            self._pages.k.write(layer, self._k[:, :, head : self.n_prefix])
+            self._pages.v.write(layer, self._v[:, :, head : self.n_prefix])
+        else:  # copying the stored K/V together first would only take memory
             for i, page in enumerate(self._pages):
                 page.k.write(layer, self._k[i, :, head : head + page.n_tokens])
                 page.v.write(layer, self._v[i, :, head : head + page.n_tokens])
@@ -97,15 +102,14 @@ class BandKV:
 
     def _mask(self, n_suffix: int, like: Tensor, hidden_cells: Tensor | None) -> Tensor:
         """(N, 1, n, S) additive: everything real in the prefix, causal among the query."""
-        lengths = torch.tensor([self._n_head + p.n_tokens for p in self._pages])
-        hidden = torch.arange(self.n_prefix)[None] >= lengths[:, None]
+        columns = torch.arange(self.n_prefix, device=like.device)
+        hidden = columns[None] >= (self._n_head + self.n_tokens)[:, None]
         if hidden_cells is not None:
-            hidden[:, self._n_head : self._n_head + hidden_cells.shape[1]] |= hidden_cells
-        n_pages = len(self._pages)
-        mask = torch.zeros(
-            (n_pages, 1, n_suffix, self.n_prefix + n_suffix), dtype=like.dtype, device=like.device
-        )
-        mask[..., : self.n_prefix].masked_fill_(hidden.to(like.device)[:, None, None], NEG_INF)
+            own = hidden[:, self._n_head : self._n_head + hidden_cells.shape[1]]
+            own |= hidden_cells.to(like.device)
+        shape = (len(self._pages), 1, n_suffix, self.n_prefix + n_suffix)
+        mask = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        mask[..., : self.n_prefix].masked_fill_(hidden[:, None, None], NEG_INF)
         mask[..., self.n_prefix :] = causal_mask(n_suffix, like)
         return mask
 
@@ -140,19 +144,32 @@ def run_before_band(
     They sit at offset 0, always: rotary attention is relative, but in bf16 another offset rounds
     differently.
     """
-    assert config.band is not None
     ids = pad_sequence([torch.tensor(s) for s in suffixes], batch_first=True).to(loaded.device)
+    hidden = before_band(loaded, config, ids, observe=observe, recorder=recorder)
+    last = torch.tensor([len(s) - 1 for s in suffixes], device=loaded.device)
+    return Suffix(hidden, last)
+
+
+@torch.inference_mode()
+def before_band(
+    loaded: LoadedModel,
+    config: RerankConfig,
+    ids: Tensor,
+    *,
+    observe: Observer | None = None,
+    recorder: Recorder | None = None,
+) -> Tensor:
+    """The same for ids (B, n) on the device: (B, n, d). A GPU needs no host for it."""
+    assert config.band is not None
     hidden = loaded.lm.embed_tokens(ids)
-    hidden = run_layers(
+    return run_layers(
         loaded.lm,
         hidden,
-        _cos_sin(loaded, hidden, [0]),
+        _cos_sin(loaded, hidden),
         range(config.band[0]),
         observe=observe,
         recorder=recorder,
     )
-    last = torch.tensor([len(s) - 1 for s in suffixes], device=loaded.device)
-    return Suffix(hidden, last)
 
 
 @torch.inference_mode()
@@ -161,7 +178,7 @@ def run_band(
     config: RerankConfig,
     suffix: Suffix,
     instruction: InstructionKV,
-    pages: Sequence[KVPage],
+    pages: Sequence[KVPage] | PageStack,
     *,
     hidden_cells: Tensor | None = None,
     observe: Observer | None = None,
@@ -170,14 +187,15 @@ def run_band(
     """Second segments (1 or N of them) through the band and on to the exit, against N pages.
 
     Returns the last token's hidden state at the exit layer, (N, d), not normed. Without observe
-    and recorder the exit layer computes the last token only.
+    and recorder the exit layer computes the last token only. With a PageStack a GPU needs no host
+    for it.
     """
     assert config.band is not None and config.exit_layer is not None
     start, end = config.band
     hidden = suffix.hidden.expand(len(pages), -1, -1)
     last = suffix.last.expand(len(pages))
     kv = BandKV(instruction, pages, start, hidden.shape[1], hidden, hidden_cells)
-    cos_sin = _cos_sin(loaded, hidden, [page.next_position for page in pages])
+    cos_sin = _cos_sin(loaded, hidden, kv.next_position)
     traced = observe is not None or recorder is not None
     trim = end - 1 if end == config.exit_layer and not traced else end
     hidden = run_layers(
@@ -195,12 +213,12 @@ def run_band(
     hidden = run_layers(
         loaded.lm,
         hidden,
-        _cos_sin(loaded, hidden, [0]),
+        _cos_sin(loaded, hidden),
         range(end, config.exit_layer),
         observe=observe,
         recorder=recorder,
     )
-    return hidden[torch.arange(len(pages)), last]
+    return hidden[torch.arange(len(pages), device=hidden.device), last]
 
 
 def _last_token_layer(
@@ -221,9 +239,10 @@ def _last_token_layer(
     return out[:, 0]
 
 
-def _cos_sin(loaded: LoadedModel, hidden: Tensor, starts: Sequence[int]) -> CosSin:
-    """Rotary tables of n text tokens that begin at each of `starts`: (len(starts), n, D)."""
-    offsets = torch.arange(hidden.shape[1], device=hidden.device)
-    positions = torch.tensor(starts, device=hidden.device)[:, None] + offsets
+def _cos_sin(loaded: LoadedModel, hidden: Tensor, starts: Tensor | None = None) -> CosSin:
+    """Rotary tables of n text tokens that begin at each of starts (B,), or at 0: (B, n, D)."""
+    positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
+    if starts is not None:
+        positions = starts[:, None] + positions
     cos, sin = loaded.lm.rotary_emb(hidden, positions[None].expand(3, -1, -1))
     return cos, sin

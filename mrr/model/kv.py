@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mrr.config import KVDtype
 
@@ -43,25 +42,41 @@ class Quantized:
             torch.mul(self.values[layer], self.scale[layer], out=out)
 
 
-def stack(parts: Sequence[Quantized]) -> Quantized:
-    """Stored tensors (L, H, T, D) of N pages, all int8 or none, as one (L, N, H, longest T, D).
+def stack(
+    parts: Sequence[Quantized], n_tokens: int | None = None, into: Quantized | None = None
+) -> Quantized:
+    """Stored tensors (L, H, T, D) of N pages, all int8 or none, as one (L, N, H, n_tokens, D).
 
-    Shorter pages are filled up with zeros. A GPU expands one layer of it in one go, where page by
+    Shorter pages are filled up with zeros; n_tokens None is the longest. into: an earlier result
+    of the same shapes, to be overwritten. A GPU expands one layer of it in one go, where page by
     page it would wait for its orders.
     """
-    longest = max(part.values.shape[2] for part in parts)
-    values = torch.stack([_longer(part.values, longest) for part in parts], 1)
-    if parts[0].scale is None:
-        return Quantized(values, None)
+    n = n_tokens or max(part.values.shape[2] for part in parts)
+    values = _side_by_side([p.values for p in parts], n, None if into is None else into.values)
     scales = [part.scale for part in parts if part.scale is not None]
-    if any(scale.shape[2] > 1 for scale in scales):  # one a token, as V has; K has one a channel
-        scales = [_longer(scale, longest) for scale in scales]
-    return Quantized(values, torch.stack(scales, 1))
+    if not scales:
+        return Quantized(values, None)
+    rows = n if scales[0].shape[3] == 1 else 1  # one a token, as V has; K has one a channel
+    return Quantized(values, _side_by_side(scales, rows, None if into is None else into.scale))
 
 
-def _longer(x: Tensor, n: int) -> Tensor:
-    """x (L, H, T, D) with zeros up to n tokens."""
-    return x if x.shape[2] == n else F.pad(x, (0, 0, 0, n - x.shape[2]))
+def _side_by_side(parts: Sequence[Tensor], n: int, into: Tensor | None) -> Tensor:
+    """Tensors (L, H, T, D), zeros up to n tokens after each, as a view (L, N, H, n, D).
+
+    They lie as (L, H, N x n, D): tensors of up to four axes are joined in one launch.
+    """
+    n_layers, heads, _, d = parts[0].shape
+    per_token = n_layers * heads * d
+    zeros = parts[0].new_zeros(per_token * (n - min(part.shape[2] for part in parts)))
+    filled = []
+    for part in parts:
+        filled.append(part)
+        if missing := n - part.shape[2]:
+            filled.append(zeros[: per_token * missing].view(n_layers, heads, missing, d))
+    shape = (n_layers, heads, len(parts) * n, d)
+    out = None if into is None else into.transpose(1, 2).view(shape)
+    joined = torch.cat(filled, 2, out=out)
+    return joined.view(n_layers, heads, len(parts), n, d).transpose(1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +100,34 @@ class KVPage:
     @property
     def nbytes(self) -> int:
         return self.k.nbytes + self.v.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class PageStack:
+    """K/V of N pages in one tensor each, which may be longer than the longest page.
+
+    k, v: (L, N, H, T, D), as `stack` makes them. n_tokens, next_position: (N,) int64, of each page.
+    """
+
+    k: Quantized
+    v: Quantized
+    n_tokens: Tensor
+    next_position: Tensor
+
+    def __len__(self) -> int:
+        return self.n_tokens.shape[0]
+
+    @classmethod
+    def of(cls, pages: Sequence[KVPage], device: torch.device) -> PageStack:
+        """Pages as they are, filled up to the longest."""
+        n_tokens, next_position = places(pages).to(device)
+        k, v = stack([page.k for page in pages]), stack([page.v for page in pages])
+        return cls(k, v, n_tokens, next_position)
+
+
+def places(pages: Sequence[KVPage]) -> Tensor:
+    """(2, N) int64: tokens of each page, and the position after it."""
+    return torch.tensor([[page.n_tokens for page in pages], [page.next_position for page in pages]])
 
 
 def lossless(dtype: torch.dtype) -> KVDtype:
