@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from mrr.config import RerankConfig, digest
 from mrr.errors import NotFinite
-from mrr.model.band import run_band, run_before_band
+from mrr.model.band import Suffix, before_band, run_band, run_before_band
 from mrr.model.dense import run_original
+from mrr.model.graphs import Inputs, graphs_for, put, round_up
 from mrr.model.head import RelevanceHead
 from mrr.model.joint import run_joint
-from mrr.model.kv import KVPage
+from mrr.model.kv import KVPage, PageStack, Quantized, places, stack
 from mrr.model.load import LoadedModel
 from mrr.model.prefix import InstructionKV, encode_instruction, encode_page
 from mrr.model.prompt import Order, Prompt, PromptEncoder
@@ -26,13 +28,15 @@ from mrr.timing import Stages
 FORMAT = 1
 # K/V columns in one batch: bounds the buffer of a layer, whatever the number of pages.
 _MAX_BATCH_COLUMNS = 65_536
+# Lengths of captured shapes: few for the graphs' sake, and what attention kernels are aligned to.
+_SUFFIX_MULTIPLE, _COLUMN_MULTIPLE = 8, 64
 
 
 class Scorer:
     """The tensors' side of the engine; it knows nothing of files, stores or ranking.
 
     image_is: which side of the pair the picture is, "document" to rank pages for a query,
-    "query" to rank texts for a picture.
+    "query" to rank texts for a picture. graphs: CUDA graphs of one text's pass; None is without.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Scorer:
         self.image_first = self.order == f"{image_is}-first"
         self.min_pixels = config.min_pixels or loaded.min_pixels
         self.max_pixels = config.max_pixels or loaded.max_pixels
+        self.graphs = graphs_for(loaded)
         self._instruction: InstructionKV | None = None
 
     def fingerprint(self, **context: object) -> str:
@@ -112,24 +117,84 @@ class Scorer:
 
     def score(self, texts: Sequence[str], pages: Sequence[KVPage], stages: Stages) -> np.ndarray:
         """Logits (N,) float32 of one text against N pages, or of N texts against one page."""
+        captured = self.graphs is not None and len(texts) == 1
         with stages("query"):
-            suffix = run_before_band(
-                self.loaded, self.config, [self.prompt(t, 1).suffix for t in texts]
-            )
+            ids = [self.prompt(t, 1).suffix for t in texts]
+            if captured:
+                suffix = self._captured_query(ids[0])
+            else:
+                suffix = run_before_band(self.loaded, self.config, ids)
             instruction = self.instruction()
         if len(texts) > 1:
             pages = list(pages) * len(texts)
         logits = np.empty(len(pages), dtype=np.float32)
         beside = instruction.n_tokens + suffix.hidden.shape[1]
         for batch in batches([page.n_tokens + beside for page in pages], _MAX_BATCH_COLUMNS):
+            some = [pages[i] for i in batch]
             with stages("band"):
-                part = suffix if len(texts) == 1 else suffix.select(batch)
-                hidden = run_band(
-                    self.loaded, self.config, part, instruction, [pages[i] for i in batch]
-                )
+                if captured:
+                    read = self._captured_band(suffix, some)
+                else:
+                    part = suffix if len(texts) == 1 else suffix.select(batch)
+                    hidden = run_band(self.loaded, self.config, part, instruction, some)
             with stages("head"):
-                logits[batch] = self._read(self.head.logits(hidden))
+                logits[batch] = self._read(read if captured else self.head.logits(hidden))
         return logits
+
+    def _captured_query(self, ids: list[int]) -> Suffix:
+        """`run_before_band` for one text, in a graph where its padded length has one."""
+        assert self.graphs is not None
+        device, n = self.loaded.device, round_up(len(ids), _SUFFIX_MULTIPLE)
+        padded = torch.tensor([ids + [0] * (n - len(ids))])
+
+        def write(into: Inputs | None) -> Inputs:
+            return (put(padded, device, None if into is None else into[0]),)
+
+        hidden = self.graphs.run(("query", n), self.query_pass, write)
+        return Suffix(hidden, torch.tensor([len(ids) - 1]))
+
+    def _captured_band(self, suffix: Suffix, pages: Sequence[KVPage]) -> Tensor:
+        """Logits (N,) of one text, in a graph where the padded shape of the pages has one.
+
+        suffix: its `last` on the host.
+        """
+        assert self.graphs is not None
+        device, n = self.loaded.device, suffix.hidden.shape[1]
+        beside = self.instruction().n_tokens + n
+        longest = max(page.n_tokens for page in pages)
+        n_tokens = round_up(beside + longest, _COLUMN_MULTIPLE) - beside
+        # One transfer: the last token, then each page's tokens and the position after it.
+        where = torch.cat([suffix.last.expand(1, len(pages)), places(pages)])
+
+        def write(into: Inputs | None) -> Inputs:
+            if into is None:
+                hidden, there, k, v = suffix.hidden.clone(), None, None, None
+            else:
+                hidden, there, (k, v) = into[0], into[1], _nested(into[2:])
+                hidden.copy_(suffix.hidden)
+            there = put(where, device, there)
+            k = stack([page.k for page in pages], n_tokens, k)
+            v = stack([page.v for page in pages], n_tokens, v)
+            return hidden, there, *_flat(k), *_flat(v)
+
+        key = ("band", len(pages), n_tokens, n, str(pages[0].k.values.dtype))
+        return self.graphs.run(key, self.band_pass, write)
+
+    def query_pass(self, ids: Tensor) -> Tensor:
+        """Ids (1, n) to hidden states before the band (1, n, d), by the GPU alone."""
+        return before_band(self.loaded, self.config, ids)
+
+    def band_pass(self, hidden: Tensor, where: Tensor, *stored: Tensor) -> Tensor:
+        """Hidden states (1, n, d) to logits (N,) against N stacked pages, by the GPU alone.
+
+        where: (3, N) int64: last token of the text, tokens of each page, position after it.
+        stored: K, and then V, of all pages: values, and for int8 their scale.
+        """
+        last, n_tokens, next_position = where.unbind()
+        pages = PageStack(*_nested(stored), n_tokens, next_position)
+        suffix = Suffix(hidden, last)
+        state = run_band(self.loaded, self.config, suffix, self.instruction(), pages)
+        return self.head.logits(state)
 
     def score_joint(self, text: str, sight: Sight, kept: np.ndarray, stages: Stages) -> float:
         """Logit of one pair in an order that cannot be cached, with every other part on."""
@@ -163,6 +228,17 @@ class Scorer:
         if not np.isfinite(values).all():
             raise NotFinite("A relevance logit is not finite; the weights may be damaged.")
         return values
+
+
+def _flat(stored: Quantized) -> Inputs:
+    return (stored.values,) if stored.scale is None else (stored.values, stored.scale)
+
+
+def _nested(stored: Inputs) -> tuple[Quantized, Quantized]:
+    """K and V of what `_flat` made of each."""
+    if len(stored) == 2:
+        return Quantized(stored[0], None), Quantized(stored[1], None)
+    return Quantized(stored[0], stored[1]), Quantized(stored[2], stored[3])
 
 
 def batches(lengths: Sequence[int], max_columns: int) -> list[list[int]]:

@@ -1,0 +1,176 @@
+"""A function of tensors as a CUDA graph: its kernels start in one go, not at the host's pace.
+
+A query is over a thousand small kernels, and giving the orders takes a GPU's host longer than the
+GPU needs to obey. A graph is bound to shapes and addresses, so there is one for each shape, and it
+reads its inputs from tensors that are overwritten for each call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from mrr.model.load import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+Inputs = tuple[Tensor, ...]
+# It works on the GPU alone: it waits for nothing and takes nothing from the host.
+Function = Callable[..., Tensor]
+# What a query needs at most: a shape for each length of query and number and size of candidates.
+_MAX_GRAPHS = 12
+_WARM_UP_RUNS = 2
+# Captures that broke off. The allocator goes on asking them what belongs to them, so they stay
+# alive, and no other capture is begun beside them.
+_broken: list[torch.cuda.CUDAGraph] = []
+
+
+class Graph:
+    """One function captured for inputs of these shapes.
+
+    inputs: overwrite them in place, then `replay`. What else the function reads must outlive the
+    graph. nbytes: of the inputs and of the memory that the graph works in, its own. Raises
+    RuntimeError where it cannot be captured.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, function: Function, inputs: Inputs, device: torch.device) -> None:
+        self.inputs = inputs
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(device):
+            stream = _stream(torch.cuda.current_device())
+            stream.wait_stream(torch.cuda.current_stream())
+            # The outer context gives the stream back where a failed capture would keep it.
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM_UP_RUNS):  # kernels are loaded and chosen outside a capture
+                    function(*inputs)
+                # Other threads may go on using the GPU.
+                try:
+                    with torch.cuda.graph(
+                        self._graph, stream=stream, capture_error_mode="thread_local"
+                    ):
+                        before = torch.cuda.memory_reserved()
+                        self._output = function(*inputs)
+                        own = torch.cuda.memory_reserved() - before
+                except torch.OutOfMemoryError:  # the capture itself was ended properly
+                    raise
+                except RuntimeError:
+                    _broken.append(self._graph)
+                    raise
+            torch.cuda.current_stream().wait_stream(stream)
+        self.nbytes = _nbytes(inputs) + max(0, own)
+
+    @torch.inference_mode()
+    def replay(self) -> Tensor:
+        """The function of what the inputs hold now, in memory that the caller may keep."""
+        self._graph.replay()
+        return self._output.clone()
+
+
+class Graphs:
+    """Graphs by shape, the least recently used dropped first. Used under the engine's lock.
+
+    max_bytes: for all graphs together; None is a quarter of what the GPU has free at the first
+    capture. A shape is captured when it comes the second time, since a capture takes several times
+    as long as a run; once dropped it must come twice as often as before.
+    """
+
+    def __init__(self, device: torch.device, max_bytes: int | None = None) -> None:
+        self._device = device
+        self._max_bytes = max_bytes
+        self._held: OrderedDict[Hashable, Graph] = OrderedDict()
+        self._runs: Counter[Hashable] = Counter()  # since the last capture
+        self._captures: Counter[Hashable] = Counter()
+        self._refused: set[Hashable] = set()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @torch.inference_mode()
+    def run(
+        self, key: Hashable, function: Function, write: Callable[[Inputs | None], Inputs]
+    ) -> Tensor:
+        """function(*inputs), replayed where inputs of this shape were captured.
+
+        key: everything that decides the kernels: the function and its inputs' shapes and types.
+        write: makes new inputs for None, or else overwrites those that it is given.
+        """
+        graph = self._held.get(key)
+        if graph is not None:
+            self._held.move_to_end(key)
+            write(graph.inputs)
+            return graph.replay()
+        inputs = write(None)
+        graph = self._capture(key, function, inputs) if self._is_due(key, inputs) else None
+        return function(*inputs) if graph is None else graph.replay()
+
+    def _is_due(self, key: Hashable, inputs: Inputs) -> bool:
+        self._runs[key] += 1
+        if _broken or key in self._refused or self._runs[key] <= 2 ** self._captures[key]:
+            return False
+        return _nbytes(inputs) <= self._room()
+
+    def _capture(self, key: Hashable, function: Function, inputs: Inputs) -> Graph | None:
+        self._make_room(_nbytes(inputs), _MAX_GRAPHS - 1)
+        try:
+            graph = Graph(function, inputs, self._device)
+        except RuntimeError as error:  # out of memory included
+            self._refused.add(key)
+            reason = str(error).strip().partition("\n")[0]
+            logger.warning("Queries of shape %s run without a CUDA graph: %s", key, reason)
+            return None
+        self._runs[key] = 0
+        self._captures[key] += 1
+        self._make_room(graph.nbytes, _MAX_GRAPHS - 1)
+        self._held[key] = graph
+        return graph
+
+    def _room(self) -> int:
+        if self._max_bytes is None:
+            self._max_bytes = torch.cuda.mem_get_info(self._device)[0] // 4
+        return self._max_bytes
+
+    def _make_room(self, nbytes: int, n_graphs: int) -> None:
+        """Drop graphs until so many are left, and so many bytes free for another one."""
+        held = sum(graph.nbytes for graph in self._held.values())
+        while self._held and (len(self._held) > n_graphs or held + nbytes > self._room()):
+            if self._device.type == "cuda":  # its last replay may still be running
+                torch.cuda.synchronize(self._device)
+            held -= self._held.popitem(last=False)[1].nbytes
+
+
+def graphs_for(loaded: LoadedModel) -> Graphs | None:
+    """Graphs on a GPU; None on a CPU, and for models whose layers ask the GPU what comes next.
+
+    These are experts, of which the host reads which were chosen, and rotary frequencies that
+    change with the longest position.
+    """
+    config = loaded.model.config
+    rope = str(getattr(loaded.lm.rotary_emb, "rope_type", "default"))
+    asks = "moe" in config.model_type or "dynamic" in rope or "longrope" in rope
+    return Graphs(loaded.device) if loaded.device.type == "cuda" and not asks else None
+
+
+def put(host: Tensor, device: torch.device, into: Tensor | None) -> Tensor:
+    """A tensor of the host on the device, in new memory or in a graph's input."""
+    return host.to(device) if into is None else into.copy_(host)
+
+
+def round_up(n: int, multiple: int) -> int:
+    """The next multiple, or n itself where it is one."""
+    return -(-n // multiple) * multiple
+
+
+@lru_cache
+def _stream(device_index: int) -> torch.cuda.Stream:
+    """One side stream a device: cuBLAS keeps a workspace for each stream that it ever saw."""
+    return torch.cuda.Stream(device_index)
+
+
+def _nbytes(tensors: Inputs) -> int:
+    return sum(tensor.nbytes for tensor in tensors)

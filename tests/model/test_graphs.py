@@ -1,0 +1,252 @@
+"""CUDA graphs: the padded pass is the pass, and a replay is what it was captured from.
+
+Without a GPU a stand-in that calls its function takes the graph's place, so that shapes, padding
+and inputs that are overwritten are proven everywhere; MRR_TEST_DEVICE=cuda proves the rest.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mrr.measure.bare import bare_band
+from mrr.model import graphs
+from mrr.model.band import run_band, run_before_band
+from mrr.model.graphs import Graph, Graphs, graphs_for, round_up
+from mrr.model.kv import PageStack, quantize, stack
+from mrr.model.load import LoadedModel, load_model
+from tests.model.helpers import DENSE, SIZES, SPARSE, STAGES, case, scorer
+from tests.tiny import DEVICE, picture
+
+CUDA = DEVICE.startswith("cuda")
+on_gpu = pytest.mark.skipif(not CUDA, reason="needs MRR_TEST_DEVICE=cuda")
+QUERIES = ("blue page", "a", "a much longer query of many words than the others are")
+EXIT = replace(DENSE, band=(2, 5), exit_layer=5)
+
+
+class StandIn:
+    """A graph without a GPU: it reads the inputs that it was made with."""
+
+    made: list[StandIn]
+
+    def __init__(self, function, inputs, device) -> None:
+        self.function, self.inputs, self.device = function, inputs, device
+        self.nbytes = sum(t.nbytes for t in inputs)
+        type(self).made.append(self)
+
+    def replay(self) -> torch.Tensor:
+        return self.function(*self.inputs).clone()
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
+    StandIn.made = []
+    monkeypatch.setattr(graphs, "Graph", StandIn)
+    return StandIn
+
+
+def held(max_bytes: int = 2**30) -> Graphs:
+    return Graphs(torch.device("cpu"), max_bytes)
+
+
+def pages_of(s, order=(0, 1, 2, 3)):
+    return [case(s, picture(i, SIZES[i])).page for i in order]
+
+
+def plain(s, query: str, pages) -> np.ndarray:
+    """Logits without graphs: unpadded, launched one by one."""
+    kept, s.graphs = s.graphs, None
+    try:
+        return s.score([query], pages, STAGES)
+    finally:
+        s.graphs = kept
+
+
+def add(graphs_: Graphs, key: object, value: float, n: int = 1) -> float:
+    """One run of a function that adds one to its only input."""
+    fresh = torch.full((n,), float(value), device=DEVICE)
+    out = graphs_.run(
+        key, lambda x: x + 1, lambda into: (fresh if into is None else into[0].copy_(fresh),)
+    )
+    return out[0].item()
+
+
+@pytest.mark.parametrize("kv_dtype", ["int8", "bf16", "fp32"])
+@pytest.mark.parametrize("config", [DENSE, SPARSE, EXIT])
+def test_padded_pages_and_a_padded_query_score_as_they_do_unpadded(
+    qwen3: LoadedModel, stand_in, config, kv_dtype
+) -> None:
+    s = scorer(qwen3, replace(config, kv_dtype=kv_dtype))
+    s.graphs = held()
+    some, others = pages_of(s), pages_of(s, (3, 0, 2, 2))
+    for query in QUERIES:
+        for pages in (some, others, some[:2], others, some, some):
+            expected = plain(s, query, pages)
+            assert np.abs(s.score([query], pages, STAGES) - expected).max() < 1e-4
+    assert len(stand_in.made) >= 2 * 2, "nothing was captured"
+    assert np.ptp(expected) > 1e-2, "the pages do not differ"
+
+
+def test_what_fills_a_stack_up_is_not_seen(qwen3: LoadedModel) -> None:
+    s = scorer(qwen3, SPARSE)
+    pages = pages_of(s)
+    suffix = run_before_band(qwen3, s.config, [s.prompt("x", 1).suffix])
+    exact = PageStack.of(pages, qwen3.device)
+    k, v = (stack([getattr(p, n) for p in pages], 200) for n in "kv")
+    padded = PageStack(k, v, exact.n_tokens, exact.next_position)
+    for i, page in enumerate(pages):
+        for stored in (k, v):
+            stored.values[:, i, :, page.n_tokens :] = 1e3
+    states = [run_band(qwen3, s.config, suffix, s.instruction(), x) for x in (exact, padded)]
+    assert (states[0] - states[1]).abs().max() < 1e-4
+    shorter = PageStack(k, v, exact.n_tokens - 1, exact.next_position)
+    changed = run_band(qwen3, s.config, suffix, s.instruction(), shorter)
+    assert (changed - states[0]).abs().max() > 1e-3, "the lengths decide nothing"
+
+
+@pytest.mark.parametrize(("kv_dtype", "axis"), [("int8", 2), ("int8", 3), ("fp32", 2)])
+def test_a_stack_is_overwritten_in_place_by_pages_of_other_lengths(kv_dtype, axis) -> None:
+    first, second = (
+        [quantize(torch.randn(2, 3, n, 4), kv_dtype, axis=axis) for n in lengths]
+        for lengths in ((5, 7), (8, 2))
+    )
+    there = stack(first, 8)
+    again = stack(second, 8, there)
+    assert again.values.data_ptr() == there.values.data_ptr()
+    fresh = stack(second, 8)
+    assert torch.equal(there.values, fresh.values) and there.values.shape == (2, 2, 3, 8, 4)
+    if fresh.scale is not None:
+        assert torch.equal(there.scale, fresh.scale)
+
+
+def test_a_shape_is_captured_when_it_comes_again(stand_in) -> None:
+    graphs_ = held()
+    assert [add(graphs_, "a", i) for i in range(3)] == [1, 2, 3]
+    assert len(stand_in.made) == 1 and len(graphs_) == 1
+    add(graphs_, "b", 0)
+    assert len(stand_in.made) == 1
+
+
+def test_the_least_recently_used_shape_goes_first_and_must_come_oftener(
+    stand_in, monkeypatch
+) -> None:
+    monkeypatch.setattr(graphs, "_MAX_GRAPHS", 2)
+    graphs_ = held()
+    for key in "aabb":
+        add(graphs_, key, 0)
+    add(graphs_, "a", 0)
+    for _ in "cc":
+        add(graphs_, "c", 0)
+    assert len(graphs_) == 2 and len(stand_in.made) == 3
+    add(graphs_, "a", 0)  # still there
+    assert len(stand_in.made) == 3
+    for n_made in (3, 3, 4):
+        assert add(graphs_, "b", 5) == 6
+        assert len(stand_in.made) == n_made
+
+
+def test_graphs_keep_within_their_memory(stand_in) -> None:
+    graphs_ = held(max_bytes=100)
+    for _ in range(3):
+        assert add(graphs_, "large", 1, n=26) == 2
+    assert not stand_in.made
+    for key in "aabb":
+        add(graphs_, key, 1, n=20)
+    assert len(stand_in.made) == 2 and len(graphs_) == 1
+
+
+def test_a_shape_that_cannot_be_captured_runs_without_and_is_logged_once(
+    monkeypatch, caplog
+) -> None:
+    def fail(*args):
+        raise RuntimeError("no such luck\nand more")
+
+    monkeypatch.setattr(graphs, "Graph", fail)
+    graphs_ = held()
+    assert [add(graphs_, "a", i) for i in range(5)] == [1, 2, 3, 4, 5]
+    assert len(caplog.records) == 1 and "no such luck" in caplog.text
+
+
+def test_lengths_are_rounded_up() -> None:
+    assert [round_up(n, 8) for n in (1, 8, 9)] == [8, 8, 16]
+
+
+def test_a_cpu_and_experts_do_without(loaded: LoadedModel) -> None:
+    expected = CUDA and loaded.model.config.model_type != "qwen3_vl_moe"
+    assert (graphs_for(loaded) is not None) == expected
+
+
+@on_gpu
+@pytest.mark.parametrize("kv_dtype", ["int8", "bf16"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_replays_give_the_logits_of_launched_passes(checkpoints, dtype, kv_dtype) -> None:
+    loaded = load_model(checkpoints["qwen3_vl"], device=DEVICE, dtype=dtype)
+    for config in (DENSE, SPARSE, EXIT):
+        s = scorer(loaded, replace(config, kv_dtype=kv_dtype))
+        some, others = pages_of(s), pages_of(s, (3, 0, 2, 2))
+        for query in QUERIES:
+            for pages in (some, others, some[:2], some, others, some):
+                expected = plain(s, query, pages)
+                bound = 1e-4 if dtype == torch.float32 else 0.1 * max(1, np.abs(expected).max())
+                assert np.abs(s.score([query], pages, STAGES) - expected).max() < bound
+        assert s.graphs is not None and len(s.graphs) >= 2
+
+
+@on_gpu
+def test_launched_captured_and_replayed_runs_are_equal_to_the_last_bit(qwen3: LoadedModel) -> None:
+    s = scorer(qwen3, replace(SPARSE, kv_dtype="int8"))
+    pages = pages_of(s)
+    first, *rest = (s.score([QUERIES[0]], pages, STAGES) for _ in range(4))
+    assert all(np.array_equal(first, each) for each in rest)
+
+
+_FAILING = """
+import torch
+from mrr.model import graphs
+
+held = graphs.Graphs(torch.device("cuda"))
+
+def asks(x):
+    return x + x.sum().item()
+
+for value in (1.0, 2.0, 3.0):
+    x = torch.full((2,), value, device="cuda")
+    assert held.run("asks", asks, lambda into: (x,))[0].item() == 3 * value
+assert len(held) == 0 and len(graphs._broken) == 1
+assert torch.cuda.current_stream() == torch.cuda.default_stream()
+big = [torch.empty(2**20, device="cuda") for _ in range(99)]
+torch.cuda.synchronize()
+"""
+
+
+@on_gpu
+def test_a_failed_capture_leaves_the_gpu_usable() -> None:
+    """In a process of its own, since none captures after it."""
+    done = subprocess.run([sys.executable, "-c", _FAILING], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("without a CUDA graph") == 1
+
+
+@on_gpu
+def test_what_a_replay_returns_is_the_callers(qwen3: LoadedModel) -> None:
+    x = torch.zeros(3, device=DEVICE)
+    graph = Graph(lambda x: x + 1, (x,), torch.device(DEVICE))
+    first = graph.replay()
+    with torch.inference_mode():
+        x.fill_(5)
+    assert graph.replay().tolist() == [6, 6, 6] and first.tolist() == [1, 1, 1]
+
+
+@on_gpu
+def test_the_bare_loop_replays_the_engines_logits(qwen3: LoadedModel) -> None:
+    s = scorer(qwen3, EXIT)
+    pages = pages_of(s)
+    bare = bare_band(s, QUERIES[0], pages)
+    for _ in range(3):
+        got = bare(STAGES).cpu().numpy()
+        assert np.abs(got - s.score([QUERIES[0]], pages, STAGES)).max() < 1e-4
