@@ -1,7 +1,8 @@
 """The mini system's tensor operations with everything around them taken away.
 
 K/V stands ready in the compute type and in one batch, positions and masks are made beforehand,
-and no stage is timed inside. What the engine takes over this is its own overhead.
+and no stage is timed inside. Where the engine replays CUDA graphs, so does this. What the engine
+takes over this is its own overhead.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mrr.model.band import BandKV, run_before_band
+from mrr.model.graphs import Graph
 from mrr.model.kv import KVPage
 from mrr.model.layers import project_kv, run_layers
 from mrr.model.scorer import Scorer
@@ -58,7 +60,7 @@ def bare_band(scorer: Scorer, query: str, pages: Sequence[KVPage]) -> Callable[[
     ready = _Ready(keys, values, start, n)
 
     @torch.inference_mode()
-    def run(stages: Stages) -> Tensor:
+    def run() -> Tensor:
         hidden = run_layers(lm, lm.embed_tokens(ids), alone, range(start))
         hidden = hidden.expand(len(pages), -1, -1)
         if exit_layer > end:
@@ -77,4 +79,12 @@ def bare_band(scorer: Scorer, query: str, pages: Sequence[KVPage]) -> Callable[[
         )
         return scorer.head.logits(hidden[:, 0])
 
-    return run
+    if scorer.graphs is None:
+        return lambda stages: run()
+    graph = Graph(run, (), loaded.device)
+
+    def replay(stages: Stages, reads: object = run) -> Tensor:
+        """reads: keeps alive what the graph was captured over."""
+        return graph.replay()
+
+    return replay

@@ -46,6 +46,8 @@ from mrr.timing import Stages
 # 36 x 28 tokens of 32 x 32 pixels: about the 1,000 visual tokens of a page.
 _PAGE = (896, 1152)
 _QUERY_TOKENS = 25
+# A shape runs once as it is, is captured when it comes again, and only replayed from then on.
+_CALLS_TO_A_REPLAY = 3
 _COUNT = click.IntRange(1)
 
 
@@ -73,7 +75,7 @@ class SystemResult:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """Everything that was measured, and on what."""
+    """Everything that was measured, and on what. graphs: the cached systems ran as CUDA graphs."""
 
     model: str
     device: str
@@ -89,6 +91,7 @@ class BenchReport:
     caching_flops: float
     bare_ms: Timing
     engine_overhead: float
+    graphs: bool
 
 
 @click.command()
@@ -104,6 +107,7 @@ class BenchReport:
 @click.option(
     "--add-pages", default=0, help="Instead: peak memory while so many random pages are added."
 )
+@click.option("--no-graphs", is_flag=True, help="On a GPU: launch every operation by itself.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout instead of tables.")
 def bench(
     dims: str | None,
@@ -116,6 +120,7 @@ def bench(
     repeats: int,
     original_repeats: int,
     add_pages: int,
+    no_graphs: bool,
     as_json: bool,
     **names: Any,
 ) -> None:
@@ -138,7 +143,9 @@ def bench(
         reports = peak_memory(parts, add_pages, _PAGE, store)
         text = "\n".join(f"{r.n_pages:6} pages  peak {r.peak_mib:7.0f} MiB" for r in reports)
     else:
-        reports = run_bench(parts, _numbers(top_k), repeats, original_repeats, store)
+        reports = run_bench(
+            parts, _numbers(top_k), repeats, original_repeats, store, graphs=not no_graphs
+        )
         text = "\n\n".join(map(table, reports))
     click.echo(json.dumps([asdict(r) for r in reports]) if as_json else text)
 
@@ -160,10 +167,13 @@ def run_bench(
     repeats: int,
     original_repeats: int,
     folder: Path | None = None,
+    *,
+    graphs: bool = True,
 ) -> list[BenchReport]:
     """One report for each number of candidates; pages are encoded once for all.
 
-    folder: where a temporary store for `mini` goes; None keeps its K/V in memory.
+    folder: where a temporary store for `mini` goes; None keeps its K/V in memory. graphs: CUDA
+    graphs where the engine would use them.
     """
     loaded = parts.loaded
     encoder = PromptEncoder(loaded.tokenizer, parts.template)
@@ -171,6 +181,8 @@ def run_bench(
     config = trained_config(loaded, RerankConfig(pruner=pruner)).resolve(loaded.n_layers)
     mini = Scorer(loaded, encoder, config)
     dense = Scorer(loaded, encoder, config.dense(loaded.n_layers, lossless(loaded.dtype)))
+    if not graphs:
+        mini.graphs = dense.graphs = None
     query = _query(mini)
     noise = np.random.default_rng(0)
     pictures = [
@@ -264,7 +276,8 @@ def _compare(
             "bare": bare,
         }
         for task in tasks.values():  # warm up
-            task(Stages(loaded.device))
+            for _ in range(1 if mini.graphs is None else _CALLS_TO_A_REPLAY):
+                task(Stages(loaded.device))
         for _ in range(repeats):
             for name, task in tasks.items():
                 runs[name] += _repeat(task, 1, loaded, progress)
@@ -303,6 +316,7 @@ def _compare(
         caching_flops=costs.caching(work),
         bare_ms=times["bare"],
         engine_overhead=times["mini"].median_ms / times["bare"].median_ms - 1.0,
+        graphs=all(s.graphs is not None and len(s.graphs) > 0 for s in (mini, dense)),
     )  # fmt: skip
 
 
@@ -328,7 +342,8 @@ def table(report: BenchReport) -> str:
         f"{report.model}, {report.dtype} on {report.device}, {report.threads} threads; "
         f"page of {report.n_visual_tokens} visual tokens, {report.n_kept_tokens} kept, query of "
         f"{report.n_suffix_tokens}; band layers {layer_range(report.band)}, exit after layer "
-        f"{report.exit_layer - 1}; {report.systems[-1].candidates} candidates, warm",
+        f"{report.exit_layer - 1}; {report.systems[-1].candidates} candidates, warm"
+        f"{', CUDA graphs' if report.graphs else ''}",
         f"{'system':14}{'ms/query':>12}{'(quartiles)':>22}{'ms/page':>11}{'vs original':>13}"
         f"{'vs dense':>10}{'GFLOP/page':>12}{'MB/page':>9}",
     ]

@@ -84,7 +84,7 @@ def test_the_bare_loop_gives_the_engines_logits(qwen3: LoadedModel) -> None:
         bare = bare_band(s, QUERY, pages)
         expected = s.score([QUERY], pages, STAGES)
         for _ in range(2):  # the second run reuses the buffers
-            assert np.abs(bare(STAGES).numpy() - expected).max() < 1e-5
+            assert np.abs(bare(STAGES).cpu().numpy() - expected).max() < 1e-5
 
 
 def test_a_report_has_the_three_systems_under_their_names(qwen3: LoadedModel) -> None:
@@ -94,6 +94,13 @@ def test_a_report_has_the_three_systems_under_their_names(qwen3: LoadedModel) ->
     assert report.systems[2].bytes_per_page < report.systems[1].bytes_per_page / 4
     text = table(report)
     assert all(s.system in text for s in report.systems) and "overhead" not in text
+    assert report.graphs == (qwen3.device.type == "cuda") == ("CUDA graphs" in text)
+    assert "CUDA graphs" in table(replace(report, graphs=True))
+
+
+def test_a_bench_without_graphs_says_so(qwen3: LoadedModel) -> None:
+    (report,) = run_bench(parts(qwen3), [2], repeats=1, original_repeats=1, graphs=False)
+    assert not report.graphs and "CUDA graphs" not in table(report)
 
 
 def test_peak_memory_is_read_as_pages_come_in(qwen3: LoadedModel) -> None:
@@ -113,7 +120,8 @@ def test_the_bench_takes_a_checkpoint_its_embedder_and_a_folder_to_read_from(
     pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
     call = ["bench", "--model", pair[0], "--embedder", pair[1], "--store", tmp_path / "k/v",
-            "--top-k", "2", "--repeats", "1", "--original-repeats", "1", "--json"]  # fmt: skip
+            "--top-k", "2", "--repeats", "1", "--original-repeats", "1", "--no-graphs",
+            "--json"]  # fmt: skip
     result = CliRunner().invoke(cli, [*map(str, call)])
     assert result.exit_code == 0, result.stderr
     (report,) = json.loads(result.stdout)
