@@ -26,7 +26,7 @@ from mrr.train.match_data import MatchBatch, MatchBatches
 from mrr.train.matching import Depths, Matcher, match_loss
 from mrr.train.pair import Sizes, build
 from mrr.train.run import Run, autocast, seed_everything
-from mrr.train.search import aim_at_words, quiet_before
+from mrr.train.search import aim_at_neighbours, aim_at_words, quiet_before
 from mrr.train.text import Corpus, load
 
 DENSE_SHARE = 0.2
@@ -91,6 +91,7 @@ def fresh_matcher(plan: MatchPlan) -> Matcher:
     rest = matcher.table[matcher.prefix_ids[-1]]
     quiet_before(matcher.lm, depths.match_layer)
     aim_at_words(matcher.lm, depths.match_layer, matcher.table, rest)
+    aim_at_neighbours(matcher.lm, depths.match_layer, matcher.table, rest)
     return matcher
 
 
