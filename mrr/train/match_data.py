@@ -60,7 +60,8 @@ class MatchBatch:
     present: (B, Q, W) float, is word w of query q on page b. so_far: (B, Q, W) float, are all up to
     it that count. answer: (B, Q) float, are all. cover: (B, Q) float, the share that is, by rarity,
     and a little more for running words. gold: (k, 4) rows (page, query, token, cell) where a
-    token's word is printed.
+    token's word is printed. in_a_row: those of them where the token before it is printed just
+    before. apart: (B, Q, S) bool, the page shows a token and the one before it, but nowhere so.
     pieces, overlaps: (k, 3) rows (page, cell, piece id). windows: (B, n, 256, 256) or None.
     """
 
@@ -74,6 +75,8 @@ class MatchBatch:
     answer: Tensor
     cover: Tensor
     gold: Tensor
+    in_a_row: Tensor
+    apart: Tensor
     pieces: Tensor
     overlaps: Tensor
     windows: Tensor | None
@@ -195,19 +198,26 @@ def assemble(
     weight = torch.zeros(len(queries), w)
     for q, query in enumerate(queries):
         weight[q, : len(query)] = torch.tensor([rarity(word) for word in query])
-    gold = []
+    gold, in_a_row = [], []
+    apart = torch.zeros(len(pages), len(queries), s, dtype=torch.bool)
     for b, page in enumerate(pages):
         for q, query in enumerate(queries):
+            where: dict[int, set[int]] = {}
             for j, word in enumerate(query):
                 if word not in page.text.present:
                     continue
                 present[b, q, j] = 1.0
                 if is_function_word(word):
                     continue  # it need not be looked for
-                tokens = [t for t, owner in enumerate(coded[q][1]) if owner == j]
-                gold += [
-                    (b, q, t, cell) for t in tokens for cell in set(page.word_cells.get(word, ()))
+                cells = set(page.word_cells.get(word, ()))
+                where |= {t: cells for t, owner in enumerate(coded[q][1]) if owner == j}
+            gold += [(b, q, t, cell) for t, cells in where.items() for cell in cells]
+            for t in where.keys() & {t + 1 for t in where}:
+                follows = [_gap(where[t - 1], cell, page.grid[1]) for cell in where[t]]
+                in_a_row += [
+                    (b, q, t, cell) for cell, gap in zip(where[t], follows, strict=True) if gap
                 ]
+                apart[b, q, t] = all(gap is None for gap in follows)
             running[b, q] = page.text.holds_in_a_row(query)
     # Function words count only where nothing else was asked.
     telling = weight > COMMON
@@ -230,11 +240,19 @@ def assemble(
         answer=so_far[..., -1],
         cover=(present * weight).sum(-1) / weight.sum(-1) + _IN_A_ROW * running,
         gold=torch.tensor(gold, dtype=torch.long).view(-1, 4),
+        in_a_row=torch.tensor(in_a_row, dtype=torch.long).view(-1, 4),
+        apart=apart,
         pieces=rows("pieces"),
         overlaps=rows("overlaps"),
         windows=torch.from_numpy(np.stack(drawn)) if drawn else None,
         queries=tuple(queries),
     )
+
+
+def _gap(before: set[int], cell: int, n_columns: int) -> int | None:
+    """How many cells to the left the nearest of `before` is, 0 to 2; None where there is none."""
+    reach = min(2, cell % n_columns)
+    return next((gap for gap in range(reach + 1) if cell - gap in before), None)
 
 
 class MatchBatches(IterableDataset[MatchBatch]):

@@ -26,10 +26,12 @@ from mrr.train.match_data import MatchBatch, MatchBatches
 from mrr.train.matching import Depths, Matcher, match_loss
 from mrr.train.pair import Sizes, build
 from mrr.train.run import Run, autocast, seed_everything
-from mrr.train.search import aim_at_words, quiet_before
+from mrr.train.search import aim_at_neighbours, aim_at_words, quiet_before
 from mrr.train.text import Corpus, load
 
 DENSE_SHARE = 0.2
+# High enough for the search, which begins by keeping its distance (mrr/train/search.py).
+SMALL = (512, 1024)
 PAGE = (1024, 1536)  # whole windows, about as many cells as A4 has (mrr/train/export.py)
 BODY_PX = (15.0, 20.0)  # 9 to 12 points at that size
 _REUSE = 3  # batches in a row about the same drawn pages
@@ -58,7 +60,7 @@ class MatchPlan:
     other_lr: float = 2e-3
     eval_every: int = 200
     seed: int = 0
-    sizes: tuple[tuple[int, int], ...] = ((512, 512), PAGE)
+    sizes: tuple[tuple[int, int], ...] = (SMALL, PAGE)
     model: Sizes = field(default_factory=Sizes)
     check_pages: int = 20
 
@@ -91,6 +93,7 @@ def fresh_matcher(plan: MatchPlan) -> Matcher:
     rest = matcher.table[matcher.prefix_ids[-1]]
     quiet_before(matcher.lm, depths.match_layer)
     aim_at_words(matcher.lm, depths.match_layer, matcher.table, rest)
+    aim_at_neighbours(matcher.lm, depths.match_layer, matcher.table, rest)
     return matcher
 
 

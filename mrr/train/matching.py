@@ -166,8 +166,14 @@ def match_loss(matcher: Matcher, score: Tensor, seen: Interaction, batch: MatchB
     # page has, the higher it ranks.
     wanted = (batch.cover / _COVER_STEP).softmax(0)
     ranked = (wanted * (wanted.clamp(min=1e-9).log() - score.log_softmax(0))).sum(0).mean()
-    found, absent = _attention_loss(
-        seen.page_attention[d.match_layer][..., n_before : n_before + n_cells], batch
+    on_page = seen.page_attention[d.match_layer][..., n_before : n_before + n_cells]
+    is_word = (batch.word_of >= 0).expand(len(batch.present), -1, -1)
+    missing = (
+        batch.present.gather(2, batch.word_of.clamp(min=0).expand(len(batch.present), -1, -1)) == 0
+    )
+    found, absent = _attention_loss(on_page[:, 0], batch.gold, is_word & missing)
+    in_a_row, apart = _attention_loss(
+        on_page[:, 1], batch.in_a_row, (is_word & missing) | batch.apart
     )
     word = batch.word_of.clamp(min=0)
     ends = batch.word_end.expand(len(batch.present), -1, -1)
@@ -179,12 +185,15 @@ def match_loss(matcher: Matcher, score: Tensor, seen: Interaction, batch: MatchB
         matcher.so_far_head(_unit(last)).squeeze(-1)[ends], all_so_far[ends]
     )
     readout = _readout_loss(seen.suffix_attention[d.exit_layer - 1], batch)
-    total = answer + ranked + 0.1 * (found + absent) + 0.3 * heads + 0.1 * readout
+    attended = found + absent + in_a_row + apart
+    total = answer + ranked + 0.1 * attended + 0.3 * heads + 0.1 * readout
     parts = {
         "answer": answer,
         "ranked": ranked,
         "found": found,
         "absent": absent,
+        "in_a_row": in_a_row,
+        "apart": apart,
         "probes": heads,
         "readout": readout,
     }
@@ -195,25 +204,23 @@ def _unit(h: Tensor) -> Tensor:
     return F.rms_norm(h.float(), h.shape[-1:])
 
 
-def _attention_loss(on_page: Tensor, batch: MatchBatch) -> tuple[Tensor, Tensor]:
-    """-log of head 0's attention on a word's cells, and of its attention off the page for an
-    absent word. on_page: (B, heads, Q, S, cells)."""
-    mass = on_page[:, 0]
+def _attention_loss(mass: Tensor, gold: Tensor, absent: Tensor) -> tuple[Tensor, Tensor]:
+    """-log of a head's attention on the cells that it should find, and of its attention off the
+    page where there is nothing to find.
+
+    mass: (B, Q, S, cells). gold: (k, 4) rows (page, query, token, cell). absent: (B, Q, S) bool.
+    """
     b, q, s, _ = mass.shape
-    page, query, token, cell = batch.gold.unbind(1)
-    gold = torch.zeros(b * q * s, device=mass.device)
-    gold = gold.index_add(0, (page * q + query) * s + token, mass[page, query, token, cell]).view(
-        b, q, s
-    )
-    is_word = (batch.word_of >= 0).expand(b, -1, -1)
-    there = batch.present.gather(2, batch.word_of.clamp(min=0).expand(b, -1, -1)) > 0
+    page, query, token, cell = gold.unbind(1)
+    at = (page * q + query) * s + token
+    right = torch.zeros(b * q * s, device=mass.device)
+    right = right.index_add(0, at, mass[page, query, token, cell])
     marked = torch.zeros(b * q * s, dtype=torch.bool, device=mass.device)
-    marked[(page * q + query) * s + token] = True
-    marked = marked.view(b, q, s)
-    found = -(gold[marked & is_word].clamp(min=1e-4)).log()
-    absent = -(1 - mass.sum(-1)[is_word & ~there]).clamp(min=1e-4).log()
+    marked[at] = True
+    found = -right[marked].clamp(min=1e-5).log()
+    rests = -(1 - mass.sum(-1)[absent]).clamp(min=1e-4).log()
     zero = mass.sum() * 0
-    return (found.mean() if len(found) else zero), (absent.mean() if len(absent) else zero)
+    return (found.mean() if len(found) else zero), (rests.mean() if len(rests) else zero)
 
 
 def _readout_loss(on_own: Tensor, batch: MatchBatch) -> Tensor:

@@ -2,11 +2,14 @@
 
 Query and page meet there for the first time. Its first head begins as a search over what the tower
 wrote, at the log probability that a cell holds the word, with a place to rest for words that no
-cell holds; the layers before it begin as identity. Measured in docs/LOG.md.
+cell holds; the layers before it begin as identity. Its second head searches for a word together
+with the word before it, which a head of the layer before has written beside it. Measured in
+docs/LOG.md.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -18,43 +21,120 @@ from mrr.model.lexical import SHARPNESS, confidence_axis, split_confidence
 from mrr.train.confidence import UNIT
 
 STRENGTH = 25.0  # of the search: a score is this times the cosine
+_BESIDE = 0.6  # how loud the word before is written, next to a word
 
 
-def aim_at_words(
+def aim_at_words(lm: Any, layer: int, table: Tensor, rest: Tensor) -> None:
+    """Start one layer's first head as a search: queries and keys are the same reading of a token.
+
+    The rows are the principal directions of the word table. rest: (D,) embedding of the token that
+    is attended to where the page does not show the word.
+    """
+    rows = slow_rows(lm, layer)
+    values, vectors = _principal(table)
+    captured = float(values[: len(rows)].sum() / values.sum())
+    read = vectors[:, : len(rows)].T * math.sqrt(STRENGTH / captured)
+    _aim_search(lm, layer, 0, rows, read, table, rest)
+
+
+def aim_at_neighbours(lm: Any, layer: int, table: Tensor, rest: Tensor) -> None:
+    """Start one layer's second head as a search for a word and the word before it.
+
+    A head of the layer before adds to each token what the cells before it in its row show, or the
+    token before it in a text, in directions that the word table hardly uses.
+    """
+    rows = slow_rows(lm, layer)
+    half = len(rows) // 2
+    values, vectors = _principal(table)
+    # The very last direction is the axis of confidence.
+    own, beside = vectors[:, :half].T, vectors[:, -half - 1 : -1].T
+    captured = float(values[:half].sum() / values.sum())
+    _write_previous(lm, layer - 1, own, beside)
+    read = torch.cat([own, beside / _BESIDE]) * math.sqrt(STRENGTH / 2 / captured)
+    _aim_search(lm, layer, 1, rows, read, table, rest)
+
+
+def slow_rows(lm: Any, layer: int) -> Tensor:
+    """Rows of a head, on rotary pairs that turn so slowly that a page's width does not matter."""
+    half = lm.layers[layer].self_attn.head_dim // 2
+    slow = [i for i in range(half) if lm.rotary_emb.inv_freq[i] * 64 < 0.6]
+    return torch.tensor([*slow, *(i + half for i in slow)])
+
+
+def _principal(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Variances, descending, and directions (D, D), one a column, of the word table (V, D)."""
+    values, vectors = torch.linalg.eigh(torch.cov(table.T))
+    return values.flip(0), vectors.flip(1)
+
+
+def _aim_search(
     lm: Any,
     layer: int,
+    head: int,
+    rows: Tensor,
+    read: Tensor,
     table: Tensor,
     rest: Tensor,
-    strength: float = STRENGTH,
     self_penalty: float = 14.0,
 ) -> None:
-    """Start one layer's attention as a search: queries and keys are the same reading of a token.
+    """Make a head's scores the products of what `read` (up to as many as rows, D) sees in two
+    tokens of length 1.
 
-    The rows are the principal directions of the word table, placed on the rotary pairs that turn
-    so slowly that a page's width does not matter. A bias on one faster pair keeps a query token
-    from finding itself: it favours keys about a page away over keys at no distance. rest: (D,)
-    embedding of the token that is attended to where the page does not show the word.
+    A bias on one faster pair keeps a query token from finding itself: it favours keys about a page
+    away over keys at no distance.
     """
     attn = lm.layers[layer].self_attn
-    half = attn.head_dim // 2
-    inv_freq = lm.rotary_emb.inv_freq
-    slow = [i for i in range(half) if inv_freq[i] * 64 < 0.6]
-    rows = torch.tensor([*slow, *(i + half for i in slow)])
-    values, vectors = torch.linalg.eigh(torch.cov(table.T))
-    directions = vectors.flip(1)[:, : len(rows)].T
-    captured = float(values.flip(0)[: len(rows)].sum() / values.sum())
-    dim = table.shape[1]
-    scale = math.sqrt(strength / (captured * dim * attn.scaling))
-    turning = int((inv_freq * 45 - math.pi).abs().argmin())
+    first = head * attn.head_dim
+    here = slice(first, first + attn.head_dim)
+    turning = int((lm.rotary_emb.inv_freq * 45 - math.pi).abs().argmin())
+    at = first + rows[: len(read)]
+    # A token of length 1 is sqrt(D) after the norm.
+    read = read / math.sqrt(table.shape[1] * attn.scaling)
     with torch.no_grad():
-        attn.q_proj.weight[: attn.head_dim] = 0  # the first head's
-        attn.q_proj.weight[rows] = directions * scale
-        attn.q_proj.bias[turning] = -math.sqrt(self_penalty / attn.scaling)
-        attn.k_proj.weight.zero_()
-        attn.k_proj.weight[rows] = directions * scale
-        attn.k_proj.bias[turning] = math.sqrt(self_penalty / attn.scaling)
-    aim_at_confidence(lm, layer, table, int(rows[-1]))
-    aim_at_rest(lm, layer, split_confidence(rest, confidence_axis(table))[0], int(rows[-2]))
+        for projection, sign in ((attn.q_proj, -1.0), (attn.k_proj, 1.0)):
+            projection.weight[here] = 0
+            projection.bias[here] = 0
+            projection.weight[at] = read
+            projection.bias[first + turning] = sign * math.sqrt(self_penalty / attn.scaling)
+    aim_at_confidence(lm, layer, table, first + int(rows[-1]))
+    aim_at_rest(lm, layer, split_confidence(rest, confidence_axis(table))[0], first + int(rows[-2]))
+
+
+def _write_previous(lm: Any, layer: int, own: Tensor, beside: Tensor) -> None:
+    """Let a layer's last head copy what the one or two cells to the left show.
+
+    Rotary scores of two constant vectors depend on the displacement alone. On the pairs that turn
+    fastest with columns they are highest a column and a half to the left, on those that turn
+    fastest with rows in the same row. own, beside: (n, D) directions read, and those written to.
+    """
+    attn = lm.layers[layer].self_attn
+    dim, half = attn.head_dim, attn.head_dim // 2
+    first = attn.q_proj.out_features - dim
+    here = slice(first, first + dim)
+    inv_freq = lm.rotary_emb.inv_freq
+    _, rows_at, columns_at = _fast_pairs(lm.rotary_emb.mrope_section)
+    with torch.no_grad():
+        for projection in (attn.q_proj, attn.k_proj, attn.v_proj):
+            projection.weight[here] = 0
+            projection.bias[here] = 0
+        for pairs, offset, sharpness in ((columns_at, -1.5, 11.6), (rows_at, 0.0, 11.3)):
+            for i in pairs:
+                each = math.sqrt(sharpness / attn.scaling)
+                angle = float(inv_freq[i]) * offset
+                attn.q_proj.bias[first + i] = each * math.cos(angle)
+                attn.q_proj.bias[first + half + i] = each * math.sin(angle)
+                attn.k_proj.bias[first + i] = each
+        n = len(own)
+        attn.v_proj.weight[first : first + n] = own
+        attn.o_proj.weight[:, here] = 0
+        # Values are of a token of length sqrt(D) after the norm.
+        attn.o_proj.weight[:, first : first + n] = beside.T * (_BESIDE / math.sqrt(own.shape[1]))
+
+
+def _fast_pairs(sections: list[int]) -> tuple[range, range, range]:
+    """The fastest rotary pairs of time, rows and columns: the first three sections."""
+    ends = list(itertools.accumulate(sections[:3]))
+    return range(ends[0]), range(ends[0], ends[1]), range(ends[1], ends[2])
 
 
 def quiet_before(lm: Any, layer: int) -> None:
