@@ -50,7 +50,7 @@ def aim_at_neighbours(lm: Any, layer: int, table: Tensor, rest: Tensor) -> None:
     own, beside = vectors[:, :half].T, vectors[:, -half - 1 : -1].T
     captured = float(values[:half].sum() / values.sum())
     _write_previous(lm, layer - 1, own, beside)
-    read = torch.cat([own, beside / _BESIDE]) * math.sqrt(STRENGTH / 2 / captured)
+    read = torch.cat([own, beside / _BESIDE]) * math.sqrt(0.7 * STRENGTH / captured)
     _aim_search(lm, layer, 1, rows, read, table, rest)
 
 
