@@ -47,10 +47,18 @@ def export(
     model.half().save_pretrained(folder, max_shard_size=MAX_SHARD)
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
+    _write_closely(folder / "tokenizer.json")
     image_processor().save_pretrained(folder)
     (folder / TRAINING).write_text(json.dumps(training, indent=1), encoding="utf-8")
     (folder / "README.md").write_text(card(folder.name, training), encoding="utf-8")
     return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _write_closely(path: Path) -> None:
+    """Write a JSON file without the white space that is over half of it."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    path.write_text(text, encoding="utf-8")
 
 
 def image_processor() -> Qwen2VLImageProcessorPil:
@@ -58,7 +66,7 @@ def image_processor() -> Qwen2VLImageProcessorPil:
     return Qwen2VLImageProcessorPil(
         patch_size=16,
         merge_size=2,
-        temporal_patch_size=2,
+        temporal_patch_size=1,
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
         size={"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS},

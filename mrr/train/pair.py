@@ -35,6 +35,7 @@ class Sizes:
     mlp: int = 320
     reranker_layers: int = 12
     embedder_layers: int = 2
+    embedder_mlp: int = 256
 
     @property
     def band(self) -> tuple[int, int]:
@@ -50,7 +51,7 @@ def build_config(
     text: dict[str, Any] = {
         "hidden_size": sizes.dim,
         "num_hidden_layers": sizes.embedder_layers if embedder else sizes.reranker_layers,
-        "intermediate_size": sizes.mlp,
+        "intermediate_size": sizes.embedder_mlp if embedder else sizes.mlp,
         "num_attention_heads": sizes.heads,
         "num_key_value_heads": sizes.heads,
         "vocab_size": len(tokenizer),
@@ -72,7 +73,7 @@ def build_config(
         "num_heads": sizes.vision_heads,
         "patch_size": tower.PATCH_PX,
         "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
+        "temporal_patch_size": 1,  # two equal frames, as a still picture has, would say nothing
         "window_size": tower.WINDOW_PX,
         "fullatt_block_indexes": [],
         "out_hidden_size": sizes.dim,

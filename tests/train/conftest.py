@@ -27,6 +27,7 @@ SIZES = Sizes(
     mlp=48,
     reranker_layers=5,
     embedder_layers=2,
+    embedder_mlp=40,
 )
 SCALE = Scale(
     read_steps=2,
