@@ -11,6 +11,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+if __name__ == "__main__":
+    # There is no garbage in what is only being imported, and looking for it takes a fifth of the
+    # time. load() switches it on again.
+    gc.disable()
+
 import gradio as gr
 
 from cache_db import PageStore, default_store
@@ -107,7 +112,7 @@ def main() -> None:
 
 def load(bench: Workbench) -> None:
     """Load the models, or end with the reason; what stays for good is no garbage to look for."""
-    gc.disable()  # it finds nothing in what is only being imported, and takes a tenth of the time
+    gc.disable()  # where main has not done so
     try:
         bench.opening()
     except MRRError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 
+import gradio as gr
 import plotly.graph_objects as go
 
 from ui.colour import GRID, TEXT
@@ -17,6 +18,16 @@ _FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif
 def plain(text: object) -> str:
     """Text for a figure's labels, which plotly would otherwise read for tags."""
     return html.escape(str(text), quote=False)
+
+
+def warm() -> gr.Plot:
+    """An empty chart out of sight, to be made visible once there is nothing more urgent.
+
+    Gradio fetches and runs plotly with the first chart of a page, which takes up to seconds: with
+    this one, so that the first that somebody wants to see is there at once.
+    """
+    nothing = go.Figure(layout={"template": "none", "width": 10, "height": 10})
+    return gr.Plot(nothing, visible=False, elem_id="warm", show_label=False)
 
 
 def finish(figure: go.Figure, height: int) -> go.Figure:

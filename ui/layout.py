@@ -10,6 +10,7 @@ import gradio as gr
 from ui.api import ENDPOINTS, build_api
 from ui.components import download, heading
 from ui.detail import Detail
+from ui.figures import warm
 from ui.handlers import Handlers
 from ui.housekeeping import Housekeeping
 from ui.parts import OtherTabs, RankTab
@@ -135,12 +136,13 @@ def _rank_tab(bench: Workbench) -> dict[str, Any]:
                         gr.Button("Save JSON", size="sm", elem_id="save-layers-json", scale=0)
                 with gr.Tab("Bands", id="bands"):
                     strip = bands.build()
+        unseen = warm()
     gallery = start.build_gallery()
     query.submit(None, js="() => document.activeElement && document.activeElement.blur()")
     return {
         "query": query, "button": button, "samples": samples, "gallery": gallery,
         "results": results, "ranking": ranked, "why": why, "inspector": page, "layers": curves,
-        "bands": strip,
+        "bands": strip, "warm": unseen,
     }  # fmt: skip
 
 
@@ -183,7 +185,9 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
     _on(rank.halt.click, handlers.stop_encoding, state, rank.halt)
     for ranked in starts:
         ranked.success(None, js=_TO_RESULTS)
-        _on(ranked.success, handlers.detail.trace_selected, state, views.detail, each=True)
+        traced = _on(ranked.success, handlers.detail.trace_selected, state, views.detail, each=True)
+        # Last: while the browser runs plotly for the first time, it draws nothing else.
+        _on(traced.success, lambda: gr.update(visible=True), None, views.warm)
     for change in (rank.view.change, rank.only_changes.change):
         _on(change, handlers.redraw, [*shown_as, state], rank.hits)
     ticked = [rank.hits, views.labels.scores]

@@ -38,6 +38,7 @@ class RankTab:
     inspector: inspector.InspectorView
     layers: layers.LayersView
     bands: bands.BandsView
+    warm: gr.Plot
     labels: labels.LabelsView
     history: history.HistoryView
     download: gr.HTML

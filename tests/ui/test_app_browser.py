@@ -81,40 +81,6 @@ def test_the_selection_follows_keys_and_drives_every_view(tab: Page) -> None:
     assert tab.locator(".error, .toast-body").count() == 0
 
 
-def test_layers_draw_one_line_a_candidate_and_bands_one_row_a_layer(
-    tab: Page, running: Running
-) -> None:
-    rank(tab)
-    traced(tab)
-    open_tab(tab, "Layers")
-    expect(tab.locator(".js-plotly-plot .scatterlayer .trace path.js-line")).to_have_count(N_PAGES)
-    tab.click("#trace-layers")
-    expect(tab.get_by_text("dense").first).to_be_visible()
-    open_tab(tab, "Bands")
-    expect(tab.get_by_text("0 by construction").first).to_be_visible()
-    config = running.bench.base.config
-    expect(tab.locator(".bands-row")).to_have_count(config.exit_layer)
-    expect(tab.locator(".bands-in")).to_have_count(config.band[1] - config.band[0])
-    tab.locator(".bands-in").first.click()
-    traced(tab)  # its map, on the page
-
-
-def test_the_unit_of_the_layers_stays_when_another_page_is_picked(tab: Page) -> None:
-    rank(tab)
-    traced(tab)
-    open_tab(tab, "Layers")
-    title = tab.locator(".js-plotly-plot .ytitle")
-    expect(title).to_contain_text("logit")
-    tab.get_by_label("rank", exact=True).click()
-    expect(title).to_contain_text("rank among the candidates")
-    tab.locator("#hits [data-event=pick]").nth(2).click()
-    strong = "document.querySelector('.js-plotly-plot')?.data.find(t => t.line.width === 3).name"
-    label = tab.locator("#hits li .title").nth(2).inner_text()
-    tab.wait_for_function(f"(label) => {strong} === label", arg=label)
-    expect(title).to_contain_text("rank among the candidates")
-    expect(tab.get_by_label("rank", exact=True)).to_be_checked()
-
-
 class Gate:
     """Holds long work after a number of passes, until the test has done what it does meanwhile."""
 
@@ -260,8 +226,9 @@ def test_dense_runs_on_demand_with_its_cost_said_first(tab: Page) -> None:
     expect(tab.locator("#estimate")).to_contain_text("original took")
     changes = tab.locator("#hits .mrr-same")
     expect(changes).to_have_count(N_PAGES)
-    moved = tab.locator("#hits .mrr-same b").count()
-    assert moved, "two random models that rank alike prove nothing here"
+    differ = tab.locator("#hits .mrr-same b")
+    expect(differ).not_to_have_count(0)  # two random models that rank alike prove nothing here
+    moved = differ.count()
     tab.get_by_label("Only where they differ").check()
     expect(tab.locator("#hits li")).to_have_count(moved)
     tab.get_by_label("Only where they differ").uncheck()
@@ -391,30 +358,15 @@ def test_nothing_is_wider_than_a_telephone_and_every_picture_has_words(
     tab = visit(width=390, theme=theme)
     rank(tab)
     traced(tab)
-    for label in ("Side by side", "Table", "List"):
+    expect(tab.locator("#warm .js-plotly-plot")).to_be_attached()
+    drawn = {"Side by side": ".mrr-pair", "Table": "table", "List": "[aria-label='Ranked pages']"}
+    for label, place in drawn.items():
         tab.get_by_label(label).click()
+        expect(tab.locator(f"#hits {place}")).to_be_visible()
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390, label
     assert tab.evaluate("[...document.images].every(image => image.hasAttribute('alt'))")
     buttons = "[...document.querySelectorAll('.mrr button')]"
     assert tab.evaluate(f"{buttons}.every(b => b.innerText.trim() || b.ariaLabel)")
-
-
-def test_charts_make_room_for_the_side_bar(tab: Page) -> None:
-    rank(tab)
-    traced(tab)
-    open_tab(tab, "Layers")
-    chart = tab.locator(".js-plotly-plot").first
-    expect(chart).to_be_visible()
-    before = chart.bounding_box()["width"]
-    tab.locator(".sidebar .toggle-button").click()
-    tab.wait_for_function(
-        """(before) => {
-            const width = (place) => document.querySelector(place).getBoundingClientRect().width;
-            const drawn = width(".js-plotly-plot .main-svg");
-            return drawn < before && drawn <= width(".mrr-figure");
-        }""",
-        arg=before,
-    )
 
 
 def test_on_a_wide_screen_the_reasons_stay_beside_the_page_that_was_picked(tab: Page) -> None:
@@ -438,8 +390,8 @@ def test_on_a_phone_all_tabs_are_in_sight_and_there_is_a_way_back_to_the_ranking
     traced(tab)
     second = tab.locator("#hits li").nth(1)
     second.locator("[data-event=pick]").click()
-    top = tab.locator("#reasons").evaluate("reasons => reasons.getBoundingClientRect().top")
-    assert abs(top) < 2
+    top = "document.getElementById('reasons').getBoundingClientRect().top"
+    tab.wait_for_function(f"Math.abs({top}) < 2")
     expect(tab.locator(".pi-stage canvas").first).to_be_in_viewport()
     expect(tab.locator(".sidebar .toggle-button")).to_be_hidden()  # it would cover the text
     tab.locator(".mrr-up").click()

@@ -15,8 +15,15 @@ from mrr.errors import InputRejected
 from mrr.types import AddedPage, PageImage, RankedList
 from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
 from tests.ui.test_app_browser import add_files, open_tab, rank, traced
+from tests.ui.test_charts_browser import CHART
 
 pytestmark = pytest.mark.browser
+
+
+def settled(tab: Page) -> None:
+    """Waits until no event that may change the ranking is on its way: Gradio counts its seconds."""
+    tab.wait_for_timeout(1000)  # it has begun, if it is to come
+    expect(tab.locator("#hits .progress-text")).to_have_count(0)
 
 
 def test_a_past_query_opens_where_it_is_shown_with_its_own_baseline(tab: Page) -> None:
@@ -117,7 +124,7 @@ def test_apply_without_a_change_or_with_a_refusal_leaves_everything_where_it_was
     tab.locator(".sidebar .toggle-button").click()
     tab.click("#apply")
     expect(tab.locator("#plan")).to_contain_text("Applied")
-    tab.wait_for_timeout(1000)  # nothing that follows it empties what nobody touched
+    settled(tab)  # nothing that follows it empties what nobody touched
     expect(tab.locator("#samples .mrr-chip").first).to_be_visible()
     expect(tab.locator("#gallery figure")).to_have_count(N_PAGES)
     rank(tab)
@@ -125,7 +132,7 @@ def test_apply_without_a_change_or_with_a_refusal_leaves_everything_where_it_was
     shown = tab.locator("#hits").inner_text()
 
     def is_whole() -> None:
-        tab.wait_for_timeout(1000)
+        settled(tab)
         assert tab.locator("#hits").inner_text() == shown
         expect(tab.locator("#query textarea, #query input")).to_have_value(SAMPLES[0])
         expect(tab.locator("#summary")).to_contain_text(SAMPLES[0])
@@ -159,7 +166,7 @@ def test_views_that_need_a_trace_offer_it_themselves(
     expect(tab.locator("#layers-say")).to_contain_text("Trace this page")
     expect(tab.locator("#trace-page")).to_have_count(1)
     tab.click("#trace-for-layers")
-    expect(tab.locator(".js-plotly-plot .scatterlayer .trace path.js-line")).to_have_count(N_PAGES)
+    expect(tab.locator(f"{CHART} .scatterlayer .trace path.js-line")).to_have_count(N_PAGES)
     open_tab(tab, "Bands")
     expect(tab.locator(".bands-row")).to_have_count(running.bench.base.config.exit_layer)
     open_tab(tab, "Page")
@@ -318,7 +325,7 @@ def test_a_new_query_during_a_comparison_keeps_its_own_ranking(
     traced(tab)
     shown = tab.locator("#hits").inner_text()
     dense_pages.release()  # the page in hand of the comparison that nobody waits for
-    tab.wait_for_timeout(1500)
+    settled(tab)
     assert tab.locator("#hits").inner_text() == shown
     expect(tab.locator("#compare")).to_have_text("Compare")
     expect(tab.locator("#stop-dense")).to_be_hidden()
