@@ -9,11 +9,8 @@ from collections import OrderedDict
 
 from PIL import Image
 
-_THUMB_SIDE = 220
-_KEPT = 600
 
-
-def data_uri(image: Image.Image, max_side: int, quality: int = 80) -> str:
+def data_uri(image: Image.Image, max_side: int, quality: int) -> str:
     """The picture, shrunk to max_side at most, as a WebP data URI."""
     small = image.copy()
     small.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
@@ -22,24 +19,28 @@ def data_uri(image: Image.Image, max_side: int, quality: int = 80) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-class Thumbnails:
-    """Small pictures by page id, made once. A page id is a digest over pixels and scope."""
+class Pictures:
+    """Pictures of pages as data URIs, made once. A page id is a digest over pixels and scope.
 
-    def __init__(self) -> None:
+    max_side: in pixels. quality: of the WebP file, to 100. kept: pages, those used last.
+    """
+
+    def __init__(self, max_side: int, quality: int, kept: int) -> None:
+        self._max_side, self._quality, self._kept = max_side, quality, kept
         self._made: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
 
     def put(self, page_id: str, image: Image.Image) -> str:
-        """Make and keep a page's thumbnail."""
-        uri = data_uri(image, _THUMB_SIDE, quality=72)
+        """Make and keep a page's picture."""
+        uri = data_uri(image, self._max_side, self._quality)
         with self._lock:
             self._made[page_id] = uri
-            while len(self._made) > _KEPT:
+            while len(self._made) > self._kept:
                 self._made.popitem(last=False)
         return uri
 
     def get(self, page_id: str) -> str | None:
-        """The thumbnail, or None where it must be made."""
+        """The picture, or None where it must be made."""
         with self._lock:
             if page_id in self._made:
                 self._made.move_to_end(page_id)

@@ -22,7 +22,7 @@ from ui.engines import Engines, LoadModel
 from ui.examples import Examples
 from ui.gpu import Gpu
 from ui.opening import Opening
-from ui.pictures import Thumbnails, data_uri
+from ui.pictures import Pictures
 from ui.session import PUBLIC, Run, Session, Settings, new_scope
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ class Workbench:
         self.keep_uploads = keep_uploads
         self.hosted = hosted
         self.run = run or Gpu(opening, store)
-        self.thumbnails = Thumbnails()
+        self.thumbnails = Pictures(220, 72, kept=600)
+        self.pictures = Pictures(_PAGE_SIDE, 80, kept=60)
         self.pace = Pace()
 
     # ------------------------------------------------------------ engines
@@ -155,7 +156,8 @@ class Workbench:
 
     def picture(self, page: Page) -> str:
         """The whole page as a data URI, for the inspector."""
-        return data_uri(self.base.cache.picture(page), _PAGE_SIDE)
+        known = self.pictures.get(page.page_id)
+        return known or self.pictures.put(page.page_id, self.base.cache.picture(page))
 
     def remove(self, session: Session, page_id: str) -> None:
         """Remove one of the session's own pages."""

@@ -38,6 +38,15 @@ def test_bundled_examples_are_complete() -> None:
         assert examples.relevant[query] and examples.relevant[query] <= keys
 
 
+def test_a_page_that_is_looked_at_again_is_not_compressed_again(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = bench.pages(Session())[0]
+    first = bench.picture(page)
+    monkeypatch.setattr("ui.pictures.data_uri", lambda *args: "drawn anew")
+    assert bench.picture(page) == first
+
+
 def test_an_installation_without_examples_starts_empty(tmp_path) -> None:
     examples = load_examples(tmp_path)
     assert examples.finished and not examples.pages and not examples.samples
