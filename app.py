@@ -112,7 +112,7 @@ def main() -> None:
 
 def load(bench: Workbench) -> None:
     """Load the models, or end with the reason; what stays for good is no garbage to look for."""
-    gc.disable()  # where main has not done so
+    gc.disable()  # as it is already where this file is run
     try:
         bench.opening()
     except MRRError as error:

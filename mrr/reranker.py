@@ -24,6 +24,7 @@ from mrr.config import Limits, RerankConfig
 from mrr.errors import InputRejected, MRRError, PageLost
 from mrr.explain import explanation
 from mrr.model.embedder import Embedder
+from mrr.model.graphs import graphs_for
 from mrr.model.kv import lossless
 from mrr.model.load import LoadedModel
 from mrr.model.prompt import PromptEncoder, PromptTemplate
@@ -83,6 +84,7 @@ class MiniReranker:
         # Full-depth K/V is an order of magnitude larger; it must not push pages off the disk.
         self._dense_store = PageStore(None, memory_bytes=_dense_bytes(), holds_pages=False)
         self._resident = resident_for(loaded.device)
+        self._graphs = graphs_for(loaded)
         self._configure(config)
 
     @classmethod
@@ -150,12 +152,11 @@ class MiniReranker:
             self.notes = (
                 f"No embedder is loaded: every page is a candidate, whatever top_k says{kept}.",
             )
-        scorer = Scorer(self.loaded, self.encoder, config)
+        scorer = Scorer(self.loaded, self.encoder, config, graphs=self._graphs)
         dense = scorer.config.dense(self.loaded.n_layers, lossless(self.loaded.dtype))
         self.cache = PageCache(scorer, self.embedder, self.store, resident=self._resident)
-        self.dense_cache = PageCache(
-            Scorer(self.loaded, self.encoder, dense), self.embedder, self.store, self._dense_store
-        )
+        dense_scorer = Scorer(self.loaded, self.encoder, dense, graphs=self._graphs)
+        self.dense_cache = PageCache(dense_scorer, self.embedder, self.store, self._dense_store)
 
     @property
     def config(self) -> RerankConfig:

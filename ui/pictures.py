@@ -6,6 +6,7 @@ import base64
 import io
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 
 from PIL import Image
 
@@ -38,6 +39,12 @@ class Pictures:
             while len(self._made) > self._kept:
                 self._made.popitem(last=False)
         return uri
+
+    def drop(self, page_ids: Iterable[str]) -> None:
+        """Forget pages that were removed."""
+        with self._lock:
+            for page_id in page_ids:
+                self._made.pop(page_id, None)
 
     def get(self, page_id: str) -> str | None:
         """The picture, or None where it must be made."""

@@ -164,13 +164,13 @@ class Workbench:
         page = self.page(session, page_id)
         if not self.removable(page):
             raise InputRejected("The example pages stay; only pages that you added can be removed.")
-        self.engines.remove_pages([page.page_id])
+        self._remove_pages([page.page_id])
         self._forget(session, {page.page_id})
 
     def remove_own(self, session: Session) -> int:
         """Remove everything that this session added."""
         own = [p.page_id for p in self.pages(session) if self.removable(p)]
-        n_removed = self.engines.remove_pages(own)
+        n_removed = self._remove_pages(own)
         self._forget(session, set(own))
         session.uploaded_bytes = 0
         return n_removed
@@ -188,7 +188,12 @@ class Workbench:
 
     def remove_scope(self, scope: str) -> int:
         """Remove all pages of a scope; returns how many."""
-        return self.engines.remove_pages([page.page_id for page in self.store.pages([scope])])
+        return self._remove_pages([page.page_id for page in self.store.pages([scope])])
+
+    def _remove_pages(self, page_ids: list[str]) -> int:
+        for made in (self.thumbnails, self.pictures):
+            made.drop(page_ids)
+        return self.engines.remove_pages(page_ids)
 
     # --------------------------------------------------------------- rank
 

@@ -121,7 +121,8 @@ def measure_latency(
     chosen = {s: {p.page_id for p in (pages if s in reusing else few)} for s in systems}
     calls: dict[System, list[tuple[Call, int]]] = {system: [] for system in systems}
     # A GPU captures a shape when it comes the second time: once, and not what a query costs.
-    warmup += reranker.cache.scorer.graphs is not None
+    if reusing and reranker.cache.scorer.graphs is not None:
+        warmup += 1
     rounds = warmup + repeats
     for i in range(rounds):
         report(progress, "measure", i, rounds)

@@ -8,6 +8,7 @@ reads its inputs from tensors that are overwritten for each call.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from functools import lru_cache
@@ -22,25 +23,30 @@ logger = logging.getLogger(__name__)
 Inputs = tuple[Tensor, ...]
 # It works on the GPU alone: it waits for nothing and takes nothing from the host.
 Function = Callable[..., Tensor]
-# What a query needs at most: a shape for each length of query and number and size of candidates.
+# Shapes held at once: one for each length of query, and each number and size of candidates.
 _MAX_GRAPHS = 12
 _WARM_UP_RUNS = 2
 # Captures that broke off. The allocator goes on asking them what belongs to them, so they stay
 # alive, and no other capture is begun beside them.
 _broken: list[torch.cuda.CUDAGraph] = []
+# What another thread launches on the side stream would be captured too.
+_capturing = threading.Lock()
 
 
 class Graph:
     """One function captured for inputs of these shapes.
 
-    inputs: overwrite them in place, then `replay`. What else the function reads must outlive the
-    graph. nbytes: of the inputs and of the memory that the graph works in, its own. Raises
+    inputs: overwrite them in place, then `replay`. function: kept, for it holds what else the
+    graph reads. nbytes: of the inputs, and of the memory that the graph works in. Raises
     RuntimeError where it cannot be captured.
     """
 
-    @torch.inference_mode()
     def __init__(self, function: Function, inputs: Inputs, device: torch.device) -> None:
-        self.inputs = inputs
+        self.inputs, self._function = inputs, function
+        with _capturing, torch.inference_mode():
+            self._capture(function, inputs, device)
+
+    def _capture(self, function: Function, inputs: Inputs, device: torch.device) -> None:
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(device):
             stream = _stream(torch.cuda.current_device())
@@ -75,9 +81,10 @@ class Graph:
 class Graphs:
     """Graphs by shape, the least recently used dropped first. Used under the engine's lock.
 
-    max_bytes: for all graphs together; None is a quarter of what the GPU has free at the first
-    capture. A shape is captured when it comes the second time, since a capture takes several times
-    as long as a run; once dropped it must come twice as often as before.
+    There is one for a model, whatever the configurations. max_bytes: for all graphs together; None
+    is a quarter of what the GPU has free at the first capture. A shape is captured when it comes
+    the second time, since a capture takes several times as long as a run; once dropped it must come
+    twice as often as before.
     """
 
     def __init__(self, device: torch.device, max_bytes: int | None = None) -> None:
@@ -87,6 +94,7 @@ class Graphs:
         self._runs: Counter[Hashable] = Counter()  # since the last capture
         self._captures: Counter[Hashable] = Counter()
         self._refused: set[Hashable] = set()
+        self.n_replays = 0
 
     def __len__(self) -> int:
         return len(self._held)
@@ -97,13 +105,15 @@ class Graphs:
     ) -> Tensor:
         """function(*inputs), replayed where inputs of this shape were captured.
 
-        key: everything that decides the kernels: the function and its inputs' shapes and types.
+        key: everything that decides the result but the inputs' values: whose function, and its
+        inputs' shapes and types.
         write: makes new inputs for None, or else overwrites those that it is given.
         """
         graph = self._held.get(key)
         if graph is not None:
             self._held.move_to_end(key)
             write(graph.inputs)
+            self.n_replays += 1
             return graph.replay()
         inputs = write(None)
         graph = self._capture(key, function, inputs) if self._is_due(key, inputs) else None
@@ -119,10 +129,21 @@ class Graphs:
         self._make_room(_nbytes(inputs), _MAX_GRAPHS - 1)
         try:
             graph = Graph(function, inputs, self._device)
-        except RuntimeError as error:  # out of memory included
+        except torch.OutOfMemoryError:  # others need the memory more; later there may be enough
+            self._make_room(0, 0)
+            self._runs.clear()
+            return None
+        except RuntimeError as error:
             self._refused.add(key)
             reason = str(error).strip().partition("\n")[0]
-            logger.warning("Queries of shape %s run without a CUDA graph: %s", key, reason)
+            logger.warning(
+                "Queries of shape %s, and of new shapes, run without a CUDA graph: %s",
+                key,
+                reason,
+            )
+            return None
+        if graph.nbytes > self._room():
+            self._refused.add(key)
             return None
         self._runs[key] = 0
         self._captures[key] += 1

@@ -14,7 +14,7 @@ from mrr.config import RerankConfig, digest
 from mrr.errors import NotFinite
 from mrr.model.band import Suffix, before_band, run_band, run_before_band
 from mrr.model.dense import run_original
-from mrr.model.graphs import Inputs, graphs_for, put, round_up
+from mrr.model.graphs import Graphs, Inputs, put, round_up
 from mrr.model.head import RelevanceHead
 from mrr.model.joint import run_joint
 from mrr.model.kv import KVPage, PageStack, Quantized, places, stack
@@ -36,7 +36,8 @@ class Scorer:
     """The tensors' side of the engine; it knows nothing of files, stores or ranking.
 
     image_is: which side of the pair the picture is, "document" to rank pages for a query,
-    "query" to rank texts for a picture. graphs: CUDA graphs of one text's pass; None is without.
+    "query" to rank texts for a picture. graphs: the model's CUDA graphs, used for one text's pass;
+    None is without.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Scorer:
         encoder: PromptEncoder,
         config: RerankConfig,
         image_is: str = "document",
+        graphs: Graphs | None = None,
     ) -> None:
         self.loaded = loaded
         self.config = config = config.resolve(loaded.n_layers)
@@ -55,7 +57,7 @@ class Scorer:
         self.image_first = self.order == f"{image_is}-first"
         self.min_pixels = config.min_pixels or loaded.min_pixels
         self.max_pixels = config.max_pixels or loaded.max_pixels
-        self.graphs = graphs_for(loaded)
+        self.graphs = graphs
         self._instruction: InstructionKV | None = None
 
     def fingerprint(self, **context: object) -> str:
@@ -117,10 +119,10 @@ class Scorer:
 
     def score(self, texts: Sequence[str], pages: Sequence[KVPage], stages: Stages) -> np.ndarray:
         """Logits (N,) float32 of one text against N pages, or of N texts against one page."""
-        captured = self.graphs is not None and len(texts) == 1
+        by_graph = self.graphs is not None and len(texts) == 1
         with stages("query"):
             ids = [self.prompt(t, 1).suffix for t in texts]
-            if captured:
+            if by_graph:
                 suffix = self._captured_query(ids[0])
             else:
                 suffix = run_before_band(self.loaded, self.config, ids)
@@ -129,16 +131,18 @@ class Scorer:
             pages = list(pages) * len(texts)
         logits = np.empty(len(pages), dtype=np.float32)
         beside = instruction.n_tokens + suffix.hidden.shape[1]
-        for batch in batches([page.n_tokens + beside for page in pages], _MAX_BATCH_COLUMNS):
+        multiple = _COLUMN_MULTIPLE if by_graph else 1
+        columns = [round_up(page.n_tokens + beside, multiple) for page in pages]
+        for batch in batches(columns, _MAX_BATCH_COLUMNS):
             some = [pages[i] for i in batch]
             with stages("band"):
-                if captured:
+                if by_graph:  # it ends with the logits
                     read = self._captured_band(suffix, some)
                 else:
                     part = suffix if len(texts) == 1 else suffix.select(batch)
                     hidden = run_band(self.loaded, self.config, part, instruction, some)
             with stages("head"):
-                logits[batch] = self._read(read if captured else self.head.logits(hidden))
+                logits[batch] = self._read(read if by_graph else self.head.logits(hidden))
         return logits
 
     def _captured_query(self, ids: list[int]) -> Suffix:
@@ -150,7 +154,7 @@ class Scorer:
         def write(into: Inputs | None) -> Inputs:
             return (put(padded, device, None if into is None else into[0]),)
 
-        hidden = self.graphs.run(("query", n), self.query_pass, write)
+        hidden = self.graphs.run((id(self), "query", n), self.query_pass, write)
         return Suffix(hidden, torch.tensor([len(ids) - 1]))
 
     def _captured_band(self, suffix: Suffix, pages: Sequence[KVPage]) -> Tensor:
@@ -177,7 +181,8 @@ class Scorer:
             v = stack([page.v for page in pages], n_tokens, v)
             return hidden, there, *_flat(k), *_flat(v)
 
-        key = ("band", len(pages), n_tokens, n, str(pages[0].k.values.dtype))
+        # Instruction, band and head are this object's.
+        key = (id(self), "band", len(pages), n_tokens, n, str(pages[0].k.values.dtype))
         return self.graphs.run(key, self.band_pass, write)
 
     def query_pass(self, ids: Tensor) -> Tensor:

@@ -60,8 +60,10 @@ class MatchBatch:
     present: (B, Q, W) float, is word w of query q on page b. so_far: (B, Q, W) float, are all up to
     it that count. answer: (B, Q) float, are all. cover: (B, Q) float, the share that is, by rarity,
     and a little more for running words. gold: (k, 4) rows (page, query, token, cell) where a
-    token's word is printed. in_a_row: those of them where the token before it is printed just
-    before. apart: (B, Q, S) bool, the page shows a token and the one before it, but nowhere so.
+    token's word is printed. in_a_row: those of them one or two cells left of which the
+    token before it is printed. apart: (B, Q, S) bool, the page shows a token and the one before it,
+    but nowhere so; where both are in one cell, as all pieces of one word count to be, neither says
+    anything.
     pieces, overlaps: (k, 3) rows (page, cell, piece id). windows: (B, n, 256, 256) or None.
     """
 
@@ -217,7 +219,9 @@ def assemble(
                 in_a_row += [
                     (b, q, t, cell) for cell, gap in zip(where[t], follows, strict=True) if gap
                 ]
-                apart[b, q, t] = all(gap is None for gap in follows)
+                apart[b, q, t] = bool(where[t - 1] and where[t]) and follows == [None] * len(
+                    follows
+                )
             running[b, q] = page.text.holds_in_a_row(query)
     # Function words count only where nothing else was asked.
     telling = weight > COMMON

@@ -30,7 +30,7 @@ from mrr.train.search import aim_at_neighbours, aim_at_words, quiet_before
 from mrr.train.text import Corpus, load
 
 DENSE_SHARE = 0.2
-# High enough for the search, which begins by keeping its distance (mrr/train/search.py).
+# Width and height: high enough for the search, which begins by keeping its distance (search.py).
 SMALL = (512, 1024)
 PAGE = (1024, 1536)  # whole windows, about as many cells as A4 has (mrr/train/export.py)
 BODY_PX = (15.0, 20.0)  # 9 to 12 points at that size

@@ -167,18 +167,13 @@ def match_loss(matcher: Matcher, score: Tensor, seen: Interaction, batch: MatchB
     wanted = (batch.cover / _COVER_STEP).softmax(0)
     ranked = (wanted * (wanted.clamp(min=1e-9).log() - score.log_softmax(0))).sum(0).mean()
     on_page = seen.page_attention[d.match_layer][..., n_before : n_before + n_cells]
-    is_word = (batch.word_of >= 0).expand(len(batch.present), -1, -1)
-    missing = (
-        batch.present.gather(2, batch.word_of.clamp(min=0).expand(len(batch.present), -1, -1)) == 0
-    )
-    found, absent = _attention_loss(on_page[:, 0], batch.gold, is_word & missing)
-    in_a_row, apart = _attention_loss(
-        on_page[:, 1], batch.in_a_row, (is_word & missing) | batch.apart
-    )
-    word = batch.word_of.clamp(min=0)
+    word_of = batch.word_of.expand(len(batch.present), -1, -1)
+    word = word_of.clamp(min=0)
+    is_there, all_so_far = batch.present.gather(2, word), batch.so_far.gather(2, word)
+    missing = (word_of >= 0) & (is_there == 0)
+    found, absent = _attention_loss(on_page[:, 0], batch.gold, missing)
+    in_a_row, apart = _attention_loss(on_page[:, 1], batch.in_a_row, missing | batch.apart)
     ends = batch.word_end.expand(len(batch.present), -1, -1)
-    is_there = batch.present.gather(2, word.expand(len(batch.present), -1, -1))
-    all_so_far = batch.so_far.gather(2, word.expand(len(batch.present), -1, -1))
     probe = F.binary_cross_entropy_with_logits
     first, last = seen.hidden[d.match_layer], seen.hidden[min(d.match_layer + 2, d.exit_layer - 1)]
     heads = probe(matcher.found_head(_unit(first)).squeeze(-1)[ends], is_there[ends]) + probe(

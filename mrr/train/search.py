@@ -2,9 +2,9 @@
 
 Query and page meet there for the first time. Its first head begins as a search over what the tower
 wrote, at the log probability that a cell holds the word, with a place to rest for words that no
-cell holds; the layers before it begin as identity. Its second head searches for a word together
-with the word before it, which a head of the layer before has written beside it. Measured in
-docs/LOG.md.
+cell holds; the layers before it begin as identity, but for one head. That head writes beside each
+word the word before it, and the second head of the first band layer searches for both together.
+Measured in docs/LOG.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from mrr.model.lexical import SHARPNESS, confidence_axis, split_confidence
 from mrr.train.confidence import UNIT
 
 STRENGTH = 25.0  # of the search: a score is this times the cosine
+# Share of it that a word has, and the word before, where both are searched for: with it a pair in a
+# row scores as a word alone does in the first head, so both rest and doubt alike.
+_EACH = 0.7
 _BESIDE = 0.6  # how loud the word before is written, next to a word
+_SELF_PENALTY = 14.0
+# What a column and a half, or a row, takes off the score of a displacement: about 6 and 4.
+_COLUMN_SHARPNESS, _ROW_SHARPNESS = 11.6, 11.3
 
 
 def aim_at_words(lm: Any, layer: int, table: Tensor, rest: Tensor) -> None:
@@ -50,7 +56,7 @@ def aim_at_neighbours(lm: Any, layer: int, table: Tensor, rest: Tensor) -> None:
     own, beside = vectors[:, :half].T, vectors[:, -half - 1 : -1].T
     captured = float(values[:half].sum() / values.sum())
     _write_previous(lm, layer - 1, own, beside)
-    read = torch.cat([own, beside / _BESIDE]) * math.sqrt(0.7 * STRENGTH / captured)
+    read = torch.cat([own, beside / _BESIDE]) * math.sqrt(_EACH * STRENGTH / captured)
     _aim_search(lm, layer, 1, rows, read, table, rest)
 
 
@@ -75,10 +81,9 @@ def _aim_search(
     read: Tensor,
     table: Tensor,
     rest: Tensor,
-    self_penalty: float = 14.0,
 ) -> None:
-    """Make a head's scores the products of what `read` (up to as many as rows, D) sees in two
-    tokens of length 1.
+    """Make a head's score of two tokens of length 1 the dot product of what `read` (n, D) makes of
+    them; rows: where in the head, n or more.
 
     A bias on one faster pair keeps a query token from finding itself: it favours keys about a page
     away over keys at no distance.
@@ -95,7 +100,7 @@ def _aim_search(
             projection.weight[here] = 0
             projection.bias[here] = 0
             projection.weight[at] = read
-            projection.bias[first + turning] = sign * math.sqrt(self_penalty / attn.scaling)
+            projection.bias[first + turning] = sign * math.sqrt(_SELF_PENALTY / attn.scaling)
     aim_at_confidence(lm, layer, table, first + int(rows[-1]))
     aim_at_rest(lm, layer, split_confidence(rest, confidence_axis(table))[0], first + int(rows[-2]))
 
@@ -112,12 +117,16 @@ def _write_previous(lm: Any, layer: int, own: Tensor, beside: Tensor) -> None:
     first = attn.q_proj.out_features - dim
     here = slice(first, first + dim)
     inv_freq = lm.rotary_emb.inv_freq
-    _, rows_at, columns_at = _fast_pairs(lm.rotary_emb.mrope_section)
+    ends = list(itertools.accumulate(lm.rotary_emb.mrope_section))
+    fastest = (
+        (range(ends[1], ends[2]), -1.5, _COLUMN_SHARPNESS),
+        (range(ends[0], ends[1]), 0.0, _ROW_SHARPNESS),
+    )
     with torch.no_grad():
         for projection in (attn.q_proj, attn.k_proj, attn.v_proj):
             projection.weight[here] = 0
             projection.bias[here] = 0
-        for pairs, offset, sharpness in ((columns_at, -1.5, 11.6), (rows_at, 0.0, 11.3)):
+        for pairs, offset, sharpness in fastest:
             for i in pairs:
                 each = math.sqrt(sharpness / attn.scaling)
                 angle = float(inv_freq[i]) * offset
@@ -131,14 +140,8 @@ def _write_previous(lm: Any, layer: int, own: Tensor, beside: Tensor) -> None:
         attn.o_proj.weight[:, first : first + n] = beside.T * (_BESIDE / math.sqrt(own.shape[1]))
 
 
-def _fast_pairs(sections: list[int]) -> tuple[range, range, range]:
-    """The fastest rotary pairs of time, rows and columns: the first three sections."""
-    ends = list(itertools.accumulate(sections[:3]))
-    return range(ends[0]), range(ends[0], ends[1]), range(ends[1], ends[2])
-
-
 def quiet_before(lm: Any, layer: int) -> None:
-    """Let the layers before one start as identity.
+    """Let the layers before one start as identity; `aim_at_neighbours` then gives one a task.
 
     A token has length 1 and an untrained layer adds about as much noise: after four of them the
     search no longer finds what the tower wrote.
@@ -150,7 +153,7 @@ def quiet_before(lm: Any, layer: int) -> None:
 
 
 def aim_at_rest(lm: Any, layer: int, token: Tensor, row: int, logit: float = 11.0) -> None:
-    """Give one row of a layer's keys to one token (D,) of the prompt, where the first head rests.
+    """Give one row of a layer's keys to one token (D,) of the prompt, where the head rests.
 
     A word that the page does not show then attends there, as it would to a cell that holds the
     word with probability exp((logit - 13) / 0.8), about a tenth.
@@ -167,7 +170,7 @@ def aim_at_rest(lm: Any, layer: int, token: Tensor, row: int, logit: float = 11.
 def aim_at_confidence(lm: Any, layer: int, table: Tensor, row: int) -> None:
     """Give one row of a layer's keys to what the tower says of its confidence, and take it off.
 
-    The first head's scores become STRENGTH * cosine less the same share of the log partition that
+    A search's scores become STRENGTH * cosine less the same share of the log partition that
     the level stands for: the log probability that a cell holds the word (mrr/train/confidence.py).
     """
     attn = lm.layers[layer].self_attn

@@ -90,7 +90,7 @@ def encode(visual: Any, windows: Tensor, tap: int) -> tuple[Tensor, Tensor]:
     windows: (n, 256, 256) uint8. Returns (cells, taps): cells (n, 64, D) row-major, and taps
     (n, 256, C), the patches after block `tap`, in merge-block order, for the character head.
     """
-    # A grey page has three equal channels and two equal frames, so the kernel may be summed.
+    # A grey page has three equal channels, so the kernel may be summed (over the frames too).
     kernel = visual.patch_embed.proj.weight.sum((1, 2)).flatten(1)  # (C, 256)
     x = F.linear(to_patches(windows), kernel).float()
     cos, sin = rope_tables(visual, windows.device)

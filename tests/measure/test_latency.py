@@ -15,7 +15,7 @@ from mrr.errors import InputRejected
 from mrr.measure.latency import LatencyReport, measure_latency, scaled_call
 from mrr.measure.spread import spread
 from mrr.types import SYSTEMS
-from tests.tiny import picture
+from tests.tiny import DEVICE, picture
 
 N_PAGES, REPEATS = 4, 3
 
@@ -90,7 +90,9 @@ def test_a_query_does_not_wait_for_a_measurement_to_end(
 
 
 def test_warm_calls_are_counted_and_the_first_is_kept_apart(report: LatencyReport) -> None:
-    assert (report.state, report.warmup, report.repeats) == ("warm", 1, REPEATS)
+    # On a GPU the second call of a shape is the one that is captured.
+    assert (report.state, report.repeats) == ("warm", REPEATS)
+    assert report.warmup == (2 if DEVICE.startswith("cuda") else 1)
     for each in report.systems:
         assert len(each.calls) == each.total.n == REPEATS
         assert all(stage.ms.n == REPEATS for stage in each.stages)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from mrr.config import RerankConfig
 from mrr.model.embedder import Embedder
+from mrr.model.graphs import graphs_for
 from mrr.model.kv import KVPage
 from mrr.model.load import LoadedModel
 from mrr.model.prompt import QWEN_RERANKER, Prompt, PromptEncoder
@@ -45,7 +46,8 @@ class Case:
 
 
 def scorer(loaded: LoadedModel, config: RerankConfig) -> Scorer:
-    return Scorer(loaded, PromptEncoder(loaded.tokenizer, QWEN_RERANKER), config)
+    encoder = PromptEncoder(loaded.tokenizer, QWEN_RERANKER)
+    return Scorer(loaded, encoder, config, graphs=graphs_for(loaded))
 
 
 def case(s: Scorer, image: Image.Image, query: str = QUERY) -> Case:

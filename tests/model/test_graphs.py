@@ -33,10 +33,11 @@ class StandIn:
     """A graph without a GPU: it reads the inputs that it was made with."""
 
     made: list[StandIn]
+    own_bytes = 0
 
     def __init__(self, function, inputs, device) -> None:
         self.function, self.inputs, self.device = function, inputs, device
-        self.nbytes = sum(t.nbytes for t in inputs)
+        self.nbytes = sum(t.nbytes for t in inputs) + self.own_bytes
         type(self).made.append(self)
 
     def replay(self) -> torch.Tensor:
@@ -160,6 +161,48 @@ def test_graphs_keep_within_their_memory(stand_in) -> None:
     assert len(stand_in.made) == 2 and len(graphs_) == 1
 
 
+def test_a_graph_that_works_in_more_memory_than_there_is_room_for_is_not_kept(
+    stand_in, monkeypatch
+) -> None:
+    graphs_ = held(max_bytes=100)
+    for key in "aab":
+        add(graphs_, key, 1)
+    monkeypatch.setattr(stand_in, "own_bytes", 100)
+    assert [add(graphs_, "b", i) for i in range(3)] == [1, 2, 3]
+    assert len(stand_in.made) == 2 and len(graphs_) == 1
+
+
+def test_where_memory_is_short_graphs_give_theirs_back_and_may_come_again(
+    stand_in, monkeypatch
+) -> None:
+    def short(*args):
+        raise torch.OutOfMemoryError("short")
+
+    graphs_ = held()
+    for key in "aab":
+        add(graphs_, key, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(graphs, "Graph", short)
+        assert add(graphs_, "b", 4) == 5 and len(graphs_) == 0
+    for key in "bb":
+        assert add(graphs_, key, 4) == 5
+    assert len(graphs_) == 1
+
+
+def test_two_configurations_share_graphs_and_never_each_others(
+    qwen3: LoadedModel, stand_in
+) -> None:
+    one, other = scorer(qwen3, DENSE), scorer(qwen3, EXIT)
+    one.graphs = other.graphs = held()
+    both = [(s, pages_of(s)) for s in (one, other)]
+    expected = [plain(s, QUERIES[0], pages) for s, pages in both]
+    for _ in range(3):
+        for (s, pages), known in zip(both, expected, strict=True):
+            assert np.abs(s.score([QUERIES[0]], pages, STAGES) - known).max() < 1e-4
+    assert len(one.graphs) == 4
+    assert np.abs(expected[0] - expected[1]).max() > 1e-2
+
+
 def test_a_shape_that_cannot_be_captured_runs_without_and_is_logged_once(
     monkeypatch, caplog
 ) -> None:
@@ -233,7 +276,7 @@ def test_a_failed_capture_leaves_the_gpu_usable() -> None:
 
 
 @on_gpu
-def test_what_a_replay_returns_is_the_callers(qwen3: LoadedModel) -> None:
+def test_what_a_replay_returns_is_the_callers() -> None:
     x = torch.zeros(3, device=DEVICE)
     graph = Graph(lambda x: x + 1, (x,), torch.device(DEVICE))
     first = graph.replay()

@@ -62,6 +62,27 @@ def test_a_word_is_found_anywhere_and_neighbouring_columns_differ(wide: Matcher)
     assert inv_freq[slow_rows(wide.lm, wide.depths.match_layer) % 64].max() * 64 < 0.6
 
 
+@torch.no_grad()
+def test_the_second_search_finds_two_words_in_a_row_and_not_the_other_way_round(
+    shop: Workshop, wide: Matcher
+) -> None:
+    pages = [_page({"annual": 3, "report": 5}), _page({"report": 3, "annual": 5})]
+    encoder = SuffixEncoder(shop.tokenizer)
+    batch = assemble(pages, [("annual", "report")], encoder, lambda word: 1.0)
+    visual = wide.table[wide.image_id].repeat(2, 16, 1)
+    ids = {word: encoder((word,))[0][encoder((word,))[1].index(0)] for word in ("annual", "report")}
+    for i, (left, right) in enumerate((("annual", "report"), ("report", "annual"))):
+        # Printed over two cells each, as words are.
+        visual[i, 2:4], visual[i, 4:6] = wide.table[ids[left]], wide.table[ids[right]]
+    _, seen = wide.train()(visual, batch, dense=False)
+    n = len(wide.prefix_ids)
+    token = int((batch.word_of[0] == 1).nonzero()[0])
+    mass = seen.page_attention[wide.depths.match_layer][:, :, 0, token, n : n + 16]
+    report = torch.stack([mass[0, :, 4:6].sum(-1), mass[1, :, 2:4].sum(-1)])  # (page, head)
+    first, second = report[0] / report[1]
+    assert second > 4 * first, "the second head cares for order no more than the first"
+
+
 def _page(words: dict[str, int]) -> MatchPage:
     """A page of 2 x 8 cells with words in the cells that are named."""
     printed = tuple(sorted(words, key=lambda word: words[word]))

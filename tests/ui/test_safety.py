@@ -94,6 +94,16 @@ def test_the_same_picture_is_no_hit_for_another_session(bench: Workbench, owner:
     bench.remove_own(stranger)
 
 
+def test_of_pages_that_were_removed_no_picture_stays_in_memory(bench: Workbench) -> None:
+    session = Session()
+    *_, done = upload(bench, session, [("gone.png", png(78))], None)
+    (page_id,) = session.added
+    page = bench.page(session, page_id)
+    assert bench.picture(page) and bench.thumbnail(page)
+    bench.remove_scope(session.scope)
+    assert bench.pictures.get(page_id) is None and bench.thumbnails.get(page_id) is None
+
+
 def test_example_pages_cannot_be_removed(bench: Workbench) -> None:
     session = Session()
     example = bench.pages(session)[0]

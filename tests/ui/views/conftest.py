@@ -30,7 +30,7 @@ _READ = """([at, points]) => {
 
 def _app() -> gr.Blocks:
     whole = generated.explanation()
-    picture = data_uri(generated.page_picture(), 1600)
+    picture = data_uri(generated.page_picture(), 1600, 80)
     small = generated.attention(generated.keep_map(6, 5).kept)
     misfit = replace(whole, attention=small)
     tokens = ("Query", ":", HOSTILE, " a", " b", " c", " d", "<end>")
