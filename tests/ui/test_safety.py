@@ -96,7 +96,7 @@ def test_the_same_picture_is_no_hit_for_another_session(bench: Workbench, owner:
 
 def test_of_pages_that_were_removed_no_picture_stays_in_memory(bench: Workbench) -> None:
     session = Session()
-    *_, done = upload(bench, session, [("gone.png", png(78))], None)
+    list(upload(bench, session, [("gone.png", png(78))], None))
     (page_id,) = session.added
     page = bench.page(session, page_id)
     assert bench.picture(page) and bench.thumbnail(page)
