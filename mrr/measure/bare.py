@@ -82,9 +82,4 @@ def bare_band(scorer: Scorer, query: str, pages: Sequence[KVPage]) -> Callable[[
     if scorer.graphs is None:
         return lambda stages: run()
     graph = Graph(run, (), loaded.device)
-
-    def replay(stages: Stages, reads: object = run) -> Tensor:
-        """reads: keeps alive what the graph was captured over."""
-        return graph.replay()
-
-    return replay
+    return lambda stages: graph.replay()
