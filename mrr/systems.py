@@ -16,7 +16,7 @@ from mrr.timing import Stages
 from mrr.types import Page
 
 # Page K/V held at once, whatever the number of candidates: about 1 GB at 2B dimensions, and with
-# every layer and token, which are many times as large, about 2 GB; twice that on a GPU (BandKV),
+# every layer and token, which are many times as large, about 2 GB; twice that on a GPU (PageStack),
 # where graphs keep as much again (mrr/model/graphs.py).
 PAGES_AT_ONCE, DENSE_PAGES_AT_ONCE = 128, 16
 _ORIGINAL_BATCH_ON_GPU = 8

@@ -8,15 +8,15 @@ takes over this is its own overhead.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mrr.model.band import BandKV, run_before_band
+from mrr.model.band import run_before_band
 from mrr.model.graphs import Graph
 from mrr.model.kv import KVPage
-from mrr.model.layers import project_kv, run_layers
+from mrr.model.layers import Recorder, folded_attention, project_kv, run_layers
+from mrr.model.page_attention import PageAttention
 from mrr.model.scorer import Scorer
 from mrr.timing import Stages
 
@@ -24,15 +24,31 @@ from mrr.timing import Stages
 class _Ready:
     """All K/V of all layers, padded and expanded; only the query's own is written."""
 
-    def __init__(self, keys: list[Tensor], values: list[Tensor], first: int, n: int) -> None:
-        self._keys, self._values, self._first, self._n = keys, values, first, n
+    def __init__(
+        self, keys: list[Tensor], values: list[Tensor], mask: Tensor, first: int, n: int
+    ) -> None:
+        self._keys, self._values, self._mask = keys, values, mask
+        self._first, self._n = first, n
 
-    def update(self, k: Tensor, v: Tensor, layer_idx: int, *args: Any) -> tuple[Tensor, Tensor]:
-        keys, values = self._keys[layer_idx - self._first], self._values[layer_idx - self._first]
-        if k.shape[2] == self._n:
-            keys[:, :, -self._n :] = k
-            values[:, :, -self._n :] = v
-        return keys, values
+    def hold(self, k: Tensor, v: Tensor, layer: int) -> None:
+        self._keys[layer - self._first][:, :, -self._n :] = k
+        self._values[layer - self._first][:, :, -self._n :] = v
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scaling: float,
+        recorder: Recorder | None = None,
+    ) -> Tensor:
+        n = query.shape[2]
+        if n == self._n:
+            self.hold(k, v, layer)
+        keys, values = self._keys[layer - self._first], self._values[layer - self._first]
+        mask = self._mask[:, :, -n:]
+        return folded_attention(query, keys, values, mask, scaling).transpose(1, 2)
 
 
 @torch.inference_mode()
@@ -46,36 +62,34 @@ def bare_band(scorer: Scorer, query: str, pages: Sequence[KVPage]) -> Callable[[
     like = run_before_band(loaded, config, [ids[0].tolist()]).hidden.expand(len(pages), -1, -1)
     keys, values = [], []
     for layer in range(start, end):
-        kv = BandKV(scorer.instruction(), pages, start, n, like)
-        zeros = like.new_zeros(len(pages), scorer.instruction().k.shape[1], n, 1)
-        k, v = kv.update(zeros, zeros, layer)
+        attention = PageAttention(scorer.instruction(), pages, start, n, like, at_once=True)
+        (group,) = attention.groups
+        k, v = attention.expand(layer, group)
         keys.append(k)
         values.append(v)
-    mask = kv.mask
     lm = loaded.lm
     offsets = torch.arange(n, device=loaded.device)
     starts = torch.tensor([page.next_position for page in pages], device=loaded.device)
     alone = lm.rotary_emb(like, offsets.expand(3, 1, -1))
     there = lm.rotary_emb(like, (starts[:, None] + offsets).expand(3, -1, -1))
-    ready = _Ready(keys, values, start, n)
+    ready = _Ready(keys, values, group.mask, start, n)
 
     @torch.inference_mode()
     def run() -> Tensor:
         hidden = run_layers(lm, lm.embed_tokens(ids), alone, range(start))
         hidden = hidden.expand(len(pages), -1, -1)
         if exit_layer > end:
-            hidden = run_layers(lm, hidden, there, range(start, end), mask=mask, kv=ready)
+            hidden = run_layers(lm, hidden, there, range(start, end), pages=ready)
             hidden = run_layers(lm, hidden, alone, range(end, exit_layer))
             return scorer.head.logits(hidden[:, -1])
-        hidden = run_layers(lm, hidden, there, range(start, end - 1), mask=mask, kv=ready)
-        ready.update(*project_kv(lm.layers[end - 1], hidden, there), end - 1)
+        hidden = run_layers(lm, hidden, there, range(start, end - 1), pages=ready)
+        ready.hold(*project_kv(lm.layers[end - 1], hidden, there), end - 1)
         hidden = run_layers(
             lm,
             hidden[:, -1:],
             (there[0][:, -1:], there[1][:, -1:]),
             range(end - 1, end),
-            mask=mask[:, :, -1:],
-            kv=ready,
+            pages=ready,
         )
         return scorer.head.logits(hidden[:, 0])
 

@@ -38,6 +38,8 @@ class Quantized:
         """Write layer `layer`, in out's dtype, into out, shaped as that layer of the values."""
         if self.scale is None:
             out.copy_(self.values[layer])
+        elif not out.is_cuda:  # torch.mul would make a float32 copy of the values first
+            out.copy_(self.values[layer]).mul_(self.scale[layer])
         else:
             torch.mul(self.values[layer], self.scale[layer], out=out)
 

@@ -32,6 +32,21 @@ class KVSource(Protocol):
         """Take this segment's K/V (B, H, n, D) and return all K/V that it may attend to."""
 
 
+class PageSource(Protocol):
+    """What else the tokens attend to, in place of a mask."""
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scaling: float,
+        recorder: Recorder | None = None,
+    ) -> Tensor:
+        """Query (B, heads, n, D) with its own k, v (B, H, n, D): output (B, n, heads, D)."""
+
+
 class Recorder(Protocol):
     """Receives what attention saw, in a traced pass only."""
 
@@ -49,6 +64,7 @@ def run_layers(
     *,
     mask: Tensor | None = None,
     kv: KVSource | None = None,
+    pages: PageSource | None = None,
     deepstack: tuple[Tensor, ...] = (),
     visual_rows: Tensor | None = None,
     observe: Observer | None = None,
@@ -56,10 +72,12 @@ def run_layers(
 ) -> Tensor:
     """hidden (B, n, d) through `layers`; mask None is causal over the n tokens themselves.
 
+    pages: they attend to these as well, which bring their own masks.
     deepstack: (T, d) features added at visual_rows (T,) after each of the first layers, B = 1.
     observe(i, hidden) sees every layer's output. recorder sees every layer's attention.
     """
-    extra = {} if recorder is None else {"recorder": recorder}
+    given = {"recorder": recorder, "pages": pages}
+    extra = {name: value for name, value in given.items() if value is not None}
     for i in layers:
         hidden = lm.layers[i](
             hidden,
@@ -110,32 +128,34 @@ def attention_forward(
     scaling: float | None = None,
     dropout: float = 0.0,
     recorder: Recorder | None = None,
+    pages: PageSource | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' sdpa, except for a short query over cached K/V with grouped heads.
-
-    There sdpa would copy K/V once per query head of a group. Folding the group into the query
-    axis is exact and reads K/V once: (B, H*g, n, D) becomes (B, H, g*n, D).
-    """
+    """transformers' sdpa, except for tokens that attend to pages as well."""
+    scale = scaling or module.scaling
+    if pages is not None:
+        return pages.attend(module.layer_idx, query, key, value, scale, recorder), None
     if recorder is not None:
-        recorder.record(module.layer_idx, query, key, attention_mask, scaling or module.scaling)
+        recorder.record(module.layer_idx, query, key, attention_mask, scale)
+    return sdpa_attention_forward(
+        module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+    )
+
+
+def folded_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float
+) -> Tensor:
+    """A short query over long K/V (B, H, S, D) with grouped heads: (B, heads, n, D), as query.
+
+    torch would copy K/V once for each query head of a group. Folding the group into the query
+    axis is exact and reads K/V once: (B, H*g, n, D) becomes (B, H, g*n, D). mask: (B, 1, n, S).
+    """
     b, heads, n, d = query.shape
     groups = heads // key.shape[1]
-    if attention_mask is None or groups == 1 or n == key.shape[2]:
-        return sdpa_attention_forward(
-            module,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=scaling,
-            dropout=dropout,
-            **kwargs,
-        )
-    mask = attention_mask.expand(-1, 1, -1, -1).repeat(1, 1, groups, 1)
     folded = query.reshape(b, heads // groups, groups * n, d)
+    mask = mask if groups == 1 else mask.repeat(1, 1, groups, 1)
     out = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
-    return out.reshape(b, heads, n, d).transpose(1, 2).contiguous(), None
+    return out.reshape(b, heads, n, d)
 
 
 # Both registries, or transformers builds no padding mask at all for the stock forward pass.
