@@ -54,6 +54,8 @@ from mrr.types import (
 PUBLIC = "public"
 File = str | Path | tuple[str, bytes] | Image.Image
 Candidate = tuple[Page, float | None]
+# Configurations kept beside the first, as a caller that changes its instruction to and fro needs.
+_MAX_TWINS = 8
 
 
 class MiniReranker:
@@ -81,6 +83,7 @@ class MiniReranker:
         self.encoder = PromptEncoder(loaded.tokenizer, template)
         self.lock = threading.RLock()  # one call at a time runs the models
         self._closed = threading.Event()  # shared by every twin
+        self._twins: dict[RerankConfig, MiniReranker] = {}  # this one too
         # Full-depth K/V is an order of magnitude larger; it must not push pages off the disk.
         self._dense_store = PageStore(None, memory_bytes=_dense_bytes(), holds_pages=False)
         self._resident = resident_for(loaded.device)
@@ -133,10 +136,18 @@ class MiniReranker:
         )
 
     def with_config(self, config: RerankConfig) -> MiniReranker:
-        """The same models, pages and caches under another configuration."""
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin._configure(config)
+        """The same models, pages and caches under another configuration.
+
+        Those asked for last are kept, with what was computed for them.
+        """
+        twin = self._twins.get(config)
+        if twin is None:
+            twin = object.__new__(type(self))
+            twin.__dict__.update(self.__dict__)
+            twin._configure(config)
+            self._twins[config] = twin
+            if len(self._twins) > _MAX_TWINS:
+                self._twins.pop(next(iter(self._twins)), None)
         return twin
 
     def _configure(self, config: RerankConfig) -> None:
@@ -172,6 +183,7 @@ class MiniReranker:
         if self._closed.is_set():
             return
         self._closed.set()
+        self._twins.clear()  # they refer to each other, and would outlive the models' last user
         self.decoder.close()
         self.store.close()
         self._dense_store.close()
@@ -234,7 +246,7 @@ class MiniReranker:
             try:
                 yield self.add_page(item, scope)
             except MRRError as error:
-                yield FailedFile(item.label, str(error))
+                yield FailedFile(item.label, f"{item.label}: {error}")
 
     def add_page(self, item: PageImage, scope: str = PUBLIC) -> AddedPage:
         """Cache one decoded page."""
@@ -249,9 +261,8 @@ class MiniReranker:
             if isinstance(file, Image.Image):
                 try:
                     yield from_pil(file, "image")
-                except (InputRejected, OSError) as error:  # OSError: a lazy, truncated picture
-                    known = isinstance(error, InputRejected)
-                    yield FailedFile("image", str(error) if known else "It cannot be decoded.")
+                except InputRejected as error:
+                    yield FailedFile("image", str(error))
             elif isinstance(file, tuple):
                 yield from read_pages(self.decoder, [file], page_range)
             else:
@@ -321,9 +332,10 @@ class MiniReranker:
         pages: Collection[str] | None = None,
         scopes: Collection[str] = (PUBLIC,),
     ) -> list[Candidate]:
-        """The first stage alone: the (page, cosine) that `rank` would score, best first.
+        """The first stage alone: the (page, similarity) that `rank` would score, best first.
 
-        The cosine is None without an embedder; then it is every page. Raises InputRejected for an
+        The similarity, a cosine or the share of the query that a page shows, is None without an
+        embedder; then it is every page. Raises InputRejected for an
         empty query.
         """
         text, _ = self.clean(query)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mrr import MiniReranker
 from mrr.errors import InputRejected
-from mrr.pairs import sigmoid
+from mrr.pairs import sigmoid, with_instruction
 from tests.test_reranker import png
 from tests.tiny import picture
 
@@ -55,6 +57,31 @@ def test_an_unreadable_document_is_an_error_that_names_its_position(
 ) -> None:
     with pytest.raises(InputRejected, match="Document 1"):
         reranker.rerank("blue", [DOCUMENTS[0], b"broken"])
+
+
+def test_a_picture_that_turns_out_to_be_cut_short_is_refused_as_any_damaged_file(
+    reranker: MiniReranker,
+) -> None:
+    def cut_short() -> Image.Image:  # opened, but not yet read
+        return Image.open(io.BytesIO(png(picture(0))[:-300]))
+
+    with pytest.raises(InputRejected, match="document 1 is damaged or incomplete"):
+        reranker.rerank("blue", [DOCUMENTS[0], cut_short()])
+    report = reranker.add([cut_short(), picture(1)])
+    assert len(report.pages) == 1 and "is damaged or incomplete" in report.failed[0].reason
+
+
+def test_an_instruction_that_comes_again_finds_what_was_computed_for_it(
+    reranker: MiniReranker,
+) -> None:
+    def engine(instruction: str) -> MiniReranker:
+        return with_instruction(reranker, instruction)
+
+    assert engine("Find the map.") is engine("Find the map.") is not engine("Find a map.")
+    for i in range(20):
+        engine(f"Find page {i}.")
+    assert engine("Find page 19.").config.instruction == "Find page 19."
+    assert len(reranker._twins) <= 8
 
 
 def test_another_instruction_changes_the_logits(reranker: MiniReranker) -> None:

@@ -247,7 +247,9 @@ def test_a_page_whose_kv_is_not_finite_is_refused_and_not_stored(
         prefix, "project_kv", lambda *a: tuple(x * float("nan") for x in project(*a))
     )
     report = reranker.add(pictures()[:1])
-    assert not report.pages and "not finite" in report.failed[0].reason
+    (failed,) = report.failed
+    assert not report.pages and failed.reason.startswith(f"{failed.file}: ")
+    assert "not finite" in failed.reason
     assert reranker.store.pages(["public"]) == [], (
         "a page that cannot be scored is not one of the store's"
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import platform
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from mrr.measure.bare import bare_band
 from mrr.measure.cost import Costs, Workload
 from mrr.measure.memory import PeakMemory, peak_memory
 from mrr.measure.random_model import DIMENSIONS, random_model
+from mrr.measure.spread import spread
 from mrr.model.embedder import Embedder
 from mrr.model.graphs import graphs_for
 from mrr.model.kv import KVPage, lossless, pack, unpack
@@ -379,9 +379,8 @@ def _repeat(
 
 
 def _timing(ms: list[float]) -> Timing:
-    q1, median, q3 = np.percentile(ms, [25, 50, 75])
-    assert median == statistics.median(ms)
-    return Timing(float(median), float(q1), float(q3), len(ms))
+    of = spread(ms)
+    return Timing(of.median, of.q1, of.q3, of.n)
 
 
 def _query(scorer: Scorer) -> str:

@@ -1,9 +1,9 @@
 """The segment loop: run some decoder layers over some tokens, with K/V read from elsewhere.
 
-transformers' own layers do the work. What is ours is the object that stands in for their cache,
-and an attention function for a short query over long cached K/V. The two silent traps here: a
-cached prefix without an explicit mask attends only to its first tokens, and a boolean mask is
-wrong under eager attention; so masks are always explicit and additive.
+transformers' own layers do the work. What is ours is the attention function, which hands tokens
+that attend to cached pages over to these, and shows a traced pass what was attended to. The two
+silent traps here: a cached prefix without an explicit mask attends only to its first tokens, and
+a boolean mask is wrong under eager attention; so masks are always explicit and additive.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class KVSource(Protocol):
     """What a decoder layer needs of its `past_key_values`."""
 
     def update(self, k: Tensor, v: Tensor, layer_idx: int, *args: Any) -> tuple[Tensor, Tensor]:
-        """Take this segment's K/V (B, H, n, D) and return all K/V that it may attend to."""
+        """Take the segment's K/V (B, H, n, D) and return the K/V that it attends to."""
 
 
 class PageSource(Protocol):
-    """What else the tokens attend to, in place of a mask."""
+    """Cached pages, as the attention function sees them."""
 
     def attend(
         self,
@@ -72,7 +72,7 @@ def run_layers(
 ) -> Tensor:
     """hidden (B, n, d) through `layers`; mask None is causal over the n tokens themselves.
 
-    pages: they attend to these as well, which bring their own masks.
+    pages: cached pages that the tokens attend to besides themselves, in place of a mask.
     deepstack: (T, d) features added at visual_rows (T,) after each of the first layers, B = 1.
     observe(i, hidden) sees every layer's output. recorder sees every layer's attention.
     """

@@ -112,7 +112,13 @@ def load_model(
     base = folder
     if adapter.exists():
         described = _read_json(adapter)
-        base = _local_folder(described["base_model_name_or_path"], described.get("revision"))
+        base_name = described.get("base_model_name_or_path")
+        if not base_name:
+            raise InputRejected(
+                f"The adapter in {folder.name} does not say which checkpoint it is for; set "
+                "base_model_name_or_path in its adapter_config.json."
+            )
+        base = _local_folder(base_name, described.get("revision"))
     config = _config(base)
     check_supported(config)
     tokens = folder if (folder / "tokenizer.json").exists() else base
@@ -234,9 +240,7 @@ def check_rotary(model: nn.Module) -> None:
 def _local_folder(name: str | Path, revision: str | None) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
-        if not any((path / f).exists() for f in ("config.json", "adapter_config.json")):
-            raise InputRejected(f"The folder {path.name} holds no config.json: not a checkpoint.")
-        return path
+        return _checked(path, f"The folder {path.name}")
     if path.is_absolute() or str(name).startswith("."):
         raise InputRejected(f"There is no checkpoint folder {path.name}; check the path.")
     hub_id, _, commit = str(name).partition("@")
@@ -244,12 +248,21 @@ def _local_folder(name: str | Path, revision: str | None) -> Path:
     if revision is None:
         logger.warning("%s is loaded without a pinned revision; name it %s@<commit>.", name, name)
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=_FILES))
+        fetched = Path(snapshot_download(hub_id, revision=revision, allow_patterns=_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
         raise InputRejected(
             f"{name} is neither a folder here nor a checkpoint that could be fetched from the "
             "hub. Check the name, the revision and the network."
         ) from None
+    return _checked(fetched, f"{name} on the hub")
+
+
+def _checked(path: Path, said: str) -> Path:
+    if not any((path / file).exists() for file in ("config.json", "adapter_config.json")):
+        raise InputRejected(
+            f"{said} holds no config.json: not a checkpoint in transformers' format."
+        )
+    return path
 
 
 # All that decides what a checkpoint computes: its weights, and how text and pixels reach them.

@@ -69,9 +69,12 @@ class PageAttention:
         page_bytes = 2 * heads * n_columns * d * like.element_size()
         in_cache = max(1, _GROUP_BYTES_PER_THREAD * torch.get_num_threads() // page_bytes)
         size = len(lengths) if at_once else min(in_cache, len(lengths))
-        # A padded column has weight 0, but 0 x NaN from fresh memory would still be NaN.
-        self._k = like.new_zeros(size, heads, n_columns, d)
-        self._v = like.new_zeros(size, heads, n_columns, d)
+        self._k = like.new_empty(size, heads, n_columns, d)
+        self._v = like.new_empty(size, heads, n_columns, d)
+        if not isinstance(pages, PageStack):  # a stack is filled up already
+            # A padded column has weight 0, but 0 x NaN from fresh memory would still be NaN.
+            self._k.zero_()
+            self._v.zero_()
         self._own: tuple[Tensor, Tensor, Tensor] | None = None
         self.groups = [
             self._group(slice(i, min(i + size, len(lengths))), lengths, like, hidden_cells)

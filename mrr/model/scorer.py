@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -26,10 +27,11 @@ from mrr.timing import Stages
 
 # Raised whenever the code changes what a page's K/V is, so that older entries become misses.
 FORMAT = 1
-# K/V columns in one batch: bounds the buffer of a layer, whatever the number of pages.
+# Pages' columns in one batch: bounds masks, and on a GPU a layer's expanded K/V.
 _MAX_BATCH_COLUMNS = 65_536
 # Lengths of captured shapes: few for the graphs' sake, and what attention kernels are aligned to.
 _SUFFIX_MULTIPLE, _COLUMN_MULTIPLE = 8, 64
+_serials = itertools.count()
 
 
 class Scorer:
@@ -58,6 +60,7 @@ class Scorer:
         self.min_pixels = config.min_pixels or loaded.min_pixels
         self.max_pixels = config.max_pixels or loaded.max_pixels
         self.graphs = graphs
+        self._serial = next(_serials)  # unlike id(self), never another's later on
         self._instruction: InstructionKV | None = None
 
     def fingerprint(self, **context: object) -> str:
@@ -154,7 +157,7 @@ class Scorer:
         def write(into: Inputs | None) -> Inputs:
             return (put(padded, device, None if into is None else into[0]),)
 
-        hidden = self.graphs.run((id(self), "query", n), self.query_pass, write)
+        hidden = self.graphs.run((self._serial, "query", n), self.query_pass, write)
         return Suffix(hidden, torch.tensor([len(ids) - 1]))
 
     def _captured_band(self, suffix: Suffix, pages: Sequence[KVPage]) -> Tensor:
@@ -182,7 +185,7 @@ class Scorer:
             return hidden, there, *_flat(k), *_flat(v)
 
         # Instruction, band and head are this object's.
-        key = (id(self), "band", len(pages), n_tokens, n, str(pages[0].k.values.dtype))
+        key = (self._serial, "band", len(pages), n_tokens, n, str(pages[0].k.values.dtype))
         return self.graphs.run(key, self.band_pass, write)
 
     def query_pass(self, ids: Tensor) -> Tensor:

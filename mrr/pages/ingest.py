@@ -70,13 +70,15 @@ def read_pages(
 def from_pil(image: Image.Image, label: str) -> PageImage:
     """Make a page of an image in memory; equal pixels give the page that a file would give.
 
-    Raises InputRejected for what cannot be a page.
+    Raises InputRejected for what cannot be a page, a lazily opened file that is damaged included.
     """
     shown = display_name(label)
     try:
         upright = canonical(image)
     except Refused as refused:
         raise InputRejected(refused.sentence(shown)) from None
+    except OSError:  # Pillow reads the pixels only now
+        raise InputRejected(Refused("damaged").sentence(shown)) from None
     page = Image.new("RGB", upright.size)  # a copy: no metadata, and not the caller's own object
     page.paste(upright)
     return PageImage(page, shown, shown, 1)

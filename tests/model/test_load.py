@@ -180,6 +180,18 @@ def test_an_adapter_that_does_not_fit_is_refused(tmp_path, checkpoints) -> None:
         load_model(tmp_path, device=DEVICE)
 
 
+def test_an_adapter_that_does_not_name_its_base_is_refused(tmp_path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": null}')
+    with pytest.raises(InputRejected, match="set base_model_name_or_path"):
+        load_model(tmp_path, device=DEVICE)
+
+
+def test_a_hub_repository_without_a_checkpoint_is_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("mrr.model.load.snapshot_download", lambda *a, **k: str(tmp_path))
+    with pytest.raises(InputRejected, match="org/quantised on the hub holds no config"):
+        load_model("org/quantised", revision="abc123", device=DEVICE)
+
+
 def test_a_hub_id_is_fetched_at_its_revision_without_pickles_or_code(
     checkpoints, monkeypatch
 ) -> None:

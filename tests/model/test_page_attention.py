@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -29,14 +30,21 @@ def pages_of(s: Scorer) -> list[KVPage]:
     return sorted(pages, key=lambda page: -page.n_tokens)
 
 
-def grouped(monkeypatch: pytest.MonkeyPatch, s: Scorer, pages: list[KVPage], n: int) -> list[int]:
+def grouped(
+    monkeypatch: pytest.MonkeyPatch,
+    s: Scorer,
+    pages: list[KVPage],
+    n: int,
+    texts: Sequence[str] = (QUERY,),
+) -> list[int]:
     """From here on groups hold as many as n of the longest page; the sizes of those of `pages`."""
     like = torch.zeros(1, dtype=s.loaded.dtype)
-    every = PageAttention(s.instruction(), pages, s.config.band[0], 8, like, at_once=True)
+    n_suffix = max(len(s.prompt(text, 1).suffix) for text in texts)
+    every = PageAttention(s.instruction(), pages, s.config.band[0], n_suffix, like, at_once=True)
     row = sum(t[:1].nbytes for t in every.expand(s.config.band[0], every.groups[0]))
     share = -(-n * row // torch.get_num_threads())
     monkeypatch.setattr(page_attention, "_GROUP_BYTES_PER_THREAD", share)
-    some = PageAttention(s.instruction(), pages, s.config.band[0], 8, like)
+    some = PageAttention(s.instruction(), pages, s.config.band[0], n_suffix, like)
     return [group.mask.shape[0] for group in some.groups]
 
 
@@ -61,7 +69,7 @@ def test_many_texts_score_the_same_in_groups(
     page = case(s, picture(0)).page
     texts = ["a", "blue page", "a much longer candidate text than the first", "of words"]
     at_once = s.score(texts, [page], STAGES)
-    assert grouped(monkeypatch, s, [page] * 4, 3) == [3, 1]
+    assert grouped(monkeypatch, s, [page] * 4, 3, texts) == [3, 1]
     assert s.score(texts, [page], STAGES) == pytest.approx(at_once, abs=1e-5)
 
 
