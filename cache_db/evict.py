@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import sqlite_utils
 
 from cache_db.database import Database
-from cache_db.files import Files
+from cache_db.files import Files, new_name
 from cache_db.session import Session
 from cache_db.trouble import Tally
 from mrr.errors import BudgetExceeded
@@ -101,7 +101,7 @@ class Space:
         ------
         BudgetExceeded: if it does not fit, whatever is evicted; nothing is evicted then.
         """
-        room = Room(secrets.token_hex(16) + suffix)
+        room = Room(new_name(suffix))
         self._clear_abandoned()
         victims = self._make_room(room.name, nbytes)
         try:

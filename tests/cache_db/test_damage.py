@@ -6,6 +6,7 @@ import pytest
 from store_samples import (
     files_of,
     is_right,
+    leave_stray,
     make_key,
     make_page,
     make_picture,
@@ -126,7 +127,7 @@ def test_verify_finds_the_damage_repairs_it_and_is_then_content(store, tmp_path,
     assert store.verify().ok
     entry = next(path for path in files_of(tmp_path) if path.suffix == ".kv")
     damage(entry)
-    (tmp_path / "files" / "stray.kv").write_text("garbage")
+    leave_stray(tmp_path)
     found = store.verify(repair=False)
     assert not found.ok and found.bad and found.n_orphans == 1
     assert store.verify(repair=False) == found

@@ -8,6 +8,7 @@ from store_samples import (
     files_of,
     finish,
     is_right,
+    leave_stray,
     make_key,
     make_page,
     make_picture,
@@ -106,7 +107,7 @@ def test_the_sweep_of_a_second_process_spares_the_file_that_a_first_is_writing(t
     started, go_on = context.Event(), context.Event()
     child = start(_open_and_wait, tmp_path, 16, started, go_on)
     assert started.wait(20)
-    (tmp_path / "files" / "stray.kv.tmp").write_text("left by a killed process")
+    leave_stray(tmp_path, ".kv.tmp")
     with PageStore(tmp_path) as store:
         assert len(files_of(tmp_path)) == 1  # the stray one is gone, the other is not
         assert store.verify().ok
