@@ -22,7 +22,7 @@ from cache_db.evict import Space
 from cache_db.files import DiskFiles, Files, MemoryFiles
 from cache_db.memory import MemoryTier
 from cache_db.records import Embedding, Entry, StoreStats, VerifyReport
-from cache_db.schema import NewerSchema
+from cache_db.schema import UnknownDatabase
 from cache_db.session import Session
 from cache_db.trouble import Tally, Trouble
 from mrr.types import Page
@@ -58,7 +58,7 @@ class PageStore:
         self._files: Files
         try:
             self._open(root)
-        except (OSError, sqlite3.DatabaseError, NewerSchema) as error:
+        except (OSError, sqlite3.DatabaseError, UnknownDatabase) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             self._note = f"The store runs in memory only: {reason.rstrip('.')}."
             log.warning("%s Folder: %s", self._note, root)

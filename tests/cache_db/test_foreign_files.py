@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,30 @@ def test_a_row_that_names_a_file_of_others_does_not_delete_it(root: Path, name: 
                 db.execute("UPDATE entries SET file = ?", (name,))
             action()
     assert_untouched(root)
+
+
+def _make_text(path: Path) -> None:
+    path.write_text("a database, but of another kind\n" * 200)
+
+
+def _make_tables(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE recipes (name)")
+        db.execute("INSERT INTO recipes VALUES ('soup')")
+
+
+@pytest.mark.parametrize("make", [_make_text, _make_tables])
+def test_a_store_db_of_something_else_is_neither_written_nor_replaced(
+    tmp_path: Path, make: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "store.db"
+    make(path)
+    before = path.read_bytes()
+    for _ in range(2):  # the first try leaves nothing that makes the second trust it
+        with PageStore(tmp_path) as store:
+            assert not store.stats().persistent
+            assert "not written by a store. Move it, or choose another" in store.stats().note
+            assert put(store, 1) and is_right(store.get(make_key(1)), 1)
+            store.verify()
+            store.clear()
+    assert path.read_bytes() == before
