@@ -92,7 +92,10 @@ def is_new(db: Database) -> bool:
     applied = {migration.name for migration in MIGRATIONS.applied(db)}
     known = {migration.name for migration in MIGRATIONS.pending(Database(memory=True))}
     if unknown := applied - known:
-        raise UnknownDatabase(f"It holds the unknown migration {min(unknown)}.")
+        raise UnknownDatabase(
+            f"Its database is of a newer version (migration {min(unknown)}). Update this program, "
+            "or choose another folder."
+        )
     if not applied and set(db.table_names()) - {MIGRATIONS.migrations_table}:
         raise UnknownDatabase(NOT_A_STORE)
     return not applied

@@ -197,6 +197,7 @@ def test_a_newer_schema_is_left_alone(tmp_path, caplog):
     with PageStore(tmp_path) as store:
         assert not store.stats().persistent
         assert "m999_from_the_future" in store.stats().note
+        assert store.stats().note.endswith("Update this program, or choose another folder.")
         put(store, 2)
         assert is_right(store.get(make_key(2)), 2)
     assert len(files_of(tmp_path)) == 1
