@@ -250,7 +250,12 @@ class PageStore:
         """The same folder opened anew, for a process forked from this one: this object is of no
         use there."""
         budget_bytes, memory_bytes = self._sizes
-        return PageStore(self._root, budget_bytes=budget_bytes, memory_bytes=memory_bytes)
+        return PageStore(
+            self._root,
+            budget_bytes=budget_bytes,
+            memory_bytes=memory_bytes,
+            holds_pages=self._entries.holds_pages,
+        )
 
     def close(self) -> None:
         """Write down what was used and let go of everything. The store cannot be used after."""
