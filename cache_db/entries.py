@@ -155,8 +155,11 @@ class Entries:
     def touch(self, keys: Collection[str]) -> None:
         self.space.touches.add(keys)
         if self.space.touches.due:
-            with self.trouble.guard("note what was used"), self.database.write() as db:
-                self.space.touches.flush(db)
+            with (
+                self.trouble.guard("note what was used"),
+                self.space.touches.flush(self.database),
+            ):
+                pass
 
     def _write(self, row: EntryRow, data: np.ndarray) -> None:
         with self.space.reserve(row.nbytes, ".kv") as room:

@@ -259,8 +259,10 @@ class PageStore:
 
     def close(self) -> None:
         """Write down what was used and let go of everything. The store cannot be used after."""
-        with self._trouble.guard("note what was used"), self._database.write() as db:
-            self._space.touches.flush(db)
+        with (
+            self._trouble.guard("note what was used"),
+            self._space.touches.flush(self._database) as db,
+        ):
             for table in ("pins", "reservations"):
                 db.execute(f"DELETE FROM {table} WHERE session = ?", (self._session.name,))  # noqa: S608
         with self._trouble.guard("close the store"):
