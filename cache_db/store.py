@@ -56,6 +56,7 @@ class PageStore:
         self._root, self._sizes = root, (budget_bytes, memory_bytes)
         self._note = "No folder was given; nothing outlives this process." if root is None else ""
         self._files: Files
+        self._closed = False
         try:
             self._open(root)
         except (OSError, sqlite3.DatabaseError, UnknownDatabase) as error:
@@ -258,7 +259,13 @@ class PageStore:
         )
 
     def close(self) -> None:
-        """Write down what was used and let go of everything. The store cannot be used after."""
+        """Write down what was used and let go of everything. The store cannot be used after.
+
+        A second call does nothing.
+        """
+        if self._closed:
+            return
+        self._closed = True
         with (
             self._trouble.guard("note what was used"),
             self._space.touches.flush(self._database) as db,

@@ -71,6 +71,26 @@ def test_a_page_whose_kv_has_no_room_says_so_and_is_ranked_all_the_same(pair, tm
         assert len(ranked) == 1 and ranked.usage.missed_pages == 1
 
 
+def test_a_store_that_was_lent_outlives_its_engines(pair, tmp_path) -> None:
+    with PageStore(tmp_path / "store") as lent:
+        one, other = reopen(pair, tmp_path, store=lent), reopen(pair, tmp_path, store=lent)
+        one.add(pictures()[:2])
+        one.close()
+        one.close()
+        assert len(other.rank("blue page")) == 2
+        other.with_config(replace(other.config, exit_layer=5, band=(2, 5))).close()
+        assert len(lent.pages(["public"])) == 2
+
+
+def test_a_store_that_an_engine_opened_is_closed_with_it(pair, tmp_path) -> None:
+    engine = reopen(pair, tmp_path)
+    child = engine.reopened(engine.device)
+    for opened in (child, engine):
+        opened.with_config(opened.config).close()
+        with pytest.raises(RuntimeError, match="closed"):
+            opened.store.pages(["public"])
+
+
 def test_a_ranking_is_complete_sorted_and_numbered(reranker: MiniReranker) -> None:
     reranker.add(pictures())
     ranked = reranker.rank("blue page")
