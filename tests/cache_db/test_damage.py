@@ -233,6 +233,30 @@ def test_running_out_of_file_handles_loses_no_entry(store, monkeypatch):
     assert is_right(store.get(make_key(1)), 1)
 
 
+@pytest.mark.parametrize("suffix", [".kv", ".png"])
+def test_verify_without_file_handles_drops_nothing_and_does_not_call_the_store_sound(
+    store, monkeypatch, suffix
+):
+    store.add_page(make_page(1), make_picture(1))
+    put(store, 1)
+    with monkeypatch.context() as patch:
+        real_open = os.open
+
+        def fail(path, *arguments):
+            if str(path).endswith(suffix):
+                raise OSError(24, "Too many open files")
+            return real_open(path, *arguments)
+
+        patch.setattr("cache_db.files.os.open", fail)
+        report = store.verify()
+    assert not report.ok and report.bad == ()
+    assert "Too many open files" in store.stats().note
+    assert store.stats().corrupt == 0
+    assert store.verify().ok
+    assert is_right(store.get(make_key(1)), 1)
+    assert store.image(make_page(1).page_id) is not None
+
+
 def test_an_unreadable_file_is_a_miss(store, tmp_path, monkeypatch):
     put(store, 1)
     real_open = os.open
