@@ -95,10 +95,13 @@ class Entries:
 
     def contains(self, keys: Collection[str]) -> set[str]:
         """Those of the keys that have a row or are in memory. Reads no file."""
-        found = self.memory.contains(keys)
+        return self.memory.contains(keys) | self.stored(keys)
+
+    def stored(self, keys: Collection[str]) -> set[str]:
+        """Those of the keys that have a row: memory alone may hold what there was no room for."""
         with self.trouble.guard("read entries"):
-            found |= {row.key for row in self.rows(list(keys))}
-        return found
+            return {row.key for row in self.rows(list(keys))}
+        return set()
 
     def rows(self, keys: Sequence[str]) -> list[EntryRow]:
         """The rows of the keys."""

@@ -187,6 +187,10 @@ class PageStore:
         """Those of the keys that are there, without reading them."""
         return self._entries.contains(keys)
 
+    def stored(self, keys: Collection[str]) -> set[str]:
+        """Those of the keys that are kept, and not only in the memory in front of the disk."""
+        return self._entries.stored(keys)
+
     @contextmanager
     def pinned(self, keys: Collection[str]) -> Iterator[None]:
         """Keep entries, present or future, from being evicted by anyone inside the block.

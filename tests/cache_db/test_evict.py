@@ -83,6 +83,9 @@ def test_an_entry_over_the_whole_budget_evicts_nothing_and_is_served_from_memory
         put(store, 0)
         assert put(store, 1, n_tokens=100) == 0
         assert is_right(store.get(make_key(1)), 1, n_tokens=100)
+        both = {make_key(0), make_key(1)}
+        assert store.contains(both) == both
+        assert store.stored(both) == {make_key(0)}
         assert is_right(store.get(make_key(0)), 0)
         assert store.stats().skipped == 1
         assert len(files_of(tmp_path)) == 1
