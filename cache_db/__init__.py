@@ -8,7 +8,7 @@
 
 Order of writes: reserve room, file (temporary, fsync, rename, fsync of the folder), row. The row
 is the commit. Order of removal: row, file. Whatever a killed process leaves is a file without a
-row, and is swept at the next start.
+row, and is swept at the next start. What others keep in the same folder is left alone.
 """
 
 from cache_db.directory import default_store

@@ -17,6 +17,7 @@ from cache_db import codec
 from cache_db.database import Database
 from cache_db.evict import Space
 from cache_db.files import Files
+from cache_db.latest import load_latest
 from cache_db.records import Embedding
 from cache_db.trouble import Tally, Trouble
 from mrr.errors import BudgetExceeded, CorruptEntry
@@ -99,11 +100,13 @@ class Catalogue:
         """The picture, bit for bit as it was added; None if it is gone or damaged."""
         with self.trouble.guard("read pictures"):
             for picture in self.pictures([page_id]):
-                try:
-                    return self.load(picture)
-                except CorruptEntry:
-                    self.drop_picture(picture)
+                return load_latest(picture, self.load, self.latest, self._on_damage)
         return None
+
+    def _on_damage(self, picture: Picture, error: CorruptEntry | OSError) -> None:
+        if isinstance(error, OSError):  # the disk's trouble; the picture may be whole
+            raise error
+        self.drop_picture(picture)
 
     def pictures(self, page_ids: Collection[str]) -> list[Picture]:
         """The pictures that rows of these pages name."""
@@ -111,6 +114,10 @@ class Catalogue:
         with self.database.read() as db:
             rows = db.execute(sql + " AND file IS NOT NULL", (json.dumps(list(page_ids)),))
             return [Picture(*row) for row in rows]
+
+    def latest(self, picture: Picture) -> Picture | None:
+        """The picture of the same page as it stands now."""
+        return next(iter(self.pictures([picture.page_id])), None)
 
     def load(self, picture: Picture) -> Image.Image:
         """Read and check one picture; CorruptEntry or OSError if anything is wrong with it."""
@@ -181,6 +188,8 @@ class Catalogue:
 
     def drop_embeddings(self, keys: list[tuple[str, str]]) -> None:
         """Remove damaged vectors. keys: (page_id, fingerprint) each."""
+        if not keys:
+            return
         self.tally.add("corrupt", len(keys))
         with self.database.write() as db:
             db.conn.executemany(
@@ -224,8 +233,7 @@ class Catalogue:
                 page_ids.append(page_id)
             except CorruptEntry:
                 damaged.append((page_id, fingerprint))
-        if damaged:
-            self.drop_embeddings(damaged)
+        self.drop_embeddings(damaged)
         if not vectors:
             return [], np.empty((0, 0), np.float32)
         matrix = np.stack(vectors)

@@ -8,18 +8,19 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlite_utils
 
 from cache_db.fork import gate
-from cache_db.schema import migrate
+from cache_db.schema import NOT_A_STORE, UnknownDatabase, is_new, migrate
 from cache_db.session import exclusive
 
 TIMEOUT_S = 30.0
 _LET_GO = -2  # no inode: the thread's next block opens a new connection
+_MARK = b"The store.db beside this file is a page store's.\n"
 log = logging.getLogger("cache_db")
 
 
@@ -98,13 +99,15 @@ class Database:
             handle.inode = _LET_GO
 
     def _open_or_rebuild(self) -> None:
-        """First connection; a file that is no database is replaced by an empty one."""
+        """First connection; a store's file that is no database is replaced by an empty one."""
         with gate:
             try:
                 self._handle()
             except sqlite3.DatabaseError as error:
                 if not _is_damage(error):
                     raise
+                if not _is_marked(self._lock_path):
+                    raise UnknownDatabase(NOT_A_STORE) from error
                 assert self._path is not None
                 self._discard(self._path.stat().st_ino, str(error))
                 self._handle()
@@ -125,16 +128,23 @@ class Database:
             return handle
         if handle is not None:
             handle.db.close()
-        with exclusive(self._path.with_suffix(".lock")):  # migrations begin deferred
+        with exclusive(self._lock_path):  # migrations begin deferred
             db = _connect(str(self._path))
+            fresh = is_new(db)  # before anything is written to it
             _set_journal(db)
-            fresh = migrate(db)
+            migrate(db)
+            _mark(self._lock_path)
             handle = _Handle(db, os.stat(self._path).st_ino)
         self._local.handle = handle
         self._handles.add(handle)
         if fresh and self.on_fresh:
             self.on_fresh()
         return handle
+
+    @property
+    def _lock_path(self) -> Path:
+        assert self._path is not None
+        return self._path.with_suffix(".lock")
 
     def discard(self) -> None:
         """Give a damaged database up; the next block starts with an empty one."""
@@ -145,7 +155,7 @@ class Database:
     def _discard(self, inode: int, reason: str) -> None:
         """Delete the database file, unless another process has replaced it already."""
         assert self._path is not None
-        with exclusive(self._path.with_suffix(".lock")):
+        with exclusive(self._lock_path):
             if self._path.exists() and self._path.stat().st_ino == inode:
                 log.warning("The store's database is damaged (%s); starting an empty one.", reason)
                 for suffix in ("", "-wal", "-shm", "-journal"):
@@ -168,6 +178,18 @@ def _set_journal(db: sqlite_utils.Database) -> None:
         return
     db.execute("PRAGMA journal_mode = DELETE")
     db.execute("PRAGMA synchronous = FULL")
+
+
+def _mark(lock: Path) -> None:
+    """Note in the lock file, which is empty at first, that the database beside it is a store's."""
+    if lock.stat().st_size == 0:
+        with suppress(OSError):  # a full disk; a later connection will
+            lock.write_bytes(_MARK)
+
+
+def _is_marked(lock: Path) -> bool:
+    """Whether a store was here before: what is no database may be anybody's otherwise."""
+    return lock.is_file() and lock.read_bytes() == _MARK
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -16,6 +15,7 @@ from cache_db import codec
 from cache_db.database import Database
 from cache_db.evict import Space, now_ns
 from cache_db.files import Files
+from cache_db.latest import load_latest
 from cache_db.memory import MemoryTier
 from cache_db.records import Entry
 from cache_db.trouble import Tally, Trouble
@@ -29,8 +29,6 @@ _REPLACE = """
     INSERT OR REPLACE INTO entries (key, page_id, file, nbytes, digest, last_used_ns)
     VALUES (?, ?, ?, ?, ?, ?)
 """
-# The process is out of something; the file may be as good as ever.
-_NOT_THE_FILE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 log = logging.getLogger("cache_db")
 
 
@@ -97,15 +95,22 @@ class Entries:
 
     def contains(self, keys: Collection[str]) -> set[str]:
         """Those of the keys that have a row or are in memory. Reads no file."""
-        found = self.memory.contains(keys)
+        return self.memory.contains(keys) | self.stored(keys)
+
+    def stored(self, keys: Collection[str]) -> set[str]:
+        """Those of the keys that have a row: memory alone may hold what there was no room for."""
         with self.trouble.guard("read entries"):
-            found |= {row.key for row in self.rows(list(keys))}
-        return found
+            return {row.key for row in self.rows(list(keys))}
+        return set()
 
     def rows(self, keys: Sequence[str]) -> list[EntryRow]:
         """The rows of the keys."""
         with self.database.read() as db:
             return [EntryRow(*row) for row in db.execute(_SELECT, (json.dumps(list(keys)),))]
+
+    def latest(self, row: EntryRow) -> EntryRow | None:
+        """The row of the same key as it stands now."""
+        return next(iter(self.rows([row.key])), None)
 
     def load(self, row: EntryRow) -> Entry:
         """Read and check one file; CorruptEntry or OSError if anything is wrong with it."""
@@ -133,30 +138,30 @@ class Entries:
     def _read(self, row: EntryRow) -> Entry | None:
         """One entry; None after dropping it if it is gone, damaged or unreadable."""
         try:
-            entry = self.load(row)
-            self.trouble.recovered("read an entry's file")
-            return entry
-        except CorruptEntry as error:
-            latest = next(iter(self.rows([row.key])), None)
-            if latest != row:  # evicted or replaced since we read the row
-                return self._read(latest) if latest else None
-            log.warning("An entry was dropped: %s", error)
-            self._drop_quietly(row)
+            entry = load_latest(row, self.load, self.latest, self._on_damage)
         except OSError as error:
             self.trouble.report("read an entry's file", error)
-            if error.errno not in _NOT_THE_FILE:
-                self._drop_quietly(row)
-        return None
+            return None
+        if entry is not None:
+            self.trouble.recovered("read an entry's file")
+        return entry
 
-    def _drop_quietly(self, row: EntryRow) -> None:
+    def _on_damage(self, row: EntryRow, error: CorruptEntry | OSError) -> None:
+        if isinstance(error, OSError):
+            self.trouble.report("read an entry's file", error)
+        else:
+            log.warning("An entry was dropped: %s", error)
         with self.trouble.guard("drop damaged entries"):
             self.drop(row)
 
     def touch(self, keys: Collection[str]) -> None:
         self.space.touches.add(keys)
         if self.space.touches.due:
-            with self.trouble.guard("note what was used"), self.database.write() as db:
-                self.space.touches.flush(db)
+            with (
+                self.trouble.guard("note what was used"),
+                self.space.touches.flush(self.database),
+            ):
+                pass
 
     def _write(self, row: EntryRow, data: np.ndarray) -> None:
         with self.space.reserve(row.nbytes, ".kv") as room:

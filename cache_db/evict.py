@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import sqlite_utils
 
 from cache_db.database import Database
-from cache_db.files import Files
+from cache_db.files import Files, new_name
 from cache_db.session import Session
 from cache_db.trouble import Tally
 from mrr.errors import BudgetExceeded
@@ -57,15 +57,23 @@ class Touches:
         """Whether the notes are old enough to be worth a transaction."""
         return bool(self._pending) and time.monotonic() - self._flushed_s > _TOUCH_INTERVAL_S
 
-    def flush(self, db: sqlite_utils.Database) -> None:
-        """Write the notes down, within the caller's transaction."""
+    @contextmanager
+    def flush(self, database: Database) -> Iterator[sqlite_utils.Database]:
+        """A transaction that the notes are written in first; they are kept if it fails."""
         with self._lock:
             pending, self._pending = self._pending, {}
             self._flushed_s = time.monotonic()
-        db.conn.executemany(
-            "UPDATE entries SET last_used_ns = max(last_used_ns, ?) WHERE key = ?",
-            [(stamp, key) for key, stamp in pending.items()],
-        )
+        try:
+            with database.write() as db:
+                db.conn.executemany(
+                    "UPDATE entries SET last_used_ns = max(last_used_ns, ?) WHERE key = ?",
+                    [(stamp, key) for key, stamp in pending.items()],
+                )
+                yield db
+        except BaseException:
+            with self._lock:
+                self._pending = pending | self._pending  # later notes count
+            raise
 
 
 @dataclass
@@ -101,7 +109,7 @@ class Space:
         ------
         BudgetExceeded: if it does not fit, whatever is evicted; nothing is evicted then.
         """
-        room = Room(secrets.token_hex(16) + suffix)
+        room = Room(new_name(suffix))
         self._clear_abandoned()
         victims = self._make_room(room.name, nbytes)
         try:
@@ -134,8 +142,7 @@ class Space:
     def _make_room(self, name: str, nbytes: int) -> list[str]:
         """Enter a reservation, deleting the rows in its way; returns the files of those rows."""
         victims: list[tuple[str, str]] = []
-        with self.database.write() as db:
-            self.touches.flush(db)
+        with self.touches.flush(self.database) as db:
             if _used(db) + nbytes > self.budget_bytes:
                 release_dead(db, self.session)
                 victims = self._victims(db, _used(db) + nbytes - self.budget_bytes, nbytes)

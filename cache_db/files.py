@@ -2,12 +2,16 @@
 
 A name is random and never used twice, so a file never changes after its rename, and the row that
 names it is what makes it visible. A file without a row is garbage from a killed process.
+
+The folder may hold files of others: whatever is not named as this module names files, or is no
+regular file, is not seen and never deleted.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
+import re
+import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +23,12 @@ from cache_db.records import Source
 from mrr.errors import CorruptEntry
 
 _TEMPORARY = ".tmp"
+_NAME = re.compile(r"[0-9a-f]{32}\.(?:kv|png)")
+
+
+def new_name(suffix: str) -> str:
+    """A name that no file has yet. suffix: ".kv" or ".png"."""
+    return secrets.token_hex(16) + suffix
 
 
 class Files(Protocol):
@@ -36,10 +46,10 @@ class Files(Protocol):
         """Whether there is a regular file of that name and size."""
 
     def delete(self, name: str) -> None:
-        """Remove a file and any temporary of it; no error if there is none."""
+        """Remove a file and any temporary of it; no error if there is none, or none of ours."""
 
     def names(self) -> set[str]:
-        """Names of all files; a temporary is listed under the name it was to get."""
+        """Names of all files of ours; a temporary is listed under the name it was to get."""
 
 
 class DiskFiles:
@@ -97,15 +107,18 @@ class DiskFiles:
         return True
 
     def delete(self, name: str) -> None:
+        if not _NAME.fullmatch(name):  # a damaged row can name anything
+            return
         for path in (self._folder / (name + _TEMPORARY), self._folder / name):
-            if path.is_dir() and not path.is_symlink():  # nothing of ours, but in our place
-                shutil.rmtree(path)
-                continue
             with suppress(FileNotFoundError):
-                os.unlink(path)
+                if stat.S_ISREG(os.lstat(path).st_mode):  # else it only stands in our place
+                    os.unlink(path)
 
     def names(self) -> set[str]:
-        return {name.removesuffix(_TEMPORARY) for name in os.listdir(self._folder)}
+        with os.scandir(self._folder) as found:
+            regular = [entry.name for entry in found if entry.is_file(follow_symlinks=False)]
+        names = {name.removesuffix(_TEMPORARY) for name in regular}
+        return {name for name in names if _NAME.fullmatch(name)}
 
 
 def _expect_regular(status: os.stat_result, nbytes: int) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import sqlite_utils
 
@@ -14,36 +15,51 @@ from cache_db.database import Database
 from cache_db.entries import Entries
 from cache_db.evict import release_dead
 from cache_db.files import Files
+from cache_db.latest import R, load_latest
 from cache_db.records import VerifyReport
 from cache_db.session import Session
 from mrr.errors import CorruptEntry
 
+_DELETION_S = 0.1  # a process that deletes files deletes one at least within this time
 _NAMED = """
     SELECT file FROM entries UNION ALL SELECT file FROM reservations
     UNION ALL SELECT file FROM pages WHERE file IS NOT NULL
 """
 
 
-def sweep(database: Database, files: Files, session: Session) -> int:
-    """Remove what killed processes left: pins, reservations, lock files, files without a row.
+def sweep(database: Database, files: Files, session: Session) -> None:
+    """Remove what killed processes left: pins, reservations, lock files, files without a row."""
+    _release(database, session)
+    _delete_files(files, _unnamed(database, files))
 
-    A file that a living process is writing has a reservation, which was there before the file
-    was: so files are listed first, and rows asked second. Returns the number of files removed.
-    """
+
+def _release(database: Database, session: Session) -> None:
     with database.write() as db:
         release_dead(db, session)
     session.bury()
-    orphans = find_orphans(database, files)
-    for name in orphans:
-        files.delete(name)
-    return len(orphans)
 
 
-def find_orphans(database: Database, files: Files) -> set[str]:
-    """Names of files that no row and no reservation names."""
+def _unnamed(database: Database, files: Files) -> set[str]:
+    """Names of files that no row and no reservation names.
+
+    A file that a living process is writing has a reservation, which was there before the file
+    was: so files are listed first, and rows asked second.
+    """
     present = files.names()
     with database.read() as db:
         return present - {row[0] for row in db.execute(_NAMED)}
+
+
+def _orphans(database: Database, files: Files) -> set[str]:
+    """Those of the unnamed files that stay: a living process deletes a file after its row."""
+    orphans = _unnamed(database, files)
+    while orphans:
+        time.sleep(_DELETION_S)
+        left = orphans & files.names()
+        if left == orphans:
+            break
+        orphans = left
+    return orphans
 
 
 def remove(database: Database, files: Files, page_ids: Collection[str] | None) -> int:
@@ -103,7 +119,11 @@ def verify(
     session: Session,
     repair: bool,
 ) -> VerifyReport:
-    """Read and check every entry, picture and the database; with repair, remove what is bad."""
+    """Read and check every entry, picture and the database; with repair, remove what is bad.
+
+    What others replace or remove meanwhile is not bad. OSError if this process is out of memory
+    or of file handles: nothing is known of what it could not read.
+    """
     with database.read() as db:
         database_ok = db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     if not database_ok and repair:
@@ -113,25 +133,35 @@ def verify(
         keys = [row[0] for row in db.execute("SELECT key FROM entries")]
         page_ids = [row[0] for row in db.execute("SELECT page_id FROM pages")]
         damaged_vectors = list(_damaged_vectors(db))
-    bad = [page_id for page_id, _ in damaged_vectors]
-    if repair and damaged_vectors:
+    bad_rows = _bad(entries.rows(keys), entries.load, entries.latest)
+    bad_pictures = _bad(catalogue.pictures(page_ids), catalogue.load, catalogue.latest)
+    if repair:
+        for row in bad_rows:
+            entries.drop(row)
+        for picture in bad_pictures:
+            catalogue.drop_picture(picture)
         catalogue.drop_embeddings(damaged_vectors)
-    for row in entries.rows(keys):
-        try:
-            entries.load(row)
-        except (CorruptEntry, OSError):
-            bad.append(row.key)
-            if repair:
-                entries.drop(row)
-    for picture in catalogue.pictures(page_ids):
-        try:
-            catalogue.load(picture)
-        except (CorruptEntry, OSError):
-            bad.append(picture.page_id)
-            if repair:
-                catalogue.drop_picture(picture)
-    n_orphans = sweep(database, files, session) if repair else len(find_orphans(database, files))
-    return VerifyReport(len(keys) + len(page_ids), tuple(bad), n_orphans, database_ok, repair)
+        _release(database, session)  # or files of the dead would count as being written
+    orphans = _orphans(database, files)
+    if repair:
+        _delete_files(files, orphans)
+    bad = [
+        *(page_id for page_id, _ in damaged_vectors),
+        *(row.key for row in bad_rows),
+        *(picture.page_id for picture in bad_pictures),
+    ]
+    n_checked = len(keys) + len(page_ids)
+    return VerifyReport(n_checked, tuple(bad), len(orphans), database_ok, repair)
+
+
+def _bad(
+    rows: Iterable[R], load: Callable[[R], object], latest: Callable[[R], R | None]
+) -> list[R]:
+    """Those of the rows that still stand when their files turn out to be bad."""
+    bad: list[R] = []
+    for row in rows:
+        load_latest(row, load, latest, lambda damaged, _: bad.append(damaged))
+    return bad
 
 
 def _damaged_vectors(db: sqlite_utils.Database) -> Iterator[tuple[str, str]]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from sqlite_utils import Database, Migrations
 
 MIGRATIONS = Migrations("cache_db")
+NOT_A_STORE = (
+    "The store.db in its folder was not written by a store. Move it, or choose another folder."
+)
 
 
-class NewerSchema(Exception):
-    """The database was written by a newer version of this code."""
+class UnknownDatabase(Exception):
+    """The database was written by a newer version of this code, or by something else."""
 
 
 @MIGRATIONS()
@@ -79,17 +82,26 @@ def _count_versions(db: Database) -> None:
             )
 
 
-def migrate(db: Database) -> bool:
-    """Bring the schema up to date; True if the database was empty before.
+def is_new(db: Database) -> bool:
+    """Whether the database is empty; reads only.
 
     Raises
     ------
-    NewerSchema: if a migration is applied that this code does not know.
+    UnknownDatabase: if it holds what this code does not know, so that nothing may be written.
     """
     applied = {migration.name for migration in MIGRATIONS.applied(db)}
     known = {migration.name for migration in MIGRATIONS.pending(Database(memory=True))}
     if unknown := applied - known:
-        raise NewerSchema(f"It holds the unknown migration {min(unknown)}.")
-    if known - applied:
-        MIGRATIONS.apply(db)
+        raise UnknownDatabase(
+            f"Its database is of a newer version (migration {min(unknown)}). Update this program, "
+            "or choose another folder."
+        )
+    if not applied and set(db.table_names()) - {MIGRATIONS.migrations_table}:
+        raise UnknownDatabase(NOT_A_STORE)
     return not applied
+
+
+def migrate(db: Database) -> None:
+    """Bring the schema up to date."""
+    if MIGRATIONS.pending(db):
+        MIGRATIONS.apply(db)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from pathlib import Path
 from cache_db.fork import gate
 
 LOCK_TIMEOUT_S = 30.0
+_NAME = re.compile(r"[0-9a-f]{16}")
 
 
 @contextmanager
@@ -74,12 +77,12 @@ class Session:
             os.close(fd)
 
     def bury(self) -> None:
-        """Delete the lock files of sessions that are gone."""
+        """Delete the lock files of sessions that are gone, and nothing else that lies there."""
         if self._folder is None:
             return
         with exclusive(self._folder / "gate"):
             for name in os.listdir(self._folder):
-                if name != "gate" and not self.alive(name):
+                if _is_sign(self._folder / name) and not self.alive(name):
                     (self._folder / name).unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -88,3 +91,13 @@ class Session:
             (self._folder / self.name).unlink(missing_ok=True)
             os.close(self._fd)
             self._fd = None
+
+
+def _is_sign(path: Path) -> bool:
+    """Whether this can be a session's lock file: it is named like one, regular and empty."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:  # closed meanwhile
+        return False
+    named = _NAME.fullmatch(path.name) is not None
+    return named and stat.S_ISREG(status.st_mode) and status.st_size == 0

@@ -22,7 +22,7 @@ from cache_db.evict import Space
 from cache_db.files import DiskFiles, Files, MemoryFiles
 from cache_db.memory import MemoryTier
 from cache_db.records import Embedding, Entry, StoreStats, VerifyReport
-from cache_db.schema import NewerSchema
+from cache_db.schema import UnknownDatabase
 from cache_db.session import Session
 from cache_db.trouble import Tally, Trouble
 from mrr.types import Page
@@ -56,9 +56,10 @@ class PageStore:
         self._root, self._sizes = root, (budget_bytes, memory_bytes)
         self._note = "No folder was given; nothing outlives this process." if root is None else ""
         self._files: Files
+        self._closed = False
         try:
             self._open(root)
-        except (OSError, sqlite3.DatabaseError, NewerSchema) as error:
+        except (OSError, sqlite3.DatabaseError, UnknownDatabase) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             self._note = f"The store runs in memory only: {reason.rstrip('.')}."
             log.warning("%s Folder: %s", self._note, root)
@@ -186,6 +187,10 @@ class PageStore:
         """Those of the keys that are there, without reading them."""
         return self._entries.contains(keys)
 
+    def stored(self, keys: Collection[str]) -> set[str]:
+        """Those of the keys that are kept, and not only in the memory in front of the disk."""
+        return self._entries.stored(keys)
+
     @contextmanager
     def pinned(self, keys: Collection[str]) -> Iterator[None]:
         """Keep entries, present or future, from being evicted by anyone inside the block.
@@ -250,12 +255,25 @@ class PageStore:
         """The same folder opened anew, for a process forked from this one: this object is of no
         use there."""
         budget_bytes, memory_bytes = self._sizes
-        return PageStore(self._root, budget_bytes=budget_bytes, memory_bytes=memory_bytes)
+        return PageStore(
+            self._root,
+            budget_bytes=budget_bytes,
+            memory_bytes=memory_bytes,
+            holds_pages=self._entries.holds_pages,
+        )
 
     def close(self) -> None:
-        """Write down what was used and let go of everything. The store cannot be used after."""
-        with self._trouble.guard("note what was used"), self._database.write() as db:
-            self._space.touches.flush(db)
+        """Write down what was used and let go of everything. The store cannot be used after.
+
+        A second call does nothing.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        with (
+            self._trouble.guard("note what was used"),
+            self._space.touches.flush(self._database) as db,
+        ):
             for table in ("pins", "reservations"):
                 db.execute(f"DELETE FROM {table} WHERE session = ?", (self._session.name,))  # noqa: S608
         with self._trouble.guard("close the store"):

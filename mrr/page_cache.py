@@ -25,8 +25,9 @@ from mrr.timing import Stages
 from mrr.types import AddedPage, Page, PageImage
 
 _NOT_STORED = (
-    "Its K/V is not stored, for want of room in the store's budget or on the disk: every query "
-    "computes it again. Remove pages, or give the store more room."
+    "Its K/V is not stored, for want of room in the store's budget or on the disk: once it is no "
+    "longer in memory, every query computes it again. Remove pages, or give the store more room, "
+    "and add it again."
 )
 
 
@@ -88,16 +89,20 @@ class PageCache:
         if self.embedder is not None:
             self.importance(page, sight, stages)
         if self.scorer.image_first:
-            entry = self.kv.get(self.key(page))
+            key = self.key(page)
+            entry = self.kv.get(key)
             known = entry is not None
             if entry is None:
-                kv = self.encode(page, sight, stages)
+                kv, stored = self.encode(page, sight, stages)
             else:
                 kv = unpack(entry.tensors, entry.meta, torch.device("cpu"))
+                stored = bool(self.kv.stored([key]))
+                if not stored:  # there was no room for what memory still holds
+                    stored = self.kv.put(key, page.page_id, entry.tensors, entry.meta) > 0
             grid, n_kept = kv.grid, len(kv.kept)
-            nbytes = kv.nbytes if self.kv.contains([self.key(page)]) else 0
+            nbytes, note = _size(kv, stored)
         else:  # with the query first, nothing of a page can be computed beforehand
-            grid, nbytes = sight.pixels.grid, 0
+            grid, nbytes, note = sight.pixels.grid, 0, None
             n_kept = len(self.kept(page, sight, stages))
         return AddedPage(
             page=page,
@@ -105,19 +110,21 @@ class PageCache:
             grid=grid,
             n_kept_tokens=n_kept,
             nbytes=nbytes,
-            note=None if nbytes or not self.scorer.image_first else _NOT_STORED,
+            note=note,
             elapsed_ms=(time.perf_counter() - begin) * 1e3,
         )
 
     def stored(self, page: Page) -> AddedPage | None:
-        """What is stored of a page under this configuration; None where that is not its K/V."""
+        """What is known of a page under this configuration; None where that is not its K/V."""
         begin = time.perf_counter()
-        entry = self.kv.get(self.key(page))
+        key = self.key(page)
+        entry = self.kv.get(key)
         if entry is None:
             return None
         kv = unpack(entry.tensors, entry.meta, torch.device("cpu"))
         ms = (time.perf_counter() - begin) * 1e3
-        return AddedPage(page, "hit", kv.grid, len(kv.kept), kv.nbytes, ms)
+        nbytes, note = _size(kv, bool(self.kv.stored([key])))
+        return AddedPage(page, "hit", kv.grid, len(kv.kept), nbytes, ms, note)
 
     def missing(self, pages: Sequence[Page]) -> list[Page]:
         """Those of the pages that have no K/V here, or no embedding by this embedder."""
@@ -147,7 +154,7 @@ class PageCache:
                     inner = Stages(self.scorer.loaded.device)
                     sight = self.scorer.sight(self.picture(page), inner)
                     try:
-                        found[key] = self.encode(page, sight, inner)
+                        found[key], _ = self.encode(page, sight, inner)
                     except NotFinite as error:  # one page less, instead of no ranking at all
                         raise PageLost(page.page_id, f"{page.label}: {error}") from error
         if self.resident is not None:
@@ -161,13 +168,13 @@ class PageCache:
         """K/V that an earlier query left on the accelerator."""
         return {} if self.resident is None else self.resident.get_many(keys)
 
-    def encode(self, page: Page, sight: Sight, stages: Stages) -> KVPage:
-        """Compute and store one page's K/V."""
+    def encode(self, page: Page, sight: Sight, stages: Stages) -> tuple[KVPage, bool]:
+        """Compute and store one page's K/V; also whether the store had room for it."""
         kept = self.kept(page, sight, stages)
         kv = self.scorer.encode(sight, kept, stages)
         with stages("store"):
-            self.kv.put(self.key(page), page.page_id, *pack(kv))
-        return kv
+            stored = self.kv.put(self.key(page), page.page_id, *pack(kv)) > 0
+        return kv, stored
 
     def kept(self, page: Page, sight: Sight, stages: Stages) -> np.ndarray:
         """Ascending indices of the visual tokens that this configuration keeps of a page."""
@@ -240,3 +247,8 @@ class PageCache:
     def key(self, page: Page) -> str:
         """Where this page's K/V is stored: full-width, over the page and everything else."""
         return entry_key(page.page_id, self.fingerprint)
+
+
+def _size(kv: KVPage, stored: bool) -> tuple[int, str | None]:
+    """Bytes that are stored of a page's K/V, and what to say where there are none."""
+    return (kv.nbytes, None) if stored else (0, _NOT_STORED)

@@ -73,11 +73,13 @@ class MiniReranker:
         *,
         embedder: Embedder | None,
         store: PageStore,
+        owns_store: bool = False,
         limits: Limits | None = None,
     ) -> None:
+        """owns_store: whether `close` closes the store too; one that is lent stays open."""
         self.loaded = loaded
         self.embedder = embedder
-        self.store = store
+        self.store, self._owns_store = store, owns_store
         self.limits = limits or Limits()
         self.decoder = Decoder(self.limits)
         self.encoder = PromptEncoder(loaded.tokenizer, template)
@@ -109,8 +111,9 @@ class MiniReranker:
         """Load the bundled pair ("tiny"), a local checkpoint folder or a hub id.
 
         embedder None is no first stage, but the bundled model brings its own. store None is the
-        folder `cache_db.default_store()`. revision, embedder_revision: commits of hub ids, which
-        may also be named as "owner/name@commit".
+        folder `cache_db.default_store()`; a PageStore is only lent, and `close` leaves it open.
+        revision, embedder_revision: commits of hub ids, which may also be named as
+        "owner/name@commit".
         device None is CUDA where there is one; dtype None is bf16 on CUDA and fp32 elsewhere
         and for the bundled pair. What a checkpoint says of its training (band and exit, without a
         config the keep ratio too) fills in what is left open. self_check compares the engine with
@@ -126,12 +129,14 @@ class MiniReranker:
             template=template,
             self_check=self_check,
         )
+        opened = open_store(store)
         return cls(
             parts.loaded,
             parts.template,
             trained_config(parts.loaded, config),
             embedder=parts.embedder,
-            store=open_store(store),
+            store=opened,
+            owns_store=opened is not store,
             limits=limits,
         )
 
@@ -179,13 +184,17 @@ class MiniReranker:
         return self.loaded.device
 
     def close(self) -> None:
-        """Stop the decoding process and close the stores; a second call does nothing."""
+        """Stop the decoding process and close the stores, but for one that was lent.
+
+        A second call does nothing.
+        """
         if self._closed.is_set():
             return
         self._closed.set()
         self._twins.clear()  # they refer to each other, and would outlive the models' last user
         self.decoder.close()
-        self.store.close()
+        if self._owns_store:
+            self.store.close()
         self._dense_store.close()
 
     def reopened(self, device: str | torch.device) -> MiniReranker:
@@ -203,6 +212,7 @@ class MiniReranker:
             self.config,
             embedder=self.embedder,
             store=self.store.reopened(),
+            owns_store=True,
             limits=self.limits,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shutil
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from cache_db.files import DiskFiles
 from cache_db.store import PageStore
 from mrr import MiniReranker
 from mrr.config import Limits, RerankConfig
 from mrr.errors import InputRejected, NotFinite, ParityError
-from mrr.types import SYSTEMS
+from mrr.types import SYSTEMS, AddedPage
 from tests.tiny import DEVICE, picture
 
 N_PAGES = 5
@@ -62,13 +64,97 @@ def test_the_same_page_under_another_name_keeps_its_first(
     assert [hit.page.label for hit in reranker.rank("blue page")] == ["first.png"]
 
 
-def test_a_page_whose_kv_has_no_room_says_so_and_is_ranked_all_the_same(pair, tmp_path) -> None:
-    with PageStore(tmp_path / "store", budget_bytes=9000, memory_bytes=0) as small:
+def is_told_not_stored(added: AddedPage | None) -> bool:
+    return added is not None and added.nbytes == 0 and "not stored" in (added.note or "")
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 2**30], ids=["no memory tier", "memory tier"])
+def test_a_page_whose_kv_has_no_room_says_so_and_is_ranked_all_the_same(
+    pair, tmp_path, memory_bytes
+) -> None:
+    in_memory = memory_bytes > 0
+    with PageStore(tmp_path / "store", budget_bytes=9000, memory_bytes=memory_bytes) as small:
         engine = reopen(pair, tmp_path, store=small)
-        added = engine.add(picture(0, (256, 256))).pages[0]
-        assert added.nbytes == 0 and "not stored" in (added.note or "")
+        for outcome in ("encoded", "hit" if in_memory else "encoded"):
+            (added,) = engine.add(picture(0, (256, 256))).pages
+            assert added.outcome == outcome and is_told_not_stored(added)
+        told = engine.cache.stored(added.page)
+        assert is_told_not_stored(told) if in_memory else told is None
         ranked = engine.rank("blue page")
-        assert len(ranked) == 1 and ranked.usage.missed_pages == 1
+        assert len(ranked) == 1 and ranked.usage.missed_pages == (not in_memory)
+        engine.close()
+    again = reopen(pair, tmp_path)
+    assert again.rank("blue page").usage.missed_pages == 1
+    again.close()
+
+
+def test_kv_that_only_memory_holds_is_stored_when_its_page_is_added_with_room(
+    pair, tmp_path
+) -> None:
+    with PageStore(tmp_path / "store", budget_bytes=9000) as store:
+        engine = reopen(pair, tmp_path, store=store)
+        assert is_told_not_stored(engine.add(picture(0, (256, 256))).pages[0])
+        store._space.budget_bytes = 2**20
+        (added,) = engine.add(picture(0, (256, 256))).pages
+        assert (added.outcome, added.note) == ("hit", None) and added.nbytes > 0
+        before = logits(engine.rank("blue page"))
+        engine.close()
+    again = reopen(pair, tmp_path)
+    ranked = again.rank("blue page")
+    assert ranked.usage.missed_pages == 0 and logits(ranked) == before
+    again.close()
+
+
+def test_a_disk_that_fills_between_picture_and_kv_is_told(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = DiskFiles.write
+
+    def fill(self: DiskFiles, name: str, data: np.ndarray) -> None:
+        if name.endswith(".kv"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, name, data)
+
+    monkeypatch.setattr(DiskFiles, "write", fill)
+    assert is_told_not_stored(reranker.add(picture(0)).pages[0])
+    assert is_told_not_stored(reranker.add(picture(0)).pages[0])
+    monkeypatch.undo()
+    assert reranker.add(picture(0)).pages[0].note is None
+
+
+def test_a_store_in_memory_stores_kv_like_any_other(pair, tmp_path) -> None:
+    with PageStore(None) as store:
+        engine = reopen(pair, tmp_path, store=store)
+        for outcome in ("encoded", "hit"):
+            (added,) = engine.add(picture(0)).pages
+            assert (added.outcome, added.note) == (outcome, None) and added.nbytes > 0
+        told = engine.cache.stored(added.page)
+        assert told is not None and (told.nbytes, told.note) == (added.nbytes, None)
+        engine.close()
+    with PageStore(None, memory_bytes=9000) as small:
+        engine = reopen(pair, tmp_path, store=small)
+        assert is_told_not_stored(engine.add(picture(0, (256, 256))).pages[0])
+        engine.close()
+
+
+def test_a_store_that_was_lent_outlives_its_engines(pair, tmp_path) -> None:
+    with PageStore(tmp_path / "store") as lent:
+        one, other = reopen(pair, tmp_path, store=lent), reopen(pair, tmp_path, store=lent)
+        one.add(pictures()[:2])
+        one.close()
+        one.close()
+        assert len(other.rank("blue page")) == 2
+        other.with_config(replace(other.config, exit_layer=5, band=(2, 5))).close()
+        assert len(lent.pages(["public"])) == 2
+
+
+def test_a_store_that_an_engine_opened_is_closed_with_it(pair, tmp_path) -> None:
+    engine = reopen(pair, tmp_path)
+    child = engine.reopened(engine.device)
+    for opened in (child, engine):
+        opened.with_config(opened.config).close()
+        with pytest.raises(RuntimeError, match="closed"):
+            opened.store.pages(["public"])
 
 
 def test_a_ranking_is_complete_sorted_and_numbered(reranker: MiniReranker) -> None:

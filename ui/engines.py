@@ -77,6 +77,13 @@ class Engines:
             self._other = (model, embedder), loaded
         return self._other[1]
 
+    def close(self) -> None:
+        """Close what was loaded, but not the store, which all of them were lent."""
+        if self.opening.done:
+            self.opening().close()
+        if self._other is not None:
+            self._other[1].close()
+
     def remove_pages(self, page_ids: list[str]) -> int:
         """Remove pages, and what every model has cached of them."""
         if not page_ids:

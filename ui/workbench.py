@@ -106,12 +106,10 @@ class Workbench:
         return self.engines.of(settings)
 
     def close(self) -> None:
-        """Stop the decoding process, and close the engine, or its store if none was loaded."""
+        """Stop the decoding processes, and close every engine and the store that they share."""
         self.decoder.close()
-        if self.opening.done:
-            self.base.close()
-        else:
-            self.store.close()
+        self.engines.close()
+        self.store.close()
 
     # -------------------------------------------------------------- pages
 

@@ -41,13 +41,16 @@ def peak_memory(
     seen: list[PeakMemory] = []
     if within is not None:
         within.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=within) as folder:
+    with (
+        tempfile.TemporaryDirectory(dir=within) as folder,
+        PageStore(Path(folder), memory_bytes=_MEMORY_TIER) as store,
+    ):
         engine = MiniReranker(
             parts.loaded,
             parts.template,
             trained_config(parts.loaded, None),
             embedder=parts.embedder,
-            store=PageStore(Path(folder), memory_bytes=_MEMORY_TIER),
+            store=store,
         )
         for i in tqdm(range(1, n_pages + 1), file=sys.stderr, unit="page", disable=None):
             engine.add(Image.fromarray(noise.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)))

@@ -64,6 +64,13 @@ def files_of(root: Path) -> list[Path]:
     return sorted((root / "files").iterdir())
 
 
+def leave_stray(root: Path, suffix: str = ".kv") -> Path:
+    """A file such as a killed process leaves."""
+    path = root / "files" / ("5" * 32 + suffix)
+    path.write_text("left by a killed process")
+    return path
+
+
 def only_file(root: Path) -> Path:
     (path,) = files_of(root)
     return path

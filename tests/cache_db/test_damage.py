@@ -6,6 +6,7 @@ import pytest
 from store_samples import (
     files_of,
     is_right,
+    leave_stray,
     make_key,
     make_page,
     make_picture,
@@ -126,7 +127,7 @@ def test_verify_finds_the_damage_repairs_it_and_is_then_content(store, tmp_path,
     assert store.verify().ok
     entry = next(path for path in files_of(tmp_path) if path.suffix == ".kv")
     damage(entry)
-    (tmp_path / "files" / "stray.kv").write_text("garbage")
+    leave_stray(tmp_path)
     found = store.verify(repair=False)
     assert not found.ok and found.bad and found.n_orphans == 1
     assert store.verify(repair=False) == found
@@ -196,6 +197,7 @@ def test_a_newer_schema_is_left_alone(tmp_path, caplog):
     with PageStore(tmp_path) as store:
         assert not store.stats().persistent
         assert "m999_from_the_future" in store.stats().note
+        assert store.stats().note.endswith("Update this program, or choose another folder.")
         put(store, 2)
         assert is_right(store.get(make_key(2)), 2)
     assert len(files_of(tmp_path)) == 1
@@ -229,6 +231,30 @@ def test_running_out_of_file_handles_loses_no_entry(store, monkeypatch):
         patch.setattr("cache_db.files.os.open", fail)
         assert store.get(make_key(1)) is None
     assert is_right(store.get(make_key(1)), 1)
+
+
+@pytest.mark.parametrize("suffix", [".kv", ".png"])
+def test_verify_without_file_handles_drops_nothing_and_does_not_call_the_store_sound(
+    store, monkeypatch, suffix
+):
+    store.add_page(make_page(1), make_picture(1))
+    put(store, 1)
+    with monkeypatch.context() as patch:
+        real_open = os.open
+
+        def fail(path, *arguments):
+            if str(path).endswith(suffix):
+                raise OSError(24, "Too many open files")
+            return real_open(path, *arguments)
+
+        patch.setattr("cache_db.files.os.open", fail)
+        report = store.verify()
+    assert not report.ok and report.bad == ()
+    assert "Too many open files" in store.stats().note
+    assert store.stats().corrupt == 0
+    assert store.verify().ok
+    assert is_right(store.get(make_key(1)), 1)
+    assert store.image(make_page(1).page_id) is not None
 
 
 def test_an_unreadable_file_is_a_miss(store, tmp_path, monkeypatch):

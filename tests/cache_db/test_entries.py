@@ -153,6 +153,14 @@ def test_a_closed_store_says_so(tmp_path):
         store.get(make_key(1))
 
 
+@pytest.mark.parametrize("on_disk", [True, False], ids=["disk", "memory"])
+def test_a_store_may_be_closed_again(tmp_path, on_disk):
+    with PageStore(tmp_path if on_disk else None) as store:
+        put(store, 1)
+        store.close()
+        store.close()
+
+
 def test_clear_leaves_nothing(tmp_path):
     with PageStore(tmp_path) as store:
         store.add_page(make_page(1), make_picture(1))

@@ -83,9 +83,39 @@ def test_an_entry_over_the_whole_budget_evicts_nothing_and_is_served_from_memory
         put(store, 0)
         assert put(store, 1, n_tokens=100) == 0
         assert is_right(store.get(make_key(1)), 1, n_tokens=100)
+        both = {make_key(0), make_key(1)}
+        assert store.contains(both) == both
+        assert store.stored(both) == {make_key(0)}
         assert is_right(store.get(make_key(0)), 0)
         assert store.stats().skipped == 1
         assert len(files_of(tmp_path)) == 1
+
+
+def test_a_refused_entry_does_not_forget_what_was_used(tmp_path, nbytes):
+    with PageStore(tmp_path, budget_bytes=3 * nbytes, memory_bytes=0) as store:
+        for n in range(3):
+            put(store, n)
+        store.get(make_key(0))
+        assert put(store, 10, n_tokens=100) == 0
+        put(store, 3)
+        assert held(store) == {0, 2, 3}
+
+
+def test_a_later_use_counts_where_an_earlier_could_not_be_noted(tmp_path, nbytes):
+    with PageStore(tmp_path, budget_bytes=3 * nbytes, memory_bytes=0) as store:
+        for n in range(3):
+            put(store, n)
+        store.get_many([make_key(0), make_key(1)])
+        with (
+            pytest.raises(BudgetExceeded),
+            store._space.touches.flush(store._database),
+        ):
+            store.get(make_key(0))  # in another thread, while the transaction runs
+            raise BudgetExceeded
+        put(store, 3)
+        assert held(store) == {0, 1, 3}
+        put(store, 4)
+        assert held(store) == {0, 3, 4}
 
 
 def test_pictures_push_entries_out_and_never_the_other_way_round(tmp_path, nbytes):

@@ -34,6 +34,14 @@ def test_a_child_inherits_no_connection_and_the_parent_goes_on_with_a_new_one(tm
         assert is_right(store.get(make_key(2)), 2)
 
 
+def test_a_store_opened_anew_is_of_the_same_kind(tmp_path):
+    with PageStore(tmp_path, budget_bytes=5000, holds_pages=False) as store:
+        with store.reopened() as mine:
+            assert put(mine, 1, page_id=make_page(1).page_id) > 0  # a page that another store knows
+            assert mine.stats().budget_bytes == 5000
+        assert is_right(store.get(make_key(1)), 1)
+
+
 def test_children_forked_amid_reads_and_writes_leave_a_whole_store(tmp_path):
     n_forks, stop = 12, threading.Event()
     with PageStore(tmp_path, memory_bytes=0) as store:

@@ -26,7 +26,7 @@ from mrr.errors import BudgetExceeded
 
 pytestmark = pytest.mark.fault
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES)
-OPERATIONS = {"open", "write", "fsync", "replace", "unlink", "readv", "listdir"}
+OPERATIONS = {"open", "write", "fsync", "replace", "unlink", "readv", "scandir"}
 
 
 class Faults:

@@ -8,6 +8,7 @@ from store_samples import (
     files_of,
     finish,
     is_right,
+    leave_stray,
     make_key,
     make_page,
     make_picture,
@@ -106,7 +107,7 @@ def test_the_sweep_of_a_second_process_spares_the_file_that_a_first_is_writing(t
     started, go_on = context.Event(), context.Event()
     child = start(_open_and_wait, tmp_path, 16, started, go_on)
     assert started.wait(20)
-    (tmp_path / "files" / "stray.kv.tmp").write_text("left by a killed process")
+    leave_stray(tmp_path, ".kv.tmp")
     with PageStore(tmp_path) as store:
         assert len(files_of(tmp_path)) == 1  # the stray one is gone, the other is not
         assert store.verify().ok
@@ -127,14 +128,28 @@ def _remove_page(store):
     store.remove_pages([make_page(1).page_id])
 
 
+MOMENTS = {"before open": "open", "between open and read": "readv", "after read": "close"}
+
+
+def act_within(patch: pytest.MonkeyPatch, moment: str, action) -> None:
+    """Call action at that moment of the next read of a file."""
+    real = getattr(os, MOMENTS[moment])
+
+    def act_first(*arguments):
+        patch.undo()
+        action()
+        return real(*arguments)
+
+    patch.setattr(f"cache_db.files.os.{MOMENTS[moment]}", act_first)
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize("action", [_evict, _replace, _remove_page])
-@pytest.mark.parametrize("moment", ["before open", "between open and read", "after read"])
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_reader_overtaken_by_a_writer_gets_right_bytes_or_a_miss(
     tmp_path, monkeypatch, action, moment
 ):
     """The writer acts from another process's store exactly at a chosen point of the read."""
-    hook = {"before open": "open", "between open and read": "readv", "after read": "close"}[moment]
     with (
         PageStore(tmp_path, memory_bytes=0) as reader,
         PageStore(tmp_path, memory_bytes=0) as writer,
@@ -143,14 +158,7 @@ def test_a_reader_overtaken_by_a_writer_gets_right_bytes_or_a_miss(
             writer.add_page(make_page(1), make_picture(1))
             writer.put(make_key(1), make_page(1).page_id, make_tensors(1), {"n": 1})
             with monkeypatch.context() as patch:
-                real = getattr(os, hook)
-
-                def act_first(*arguments, real=real, patch=patch):
-                    patch.undo()
-                    action(writer)
-                    return real(*arguments)
-
-                patch.setattr(f"cache_db.files.os.{hook}", act_first)
+                act_within(patch, moment, lambda: action(writer))
                 entry = reader.get(make_key(1))
             later = reader.get(make_key(1))
             if action is _replace:
@@ -161,3 +169,76 @@ def test_a_reader_overtaken_by_a_writer_gets_right_bytes_or_a_miss(
                 assert entry is None or is_right(entry, 1)
         assert reader.stats().corrupt == 0
         assert reader.verify(repair=False).ok
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("action", [_evict, _replace, _remove_page])
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("repair", [False, True], ids=["looking", "repairing"])
+def test_what_a_writer_replaces_or_removes_during_verify_is_not_bad(
+    tmp_path, monkeypatch, action, moment, repair
+):
+    with (
+        PageStore(tmp_path, memory_bytes=0) as reader,
+        PageStore(tmp_path, memory_bytes=0) as writer,
+    ):
+        writer.add_page(make_page(1), make_picture(1))
+        for n in (1, 2):
+            writer.put(make_key(n), make_page(1).page_id, make_tensors(n), {"n": n})
+        with monkeypatch.context() as patch:
+            act_within(patch, moment, lambda: action(writer))
+            report = reader.verify(repair)
+        assert report.ok, report
+        assert reader.stats().corrupt == 0
+        if action is _replace:
+            assert reader.get(make_key(1)).meta["n"] == 2
+            assert is_right(reader.get(make_key(2)), 2)
+
+
+def _replace_picture(store):
+    store.remove_pages([make_page(1).page_id])
+    store.add_page(make_page(1), make_picture(1))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("action", [_remove_page, _replace_picture])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_picture_that_a_writer_has_just_replaced_is_shown_and_not_counted_as_damaged(
+    tmp_path, monkeypatch, action, moment
+):
+    with PageStore(tmp_path) as reader, PageStore(tmp_path) as writer:
+        for look in (reader.image, lambda _: reader.verify().ok):
+            writer.add_page(make_page(1), make_picture(1))
+            with monkeypatch.context() as patch:
+                act_within(patch, moment, lambda: action(writer))
+                seen = look(make_page(1).page_id)
+            if action is _replace_picture:
+                assert seen
+                now = reader.image(make_page(1).page_id)
+                assert now.tobytes() == make_picture(1).tobytes()
+        assert reader.stats().corrupt == 0
+        assert reader.verify(repair=False).ok
+
+
+@pytest.mark.parametrize("repair", [False, True], ids=["looking", "repairing"])
+def test_files_that_a_writer_is_about_to_delete_are_no_orphans(tmp_path, monkeypatch, repair):
+    with PageStore(tmp_path) as reader, PageStore(tmp_path) as writer:
+        for n in range(3):
+            put(writer, n)
+        names, delete = reader._files.names, writer._files.delete
+        doomed = []
+
+        def names_before_rows():
+            monkeypatch.setattr(reader._files, "names", names)
+            present = names()
+            writer.clear()
+            return present
+
+        monkeypatch.setattr(writer._files, "delete", doomed.append)
+        monkeypatch.setattr(writer, "_sweep", lambda: None)
+        monkeypatch.setattr(reader._files, "names", names_before_rows)
+        monkeypatch.setattr("time.sleep", lambda _: delete(doomed.pop()) if doomed else None)
+        assert reader.verify(repair).n_orphans == 0
+        assert files_of(tmp_path) == []
+        leave_stray(tmp_path)
+        assert reader.verify(repair).n_orphans == 1

@@ -179,8 +179,9 @@ def test_forks_amid_the_examples_being_cached_do_not_hang(bench: Workbench) -> N
 def test_a_store_in_memory_is_served_by_this_process(
     pair: Any, spaces: Spaces, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = MiniReranker.from_pretrained(pair[0], store=PageStore(None), self_check=False)
-    run = Gpu(Opening(lambda: engine), engine.store, zero_gpu())
-    assert run(type(engine).add, engine, ("0.png", png(0))).pages
-    assert not spaces.calls and "CPU does the work" in caplog.text
-    engine.close()
+    with PageStore(None) as store:
+        engine = MiniReranker.from_pretrained(pair[0], store=store, self_check=False)
+        run = Gpu(Opening(lambda: engine), store, zero_gpu())
+        assert run(type(engine).add, engine, ("0.png", png(0))).pages
+        assert not spaces.calls and "CPU does the work" in caplog.text
+        engine.close()

@@ -134,8 +134,9 @@ def narrow(pair: tuple[Path, Path], tmp_path: Path) -> Iterator[Workbench]:
     """An app on a store of 4 MiB."""
     store = PageStore(tmp_path / "store", budget_bytes=BUDGET)
     engine = MiniReranker.from_pretrained(pair[0], store=store, device="cpu", self_check=False)
-    yield Workbench(Opening(lambda: engine), store, Examples(finished=True))
-    engine.close()
+    bench = Workbench(Opening(lambda: engine), store, Examples(finished=True))
+    yield bench
+    bench.close()
 
 
 def noise(seed: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sqlite3
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,6 +97,19 @@ def test_removing_a_page_takes_its_dense_kv_under_the_other_model_along(
     assert dense.stats().n_entries == 1
     assert bench.remove_scope(session.scope) == 1
     assert dense.stats().n_entries == 0
+
+
+def test_an_engine_leaves_the_shared_store_open_and_the_app_closes_all_of_it(
+    bench: Workbench, second: Path
+) -> None:
+    other = bench.engine(Settings(model=str(second)))
+    dense = [engine.dense_cache.kv for engine in (bench.base, other)]
+    other.close()
+    assert bench.pages(bench.session()) == []
+    bench.close()
+    for store in (bench.store, *dense):
+        with pytest.raises((RuntimeError, sqlite3.ProgrammingError), match="closed"):
+            store.pages(["public"])
 
 
 @pytest.mark.parametrize(
