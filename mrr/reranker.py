@@ -85,7 +85,7 @@ class MiniReranker:
         self.encoder = PromptEncoder(loaded.tokenizer, template)
         self.lock = threading.RLock()  # one call at a time runs the models
         self._closed = threading.Event()  # shared by every twin
-        self._twins: dict[RerankConfig, MiniReranker] = {}  # this one too
+        self._twins: dict[RerankConfig, MiniReranker] = {}  # shared as well, the latest last
         # Full-depth K/V is an order of magnitude larger; it must not push pages off the disk.
         self._dense_store = PageStore(None, memory_bytes=_dense_bytes(), holds_pages=False)
         self._resident = resident_for(loaded.device)
@@ -145,14 +145,14 @@ class MiniReranker:
 
         Those asked for last are kept, with what was computed for them.
         """
-        twin = self._twins.get(config)
+        twin = self._twins.pop(config, None)
         if twin is None:
             twin = object.__new__(type(self))
             twin.__dict__.update(self.__dict__)
             twin._configure(config)
-            self._twins[config] = twin
-            if len(self._twins) > _MAX_TWINS:
-                self._twins.pop(next(iter(self._twins)), None)
+        self._twins[config] = twin
+        if len(self._twins) > _MAX_TWINS:
+            self._twins.pop(next(iter(self._twins)), None)
         return twin
 
     def _configure(self, config: RerankConfig) -> None:

@@ -78,8 +78,10 @@ def test_an_instruction_that_comes_again_finds_what_was_computed_for_it(
         return with_instruction(reranker, instruction)
 
     assert engine("Find the map.") is engine("Find the map.") is not engine("Find a map.")
+    often = engine("Find the map.")
     for i in range(20):
         engine(f"Find page {i}.")
+        assert engine("Find the map.") is often, "what is in use was dropped"
     assert engine("Find page 19.").config.instruction == "Find page 19."
     assert len(reranker._twins) <= 8
 

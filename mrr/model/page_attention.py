@@ -34,10 +34,11 @@ class Group:
 
 
 class PageAttention:
-    """Attention of one batch of n query tokens to N pages in the band's layers.
+    """Attention of one batch of n_suffix query tokens to N pages in the band's layers.
 
-    like: whose type and device K/V is expanded to. hidden_cells: (N, S) bool over the page
-    columns hides cells from the query (occlusion). at_once: one group, whatever the device.
+    first_layer: the band's, whose K/V is the first that instruction and pages hold. like: whose
+    type and device K/V is expanded to. hidden_cells: (N, S) bool over the page columns hides cells
+    from the query (occlusion). at_once: one group, whatever the device.
     """
 
     def __init__(
