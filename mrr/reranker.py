@@ -6,7 +6,6 @@ rank: query -> candidates -> K/V from the store -> band -> logits -> RankedList
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from PIL import Image
 
 from cache_db.store import PageStore
 from mrr import pairs, systems
-from mrr.build import load_parts, open_store, trained_config
+from mrr.build import dense_store, load_parts, open_store, trained_config
 from mrr.config import Limits, RerankConfig
 from mrr.errors import InputRejected, MRRError, PageLost
 from mrr.explain import explanation
@@ -86,8 +85,7 @@ class MiniReranker:
         self.lock = threading.RLock()  # one call at a time runs the models
         self._closed = threading.Event()  # shared by every twin
         self._twins: dict[RerankConfig, MiniReranker] = {}  # shared as well, the latest last
-        # Full-depth K/V is an order of magnitude larger; it must not push pages off the disk.
-        self._dense_store = PageStore(None, memory_bytes=_dense_bytes(), holds_pages=False)
+        self._dense_store = dense_store()
         self._resident = resident_for(loaded.device)
         self._graphs = graphs_for(loaded)
         self._configure(config)
@@ -469,17 +467,3 @@ def _ranked(
         ms=dict(stages.ms),
     )
     return RankedList(query, system, hits, usage, notes)
-
-
-def _dense_bytes() -> int:
-    """Memory for K/V of `dense + reuse`: a quarter of what there is, at least 4 GiB."""
-    return max(4 * 2**30, _memory_bytes() // 4)
-
-
-def _memory_bytes() -> int:
-    """Memory of this machine, or of the container that this process runs in."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        return machine
