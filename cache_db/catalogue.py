@@ -12,6 +12,7 @@ from dataclasses import astuple, dataclass, field
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from cache_db import codec
 from cache_db.database import Database
@@ -123,7 +124,8 @@ class Catalogue:
         """Read and check one picture; CorruptEntry or OSError if anything is wrong with it."""
         data = self.files.read(picture.file, picture.nbytes)
         codec.check(data, picture.digest)
-        image = Image.open(io.BytesIO(data.data), formats=["PNG"])
+        # Not by Image.open, which refuses large pictures, whoever has let them in.
+        image = PngImageFile(io.BytesIO(data.data))
         image.load()
         return image
 

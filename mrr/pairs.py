@@ -20,13 +20,13 @@ from mrr.pages.ingest import from_pil
 from mrr.prune import kept_tokens
 from mrr.query import clean_query
 from mrr.timing import Stages
-from mrr.types import FailedFile, Page, PageImage, RerankResult
+from mrr.types import FailedFile, Hit, Page, PageImage, RerankResult
 
 if TYPE_CHECKING:
     from mrr.reranker import MiniReranker
 
 Picture = Image.Image | bytes | Path
-Document = Picture | str
+Document = Picture | str | Page | Hit
 
 _SCOPE = "documents"
 # Pictures that were passed to rerank() and predict(): the newest stay, or a service that is asked
@@ -45,10 +45,12 @@ def rerank(
 ) -> list[RerankResult]:
     """Every document scored by the mini system, best first; ties keep the input order.
 
-    documents: PIL pictures, encoded bytes, paths of one-page files, or ids of added pages.
+    documents: PIL pictures, encoded bytes, paths of one-page files, or added pages: their ids,
+    or what `rank` and the store say of them.
     instruction: the task line, where it differs from the configured one. Raises InputRejected for
     a document that cannot be read, naming its position: none is ever scored as if it were empty.
     """
+    _check_top_n(top_n)
     engine = with_instruction(engine, instruction)
     if not documents:
         return []
@@ -78,6 +80,7 @@ def rank_texts(
     Source: miniReranker 3.1, vision-as-query. The picture's K/V is not stored; the embedder
     chooses its tokens as it does for pages.
     """
+    _check_top_n(top_n)
     if not texts:
         return []
     engine = with_instruction(engine, instruction)
@@ -161,10 +164,14 @@ def sigmoid(logit: float | np.floating) -> float:
 
 
 def _page(engine: MiniReranker, document: Document, index: int) -> Page:
-    known = engine.store.page(document) if isinstance(document, str) else None
+    named = document.page if isinstance(document, Hit) else document
+    page_id = named.page_id if isinstance(named, Page) else named
+    known = engine.store.page(page_id) if isinstance(page_id, str) else None
     if known is not None:
         return known
-    return engine.add_page(_read(engine, document, f"document {index}"), _SCOPE).page
+    if isinstance(named, Page):
+        raise InputRejected(f"Document {index}, {named.label}, is not in the store. Add it first.")
+    return engine.add_page(_read(engine, named, f"document {index}"), _SCOPE).page
 
 
 def _forget_old(engine: MiniReranker, in_hand: set[str]) -> None:
@@ -176,12 +183,11 @@ def _forget_old(engine: MiniReranker, in_hand: set[str]) -> None:
         engine.remove_pages(spare[:n_over])
 
 
-def _read(engine: MiniReranker, document: Document, name: str) -> PageImage:
+def _read(engine: MiniReranker, document: Picture | str, name: str) -> PageImage:
     """Exactly one decoded page, or InputRejected."""
     if isinstance(document, Image.Image):
-        return from_pil(document, name)
-    source = (name, document) if isinstance(document, bytes) else Path(document)
-    items = list(engine.decode([source]))
+        return from_pil(document, name, engine.limits)
+    items = list(engine.decode([(name, document) if isinstance(document, bytes) else document]))
     for item in items:
         if isinstance(item, FailedFile):
             raise InputRejected(f"{name.capitalize()}: {item.reason}")
@@ -200,11 +206,14 @@ def _texts(documents: Sequence[Document]) -> list[str]:
     return [str(d) for d in documents]
 
 
+def _check_top_n(top_n: int | None) -> None:
+    if top_n is not None and top_n < 1:
+        raise InputRejected(f"top_n is {top_n}; at least one result must be asked for.")
+
+
 def _results(
     logits: Sequence[float], documents: Sequence[Document] | None, top_n: int | None
 ) -> list[RerankResult]:
-    if top_n is not None and top_n < 1:
-        raise InputRejected(f"top_n is {top_n}; at least one result must be asked for.")
     order = np.argsort(-np.asarray(logits, dtype=np.float32), kind="stable")[:top_n]
     return [
         RerankResult(

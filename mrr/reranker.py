@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from cache_db.store import PageStore
 from mrr import pairs, systems
@@ -29,7 +28,8 @@ from mrr.model.load import LoadedModel
 from mrr.model.prompt import PromptEncoder, PromptTemplate
 from mrr.model.scorer import Scorer
 from mrr.page_cache import PageCache
-from mrr.pages.ingest import from_pil, read_pages
+from mrr.pages.ingest import File, contents, read_pages, several
+from mrr.pages.naming import display_name
 from mrr.pages.sandbox import Decoder
 from mrr.query import clean_query
 from mrr.resident import resident_for
@@ -51,7 +51,6 @@ from mrr.types import (
 )
 
 PUBLIC = "public"
-File = str | Path | tuple[str, bytes] | Image.Image
 Candidate = tuple[Page, float | None]
 # Configurations kept beside the first, as a caller that changes its instruction to and fro needs.
 _MAX_TWINS = 8
@@ -233,7 +232,11 @@ class MiniReranker:
     def add(
         self, files: Iterable[File] | File, *, page_range: str | None = None, scope: str = PUBLIC
     ) -> AddReport:
-        """Cache every page of images and PDFs; a second run is all hits."""
+        """Cache every page of images and PDFs; a second run is all hits.
+
+        files: one or many of paths (of files, or of folders that are searched), encoded bytes,
+        PIL images, and (name, one of these).
+        """
         done = list(self.add_iter(files, page_range=page_range, scope=scope))
         return AddReport(
             pages=tuple(x for x in done if isinstance(x, AddedPage)),
@@ -245,9 +248,7 @@ class MiniReranker:
         self, files: Iterable[File] | File, *, page_range: str | None = None, scope: str = PUBLIC
     ) -> Iterator[AddedPage | FailedFile]:
         """The same, page by page as each is done; stop iterating to cancel. Nothing is lost."""
-        if isinstance(files, str | Path | tuple | Image.Image):
-            files = [files]
-        for item in self.decode(files, page_range):
+        for item in self.decode(several(files), page_range):
             if isinstance(item, FailedFile):
                 yield item
                 continue
@@ -266,15 +267,13 @@ class MiniReranker:
     ) -> Iterator[PageImage | FailedFile]:
         """Pages of files as they are decoded, with the files that are refused in their place."""
         for file in files:
-            if isinstance(file, Image.Image):
-                try:
-                    yield from_pil(file, "image")
-                except InputRejected as error:
-                    yield FailedFile("image", str(error))
-            elif isinstance(file, tuple):
-                yield from read_pages(self.decoder, [file], page_range)
-            else:
-                yield from read_pages(self.decoder, [(Path(file).name, Path(file))], page_range)
+            try:
+                named = contents(file)
+            except InputRejected as error:
+                name = display_name(str(file)) if isinstance(file, str | Path) else "file"
+                yield FailedFile(name, str(error))
+                continue
+            yield from read_pages(self.decoder, named, page_range)
 
     # ----------------------------------------------------------------- rank
 
@@ -295,8 +294,7 @@ class MiniReranker:
         """
         if system not in SYSTEMS:
             raise InputRejected(f"No system {system!r}; choose one of {', '.join(SYSTEMS)}.")
-        if top_k is not None and top_k < 1:
-            raise InputRejected(f"top_k is {top_k}; at least one candidate is needed.")
+        _check_top_k(top_k)
         text, notes = self.clean(query)
         lost: set[str] = set()
         with self.lock:
@@ -343,9 +341,9 @@ class MiniReranker:
         """The first stage alone: the (page, similarity) that `rank` would score, best first.
 
         The similarity, a cosine or the share of the query that a page shows, is None without an
-        embedder; then it is every page. Raises InputRejected for an
-        empty query.
+        embedder; then it is every page. Raises InputRejected for an empty query.
         """
+        _check_top_k(top_k)
         text, _ = self.clean(query)
         lost: set[str] = set()
         with self.lock:
@@ -365,6 +363,8 @@ class MiniReranker:
         stages: Stages,
     ) -> list[Candidate]:
         """First stage: the best pages first; without an embedder all of them, unscored."""
+        scopes = [scopes] if isinstance(scopes, str) else scopes  # not its letters
+        only = [only] if isinstance(only, str) else only
         with stages("retrieve"):
             pages = [
                 page
@@ -436,6 +436,11 @@ class MiniReranker:
     ) -> list[RerankResult]:
         """Texts in descending relevance to a picture (vision-as-query); see mrr.pairs."""
         return pairs.rank_texts(self, image, texts, top_n, instruction)
+
+
+def _check_top_k(top_k: int | None) -> None:
+    if top_k is not None and top_k < 1:
+        raise InputRejected(f"top_k is {top_k}; at least one candidate is needed.")
 
 
 def _ranked(

@@ -39,10 +39,21 @@ def test_documents_may_be_pictures_bytes_paths_or_page_ids(
 ) -> None:
     path = tmp_path / "page.png"
     path.write_bytes(png(DOCUMENTS[0]))
-    page_id = reranker.add(DOCUMENTS[0]).pages[0].page.page_id
-    results = reranker.rerank("blue", [DOCUMENTS[0], path.read_bytes(), path, str(path), page_id])
+    page = reranker.add(DOCUMENTS[0]).pages[0].page
+    (hit,) = reranker.rank("blue")
+    read = [DOCUMENTS[0], path.read_bytes(), path, str(path)]
+    results = reranker.rerank("blue", [*read, page.page_id, page, hit])
     assert len({r.logit for r in results}) == 1
-    assert [r.index for r in results] == [0, 1, 2, 3, 4]  # ties keep the input order
+    assert [r.index for r in results] == list(range(7))  # ties keep the input order
+
+
+def test_what_is_no_document_is_refused_by_its_position(reranker: MiniReranker) -> None:
+    gone = reranker.add(DOCUMENTS[1]).pages[0].page
+    reranker.remove_pages([gone.page_id])
+    with pytest.raises(InputRejected, match=r"Document 1, image, is not in the store\. Add it"):
+        reranker.rerank("blue", [DOCUMENTS[0], gone])
+    with pytest.raises(InputRejected, match="Document 0: A page cannot be read from ndarray"):
+        reranker.rerank("blue", [np.zeros((64, 64, 3))])
 
 
 def test_reranked_documents_are_cached_but_never_listed_among_the_pages(

@@ -379,8 +379,9 @@ def test_an_embedder_that_gives_no_finite_vector_stores_nothing(
 
 @pytest.mark.parametrize("top_k", [0, -1])
 def test_fewer_than_one_candidate_is_refused(reranker: MiniReranker, top_k: int) -> None:
-    with pytest.raises(InputRejected, match="top_k"):
-        reranker.rank("x", top_k=top_k)
+    for first_stage in (reranker.rank, reranker.retrieve):
+        with pytest.raises(InputRejected, match="top_k"):
+            first_stage("x", top_k=top_k)
 
 
 def test_another_checkpoint_never_reuses_an_entry(
@@ -425,6 +426,29 @@ def test_without_an_embedder_every_page_is_a_candidate_and_it_says_so(pair, tmp_
     assert "top_k" in whole.notes[0] and "evenly" not in whole.notes[0]
     assert "evenly" in engine.with_config(replace(engine.config, instruction="x")).notes[0]
     engine.close()
+
+
+def test_one_scope_or_one_page_may_be_named_by_itself(reranker: MiniReranker) -> None:
+    first, *_ = reranker.add(pictures()).pages
+    assert len(reranker.rank("x", scopes="public")) == N_PAGES
+    (hit,) = reranker.rank("x", pages=first.page.page_id)
+    assert hit.page == first.page
+
+
+def test_a_folder_is_added_as_the_files_in_it_and_a_picture_may_bring_its_name(
+    reranker: MiniReranker, tmp_path: Path
+) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for i in (1, 0):
+        picture(i).save(folder / f"{i}.png")
+    report = reranker.add([folder, ("cat.jpg", picture(2)), tmp_path / "gone.png"])
+    assert [p.page.label for p in report.pages] == ["0.png", "1.png", "cat.jpg"]
+    assert [(f.file, f.reason) for f in report.failed] == [
+        ("gone.png", "gone.png does not exist. Check its name.")
+    ]
+    (again,) = reranker.add(("cat.jpg", picture(2))).pages
+    assert again.outcome == "hit"
 
 
 def test_scopes_are_kept_apart(reranker: MiniReranker) -> None:

@@ -51,6 +51,18 @@ def check_aspect(width: float, height: float) -> None:
         raise Refused("aspect", width=round(width), height=round(height), limit=MAX_ASPECT)
 
 
+def check_pixels(width: int, height: int, limit: int) -> None:
+    """Refuse a picture of more than limit pixels, before any of them is decoded."""
+    if width * height > limit:
+        raise Refused(
+            "pixels",
+            width=width,
+            height=height,
+            megapixels=width * height / 1e6,
+            limit=limit / 1e6,
+        )
+
+
 def strips(image: Image.Image) -> Iterator[bytes]:
     """Yield the RGB pixels, row-major, in bands of rows: the page is never copied whole."""
     for top, bottom in strip_rows(image.width, image.height):

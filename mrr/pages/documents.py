@@ -17,7 +17,7 @@ from PIL import (
 )
 from pypdfium2 import raw as pdfium_c
 
-from mrr.pages.canonical import PAGE_MAX_PIXELS, canonical, check_aspect
+from mrr.pages.canonical import PAGE_MAX_PIXELS, canonical, check_aspect, check_pixels
 from mrr.pages.refusal import Refused
 
 PDF_SCALE = 144 / 72  # 144 dpi; a PDF unit is 1/72 inch
@@ -55,7 +55,7 @@ def open_document(data: bytes, max_pixels: int) -> Document:
         if data.startswith(magic):
             return ImageDocument(data, image_format, max_pixels)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        _check_pixels(*_webp_size(data), max_pixels)  # Pillow allocates the canvas to open it
+        check_pixels(*_webp_size(data), max_pixels)  # Pillow allocates the canvas to open it
         return ImageDocument(data, "WEBP", max_pixels)
     if b"%PDF-" in data[:_PDF_HEAD_BYTES]:
         return PdfFile(data)
@@ -72,7 +72,7 @@ class ImageDocument:
         self._data = data
         self._format = image_format
         with self._open() as image:
-            _check_pixels(image.width, image.height, max_pixels)
+            check_pixels(image.width, image.height, max_pixels)
             check_aspect(image.width, image.height)
             self.still = _still(image)
 
@@ -126,17 +126,6 @@ class PdfFile:
     def close(self) -> None:
         """Free PDFium's copy."""
         self._pdf.close()
-
-
-def _check_pixels(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise Refused(
-            "pixels",
-            width=width,
-            height=height,
-            megapixels=width * height / 1e6,
-            limit=max_pixels / 1e6,
-        )
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 from PIL import Image
 
 from mrr.config import Limits
 from mrr.errors import InputRejected
-from mrr.pages.canonical import canonical
+from mrr.pages.canonical import canonical, check_pixels
 from mrr.pages.naming import display_name
 from mrr.pages.refusal import Refused
 from mrr.pages.sandbox import Decoder, check_size
 from mrr.types import FailedFile, PageImage
 
+# What a page may be read from; a picture is one that is in memory already.
+Content = bytes | Path | Image.Image
+# The same as a caller may hand it over: a path may be a folder's, and a name may come with it.
+File = str | Content | tuple[str, Content]
 # Only for choosing files out of a folder; what a file is, its content says.
 _EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".pdf"),
@@ -49,8 +54,37 @@ def expand(paths: Iterable[str | Path]) -> tuple[list[Path], list[FailedFile]]:
     return list(found), failed
 
 
+def several(files: Iterable[File] | File) -> Iterable[File]:
+    """One file or many, as many; a tuple is one file where it is a name and its content."""
+    one = _is_named(files) if isinstance(files, tuple) else isinstance(files, str | Content)
+    return cast(Iterable[File], [files] if one else files)
+
+
+def _is_named(file: tuple[object, ...]) -> bool:
+    return len(file) == 2 and isinstance(file[0], str) and isinstance(file[1], Content)
+
+
+def contents(file: File) -> list[tuple[str, Content]]:
+    """A file as (name, content) pairs; a folder is the page files in it.
+
+    Raises InputRejected for a path that is not there and for what no page can be read from.
+    """
+    if isinstance(file, tuple) and _is_named(file):
+        return [file]
+    if isinstance(file, Image.Image):
+        return [("image", file)]
+    if isinstance(file, bytes):
+        return [("file", file)]
+    if isinstance(file, str | Path):
+        return [(path.name, path) for path in expand([file])[0]]
+    raise InputRejected(
+        f"A page cannot be read from {type(file).__name__}. Give a path, encoded bytes, a PIL "
+        "image, or (name, one of these)."
+    )
+
+
 def read_pages(
-    decoder: Decoder, files: Iterable[tuple[str, bytes | Path]], page_range: str | None = None
+    decoder: Decoder, files: Iterable[tuple[str, Content]], page_range: str | None = None
 ) -> Iterator[PageImage | FailedFile]:
     """Yield the pages of every file in turn, and one FailedFile for each file with a fault.
 
@@ -59,6 +93,9 @@ def read_pages(
     """
     for name, source in files:
         try:
+            if isinstance(source, Image.Image):
+                yield from_pil(source, name, decoder.limits)
+                continue
             data = _read(source, decoder.limits) if isinstance(source, Path) else source
             yield from decoder.pages(name, data, page_range)
         except Refused as refused:
@@ -67,17 +104,18 @@ def read_pages(
             yield FailedFile(display_name(name), str(error))
 
 
-def from_pil(image: Image.Image, label: str) -> PageImage:
+def from_pil(image: Image.Image, label: str, limits: Limits) -> PageImage:
     """Make a page of an image in memory; equal pixels give the page that a file would give.
 
     Raises InputRejected for what cannot be a page, a lazily opened file that is damaged included.
     """
     shown = display_name(label)
     try:
+        check_pixels(image.width, image.height, limits.max_image_pixels)
         upright = canonical(image)
     except Refused as refused:
         raise InputRejected(refused.sentence(shown)) from None
-    except OSError:  # Pillow reads the pixels only now
+    except Exception:  # Pillow reads the pixels only now, and raises almost anything
         raise InputRejected(Refused("damaged").sentence(shown)) from None
     page = Image.new("RGB", upright.size)  # a copy: no metadata, and not the caller's own object
     page.paste(upright)

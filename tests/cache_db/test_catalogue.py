@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 from store_samples import files_of, finish, make_page, make_picture, only_file, start
 
 from cache_db import PageStore
@@ -38,6 +39,14 @@ def test_a_picture_comes_back_bit_for_bit_also_after_a_restart(tmp_path):
             assert image.tobytes() == make_picture(1).tobytes()
             assert store.image("unknown") is None
     assert len(files_of(tmp_path)) == 1
+
+
+def test_a_picture_that_was_kept_is_read_whatever_size_pillow_would_refuse(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with PageStore(tmp_path) as store:
+        add(store, 1)
+        assert store.image(make_page(1).page_id).tobytes() == make_picture(1).tobytes()
+        assert store.verify().bad == ()
 
 
 @pytest.mark.parametrize(

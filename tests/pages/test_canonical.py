@@ -8,6 +8,7 @@ import struct
 import pytest
 from PIL import Image, ImageChops
 
+from mrr.config import Limits
 from mrr.errors import InputRejected
 from mrr.pages.canonical import canonical
 from mrr.pages.ingest import from_pil
@@ -107,7 +108,7 @@ def test_a_deep_image_beyond_every_type_is_stretched_over_its_own_range() -> Non
 
 def test_pixels_that_are_not_numbers_are_refused() -> None:
     with pytest.raises(InputRejected, match=r"x\.tif holds pixels that are not finite numbers"):
-        from_pil(Image.new("F", SIZE, float("nan")), "x.tif")
+        from_pil(Image.new("F", SIZE, float("nan")), "x.tif", Limits())
 
 
 @pytest.mark.parametrize(
@@ -163,13 +164,13 @@ def test_an_image_in_memory_loses_its_metadata_and_is_a_copy() -> None:
     exif[0x0112] = 6
     exif[0x010E] = "where I live"
     image = Image.open(io.BytesIO(encoded(photo(), "JPEG", exif=exif, comment=b"secret")))
-    page = from_pil(image, "a/b.jpg")
+    page = from_pil(image, "a/b.jpg", Limits())
     assert page.image.size == (64, 96)
     assert page.image.info == {}
     assert not page.image.getexif()
     assert (page.label, page.source, page.page_num) == ("b.jpg", "b.jpg", 1)
     plain = photo()
-    copy = from_pil(plain, "x").image
+    copy = from_pil(plain, "x", Limits()).image
     plain.putpixel((0, 0), (1, 2, 3))
     assert copy.getpixel((0, 0)) != (1, 2, 3)
 
@@ -196,4 +197,4 @@ def test_strips_over_200_to_1_are_refused_with_their_size(
     with pytest.raises(InputRejected, match=expected):
         decode(decoder, encoded(image, "PNG"))
     with pytest.raises(InputRejected, match=expected):
-        from_pil(image, "x")
+        from_pil(image, "x", Limits())

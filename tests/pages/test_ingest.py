@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mrr.config import Limits
 from mrr.errors import InputRejected
-from mrr.pages.ingest import expand, read_pages
+from mrr.pages.ingest import contents, expand, read_pages, several
 from mrr.pages.sandbox import Decoder
 from mrr.types import FailedFile, PageImage
 from tests.pages.files import encoded, fill, make_pdf, photo
@@ -130,3 +133,43 @@ def test_files_are_read_one_at_a_time_as_pages_are_asked_for(tmp_path: Path) -> 
         pages = read_pages(decoder, files())  # type: ignore[arg-type]
         next(pages)
         assert asked == ["a.png"]
+
+
+def test_files_are_taken_in_every_form_that_a_caller_may_hold_them_in(tmp_path: Path) -> None:
+    path, picture = tmp_path / "a.png", photo()
+    path.write_bytes(PNG)
+    assert contents(str(path)) == contents(path) == contents(tmp_path) == [("a.png", path)]
+    assert contents(PNG) == [("file", PNG)]
+    assert contents(picture) == [("image", picture)]
+    assert contents(("cat.png", picture)) == [("cat.png", picture)]
+    assert contents(("cat.png", PNG)) == [("cat.png", PNG)]
+    with pytest.raises(InputRejected, match="cannot be read from ndarray"):
+        contents(np.zeros((9, 9, 3)))  # type: ignore[arg-type]
+
+
+def test_a_tuple_is_one_file_only_where_it_is_a_name_and_its_content() -> None:
+    assert several(("a.png", PNG)) == [("a.png", PNG)]
+    assert several(("a.png", "b.png")) == ("a.png", "b.png")
+    assert several(PNG) == [PNG]
+    assert several([PNG, "a.png"]) == [PNG, "a.png"]
+
+
+def test_a_picture_in_memory_is_held_to_the_limit_of_files(decoder: Decoder) -> None:
+    large = Image.new("L", (8000, 5001))
+    (failed,) = read_pages(decoder, [("scan", large)])
+    assert isinstance(failed, FailedFile)
+    assert failed.reason.startswith("scan is 8000×5001 (40.01 MP); the limit is 40 MP.")
+
+
+def test_a_picture_that_pillow_gives_up_on_does_not_keep_the_others_out(decoder: Decoder) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    data = bytearray(encoded(Image.fromarray(noise), "PNG"))
+    data[data.rindex(b"IDAT") + 1] = 0  # the pixels go on in a chunk that is none
+    assert data.count(b"IDAT") > 0, "one chunk only"
+    closed, broken = Image.open(io.BytesIO(PNG)), Image.open(io.BytesIO(data))
+    closed.close()
+    with pytest.raises(SyntaxError):
+        broken.copy()
+    broken = Image.open(io.BytesIO(data))
+    outcomes = list(read_pages(decoder, [("closed", closed), ("broken", broken), ("b.png", PNG)]))
+    assert [type(outcome) for outcome in outcomes] == [FailedFile, FailedFile, PageImage]

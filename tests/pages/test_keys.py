@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mrr.config import Limits
 from mrr.pages.ingest import from_pil
 from mrr.pages.keys import entry_key, page_id
 from mrr.pages.sandbox import Decoder
@@ -65,13 +66,13 @@ def test_palettes_and_alpha_are_seen_because_only_canonical_pages_have_keys() ->
     assert palette.tobytes() == other.tobytes()
     with pytest.raises(ValueError, match="this image is P"):
         page_id(palette, "s")
-    keys = {page_id(from_pil(image, "x").image, "s") for image in (palette, other)}
+    keys = {page_id(from_pil(image, "x", Limits()).image, "s") for image in (palette, other)}
     assert len(keys) == 2
 
 
 def test_grey_as_l_and_as_rgb_is_one_page() -> None:
     grey = Image.new("L", (40, 40), 80)
-    one, other = from_pil(grey, "x"), from_pil(grey.convert("RGB"), "y")
+    one, other = from_pil(grey, "x", Limits()), from_pil(grey.convert("RGB"), "y", Limits())
     assert page_id(one.image, "s") == page_id(other.image, "s")
 
 
@@ -88,7 +89,7 @@ def test_lossless_formats_names_and_memory_give_one_key(decoder: Decoder) -> Non
         for name, data in files.items()
         for page in decoder.pages(name, data)
     }
-    assert keys == {page_id(from_pil(image, "x").image, "s")}
+    assert keys == {page_id(from_pil(image, "x", Limits()).image, "s")}
 
 
 def test_the_keys_are_sha_256_over_the_fields_as_documented() -> None:
