@@ -6,6 +6,7 @@ from mrr.config import Limits
 from mrr.errors import InputRejected
 from mrr.plain import nfc, one_line
 
+_JOINERS = " \u200c\u200d"  # part of words, and nothing by themselves
 _DECOMPOSED = 4  # characters that may make one when composed: a Korean syllable is up to three
 
 
@@ -17,7 +18,7 @@ def clean_query(text: str, limits: Limits) -> tuple[str, tuple[str, ...]]:
     limit = limits.max_query_chars
     line = one_line(text)
     composed = nfc(line, _DECOMPOSED * limit)
-    if not composed:
+    if not composed.strip(_JOINERS):
         raise InputRejected("Type a query first: a few words to look for in the pages.")
     if len(composed) <= limit and len(line) <= _DECOMPOSED * limit:
         return composed, ()

@@ -16,7 +16,9 @@ from mrr.query import clean_query
 LIMITS = Limits()
 
 
-@pytest.mark.parametrize("text", ["", " ", "\t\r\n", "\0\x1b\x7f", "\u200b\ufeff\u202e", "\ud800"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "\t\r\n", "\0\x1b\x7f", "\u200b\ufeff\u202e", "\ud800", "\u200d \u200c"]
+)
 def test_a_query_of_nothing_visible_asks_for_words(text: str) -> None:
     with pytest.raises(InputRejected, match=r"^Type a query first: a few words"):
         clean_query(text, LIMITS)

@@ -132,7 +132,10 @@ def _find(engine: MiniReranker, page: Hit | Page | str, scopes: Collection[str])
     page_id = page.page_id if isinstance(page, Page) else page
     found = engine.store.page(page_id)
     if found is None or found.scope not in scopes:
-        raise InputRejected(f"There is no page {page_id[:12]} in the store; add it first.")
+        raise InputRejected(
+            f"There is no page {page_id[:12]} in the store, or it is in a scope that was not "
+            "named; add it first, or name its scope."
+        )
     return found
 
 
