@@ -195,6 +195,7 @@ class PageStore:
     def pinned(self, keys: Collection[str]) -> Iterator[None]:
         """Keep entries, present or future, from being evicted by anyone inside the block.
 
+        The id of a page among the keys keeps the page, if it is one that is evicted at all.
         The pins of a process that dies are released by whoever next needs the room.
         """
         pin = None

@@ -57,21 +57,14 @@ class PageCache:
         guide = self.embedding_fingerprint if scorer.config.pruner == "embedder" else ""
         self.fingerprint = scorer.fingerprint(pruner_guide=guide)
 
-    def add(self, item: PageImage, scope: str) -> AddedPage:
+    def add(self, item: PageImage, scope: str, page: Page | None = None) -> AddedPage:
         """Make sure that a page, its embedding and its K/V are stored.
 
-        A page that is there keeps the name under which it was added first.
+        A page that is there keeps the name under which it was added first. page: what `page_of`
+        gives, where the caller has asked for it already.
         """
         begin = time.perf_counter()
-        page = Page(
-            page_id=page_id(item.image, scope),
-            label=item.label,
-            source=item.source,
-            page_num=item.page_num,
-            width=item.image.width,
-            height=item.image.height,
-            scope=scope,
-        )
+        page = page or page_of(item, scope)
         there = self.pages.page(page.page_id)
         known, page = there is not None, there or page
         self.pages.add_page(page, item.image)
@@ -247,6 +240,19 @@ class PageCache:
     def key(self, page: Page) -> str:
         """Where this page's K/V is stored: full-width, over the page and everything else."""
         return entry_key(page.page_id, self.fingerprint)
+
+
+def page_of(item: PageImage, scope: str) -> Page:
+    """What a decoded page is called in the store."""
+    return Page(
+        page_id=page_id(item.image, scope),
+        label=item.label,
+        source=item.source,
+        page_num=item.page_num,
+        width=item.image.width,
+        height=item.image.height,
+        scope=scope,
+    )
 
 
 def _size(kv: KVPage, stored: bool) -> tuple[int, str | None]:
