@@ -130,8 +130,8 @@ class PageCache:
             embedded = set(self.pages.vectors(self.embedding_fingerprint, scopes)[0])
         return [p for p in pages if keys[p.page_id] not in known or p.page_id not in embedded]
 
-    def load(self, pages: Sequence[Page], stages: Stages) -> tuple[list[KVPage], int, int]:
-        """K/V of pages, encoding what is missing: (pages, number missed, bytes read from disk)."""
+    def load(self, pages: Sequence[Page], stages: Stages) -> list[KVPage]:
+        """K/V of pages, encoding what is missing; stages notes what that was, and what was read."""
         keys = [self.key(page) for page in pages]
         held = self._on_device(keys)
         self.kv.touch(held)
@@ -141,8 +141,10 @@ class PageCache:
                 entries = self.kv.get_many([key for key in keys if key not in found])
                 for key, entry in entries.items():
                     found[key] = unpack(entry.tensors, entry.meta, self.scorer.loaded.device)
+            stages.bytes_read += sum(e.nbytes for e in entries.values() if e.source == "disk")
             missing = {k: p for k, p in zip(keys, pages, strict=True) if k not in found}
             for key, page in missing.items():
+                stages.missed.add(page.page_id)
                 with stages("encode"):
                     inner = Stages(self.scorer.loaded.device)
                     sight = self.scorer.sight(self.picture(page), inner)
@@ -154,8 +156,7 @@ class PageCache:
             for key, page in zip(keys, pages, strict=True):
                 if key not in held:
                     self.resident.put(key, page.page_id, found[key])
-        n_bytes = sum(entry.nbytes for entry in entries.values() if entry.source == "disk")
-        return [found[key] for key in keys], len(missing), n_bytes
+        return [found[key] for key in keys]
 
     def _on_device(self, keys: Sequence[str]) -> dict[str, KVPage]:
         """K/V that an earlier query left on the accelerator."""

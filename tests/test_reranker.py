@@ -313,6 +313,23 @@ def test_a_lost_picture_takes_one_page_out_of_the_ranking_and_says_so(
         assert any(victim.label in note for note in ranked.notes)
 
 
+def test_the_usage_counts_what_was_done_before_a_page_turned_out_to_be_lost(
+    reranker: MiniReranker, pair, tmp_path: Path, monkeypatch
+) -> None:
+    added = [done.page for done in reranker.add(pictures()).pages]
+    reranker.close()
+    with PageStore(tmp_path / "store") as store:
+        engine = reopen(pair, tmp_path, store=store)
+        for row in store._entries.rows([engine.cache.key(page) for page in added[1:]]):
+            store._entries.drop(row)
+        picture_of, victim = store.image, added[3].page_id
+        monkeypatch.setattr(store, "image", lambda i: None if i == victim else picture_of(i))
+        usage = engine.rank("blue page").usage
+        engine.close()
+    assert (usage.cached_pages, usage.missed_pages) == (1, 3)
+    assert usage.bytes_read > 0 and usage.ms["encode"] > 0
+
+
 def test_pages_are_ranked_in_bounded_chunks_with_the_same_result(
     reranker: MiniReranker, monkeypatch
 ) -> None:
