@@ -29,6 +29,7 @@ _NOT_STORED = (
     "longer in memory, every query computes it again. Remove pages, or give the store more room, "
     "and add it again."
 )
+_REMOVED = "It was removed from the store while it was being added, so nothing of it is stored."
 
 
 class PageCache:
@@ -93,7 +94,7 @@ class PageCache:
                 if not stored:  # there was no room for what memory still holds
                     stored = self.kv.put(key, page.page_id, entry.tensors, entry.meta) > 0
             grid, n_kept = kv.grid, len(kv.kept)
-            nbytes, note = _size(kv, stored)
+            nbytes, note = self._size(page, kv, stored)
         else:  # with the query first, nothing of a page can be computed beforehand
             grid, nbytes, note = sight.pixels.grid, 0, None
             n_kept = len(self.kept(page, sight, stages))
@@ -116,8 +117,14 @@ class PageCache:
             return None
         kv = unpack(entry.tensors, entry.meta, torch.device("cpu"))
         ms = (time.perf_counter() - begin) * 1e3
-        nbytes, note = _size(kv, bool(self.kv.stored([key])))
+        nbytes, note = self._size(page, kv, bool(self.kv.stored([key])))
         return AddedPage(page, "hit", kv.grid, len(kv.kept), nbytes, ms, note)
+
+    def _size(self, page: Page, kv: KVPage, stored: bool) -> tuple[int, str | None]:
+        """Bytes that are stored of a page's K/V, and what to say where there are none."""
+        if stored:
+            return kv.nbytes, None
+        return 0, _REMOVED if self.pages.page(page.page_id) is None else _NOT_STORED
 
     def missing(self, pages: Sequence[Page]) -> list[Page]:
         """Those of the pages that have no K/V here, or no embedding by this embedder."""
@@ -254,8 +261,3 @@ def page_of(item: PageImage, scope: str) -> Page:
         height=item.image.height,
         scope=scope,
     )
-
-
-def _size(kv: KVPage, stored: bool) -> tuple[int, str | None]:
-    """Bytes that are stored of a page's K/V, and what to say where there are none."""
-    return (kv.nbytes, None) if stored else (0, _NOT_STORED)

@@ -122,6 +122,22 @@ def test_a_disk_that_fills_between_picture_and_kv_is_told(
     assert reranker.add(picture(0)).pages[0].note is None
 
 
+def test_a_page_that_another_process_removes_meanwhile_is_told_from_one_without_room(
+    reranker: MiniReranker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = reranker.cache.scorer.encode
+
+    def removed_meanwhile(*arguments):
+        with PageStore(tmp_path / "store") as other:
+            other.clear()
+        return encode(*arguments)
+
+    monkeypatch.setattr(reranker.cache.scorer, "encode", removed_meanwhile)
+    (added,) = reranker.add(picture(0)).pages
+    assert added.nbytes == 0 and "removed from the store" in (added.note or "")
+    assert "room" not in (added.note or "")
+
+
 def test_a_store_in_memory_stores_kv_like_any_other(pair, tmp_path) -> None:
     with PageStore(None) as store:
         engine = reopen(pair, tmp_path, store=store)
