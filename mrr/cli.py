@@ -20,6 +20,7 @@ from mrr.errors import InputRejected, MRRError
 from mrr.types import SYSTEMS, AddedPage, FailedFile, RankedList
 
 if TYPE_CHECKING:
+    from cache_db.store import PageStore
     from mrr.reranker import MiniReranker
 
 # Commands that live with what they run: imported when called, so that --help is instant.
@@ -143,10 +144,10 @@ def rank(query: str, system: Any, top_k: int | None, as_json: bool, **engine: An
 
     K/V of every layer, for dense-reuse, is not kept on disk: each call computes it anew.
     """
-    _existing(engine["store"])
-    reranker = _load(**engine)
-    ranked = reranker.rank(query, system=system, top_k=top_k)
-    reranker.close()
+    with _open_store(engine.pop("store")) as opened:
+        reranker = _load(store=opened, **engine)
+        ranked = reranker.rank(query, system=system, top_k=top_k)
+        reranker.close()
     _notes(ranked.notes)
     if as_json:
         click.echo(json.dumps(ranked_json(ranked), ensure_ascii=False))
@@ -198,7 +199,11 @@ def clear(folder: Path | None, yes: bool) -> None:
     with _open_store(folder) as opened:
         n_pages = opened.stats().n_pages
         opened.clear()
-    click.echo(json.dumps({"removed_pages": n_pages}))
+        left = opened.stats()
+    click.echo(json.dumps({"removed_pages": n_pages - left.n_pages}))
+    if left.note:  # what the disk did not do
+        _notes((left.note,))
+        raise SystemExit(1)
 
 
 @cli.command()
@@ -263,10 +268,11 @@ def _load(model: str, dtype: str | None, **options: Any) -> MiniReranker:
     )
 
 
-def _open_store(folder: Path | None) -> Any:
+def _open_store(folder: Path | None) -> PageStore:
+    """The store that is there; InputRejected where there is none, or it cannot be opened."""
     from cache_db.store import PageStore
 
-    return PageStore(_existing(folder))
+    return PageStore(_existing(folder), on_disk_only=True)
 
 
 def _existing(folder: Path | None) -> Path:
@@ -274,8 +280,13 @@ def _existing(folder: Path | None) -> Path:
     from cache_db import default_store
 
     folder = folder or default_store()
-    if not (folder / "store.db").exists():
-        raise InputRejected(f"There is no store in {folder.name}; mrr add FILE ... makes one.")
+    name = folder.resolve().name or str(folder)
+    try:
+        there = (folder / "store.db").exists()
+    except OSError as error:
+        raise InputRejected(f"The store in {name} cannot be read: {error.strerror}.") from None
+    if not there:
+        raise InputRejected(f"There is no store in {name}; mrr add FILE ... makes one.")
     return folder
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +14,12 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from cache_db import PageStore
+from cache_db.schema import MIGRATIONS
 from mrr import MiniReranker
 from mrr.cli import cli
 from mrr.errors import InputRejected
+from mrr.types import Page
 from tests.test_reranker import png
 from tests.tiny import picture
 
@@ -125,6 +130,76 @@ def test_ranking_a_store_that_is_not_there_makes_none(pair, tmp_path: Path) -> N
     result = mrr("rank", "x", "--model", pair[0], "--json", store=tmp_path / "mistyped")
     assert isinstance(result.exception, InputRejected)
     assert not (tmp_path / "mistyped").exists()
+
+
+LOOKS = [("rank", "x"), ("store", "stats"), ("store", "verify"), ("store", "clear", "--yes")]
+
+
+def spoiled(store: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store with a page that this call cannot open. Root may write to every folder."""
+    with PageStore(store) as opened:
+        opened.add_page(make_page(), picture(0))
+        if how == "newer":
+            with opened._database.write() as db:
+                MIGRATIONS._record_applied(db, "m999_from_the_future")
+    if how == "foreign":
+        (store / "store.db").unlink()
+        with contextlib.closing(sqlite3.connect(store / "store.db")) as db:
+            db.execute("CREATE TABLE notes (text)")
+    if how == "read-only":
+        monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)
+
+
+def make_page() -> Page:
+    width, height = picture(0).size
+    return Page("0" * 64, "a.png", "a.png", 1, width, height, "public")
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("newer", "m999_from_the_future"),
+        ("foreign", "was not written by a store"),
+        ("read-only", "cannot be written to"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_never_shown_as_an_empty_one(
+    pair, tmp_path: Path, monkeypatch, how: str, why: str
+) -> None:
+    spoiled(tmp_path / "store", how, monkeypatch)
+    for words in LOOKS:
+        models = ["--model", pair[0]] if words[0] == "rank" else []
+        result = mrr(*words, *models, store=tmp_path / "store")
+        assert isinstance(result.exception, InputRejected), words  # which main turns into exit 2
+        assert why in str(result.exception) and result.stdout == "" and result.stderr == ""
+
+
+def test_a_folder_that_may_not_be_read_is_one_sentence(tmp_path: Path, monkeypatch) -> None:
+    def refuse(self: Path) -> bool:  # chmod does not stop root
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    result = mrr("store", "stats", store=tmp_path)
+    assert isinstance(result.exception, InputRejected)
+    assert "cannot be read: Permission denied" in str(result.exception)
+
+
+def test_pages_that_the_disk_keeps_are_not_said_to_be_removed(tmp_path: Path, monkeypatch) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with PageStore(tmp_path) as opened:
+        opened.add_page(make_page(), picture(0))
+    monkeypatch.setattr("cache_db.health.remove", fail)
+    result = mrr("store", "clear", "--yes", store=tmp_path)
+    assert result.exit_code == 1 and json.loads(result.stdout) == {"removed_pages": 0}
+    assert "No space left" in result.stderr
+
+
+def test_a_store_in_the_current_folder_has_a_name(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = mrr("store", "stats", store=Path("."))
+    assert f"no store in {tmp_path.name};" in str(result.exception)
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()):
