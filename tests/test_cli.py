@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cache_db import PageStore
+from cache_db.evict import DOCUMENTS
 from cache_db.schema import MIGRATIONS
 from mrr import MiniReranker
 from mrr.cli import cli
@@ -200,6 +202,51 @@ def test_a_store_in_the_current_folder_has_a_name(tmp_path: Path, monkeypatch) -
     monkeypatch.chdir(tmp_path)
     result = mrr("store", "stats", store=Path("."))
     assert f"no store in {tmp_path.name};" in str(result.exception)
+
+
+@pytest.mark.parametrize("page_range", ["9-3", "a", ""])
+def test_a_wrong_page_range_is_refused_before_anything_is_loaded(
+    folder: Path, tmp_path: Path, page_range: str
+) -> None:
+    result = mrr("add", folder, "--model", tmp_path, "--pages", page_range, store=tmp_path / "s")
+    assert isinstance(result.exception, InputRejected)
+    assert "page range" in str(result.exception) and result.stderr == ""
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("option", ["", "--model", "--embedder", "--store"])
+def test_an_empty_name_is_not_the_current_folder(folder: Path, monkeypatch, option: str) -> None:
+    monkeypatch.chdir(folder)
+    call = ["add", ""] if not option else ["add", "page0.png", option, ""]
+    result = CliRunner().invoke(cli, call)
+    assert result.exit_code == 2 and "it is empty" in result.stderr
+    assert not (folder / "store.db").exists()
+
+
+def test_a_device_without_numbers_is_refused(folder: Path, tmp_path: Path) -> None:
+    result = mrr("add", folder / "page0.png", "--device", "meta", store=tmp_path / "s")
+    assert isinstance(result.exception, InputRejected) and "device meta" in str(result.exception)
+
+
+def test_a_port_that_does_not_exist_is_refused() -> None:
+    for port in ("99999999", "0", "-1"):
+        assert CliRunner().invoke(cli, ["serve", "--port", port]).exit_code == 2
+
+
+def test_an_empty_ranking_as_json_says_what_to_do_on_stderr(pair, tmp_path: Path) -> None:
+    PageStore(tmp_path).close()
+    result = mrr("rank", "x", "--model", pair[0], "--json", store=tmp_path)
+    assert json.loads(result.stdout)["results"] == [] and "mrr add FILE" in result.stderr
+
+
+def test_the_documents_of_rerank_can_be_removed_alone(tmp_path: Path) -> None:
+    with PageStore(tmp_path) as opened:
+        opened.add_page(make_page(), picture(0))
+        opened.add_page(replace(make_page(), page_id="1" * 64, scope=DOCUMENTS), picture(0))
+    result = mrr("store", "clear", "--documents", "--yes", store=tmp_path)
+    assert json.loads(result.stdout) == {"removed_pages": 1}
+    with PageStore(tmp_path) as opened:
+        assert opened.scopes() == ["public"]
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()):
