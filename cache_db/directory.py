@@ -24,7 +24,8 @@ class Directory:
 
 def default_store() -> Path:
     """$MRR_CACHE_DIR, or the user's cache folder: never the working directory."""
-    return Path(os.environ.get("MRR_CACHE_DIR") or user_cache_path("minireranker"))
+    named = os.environ.get("MRR_CACHE_DIR")  # may hold a ~ that no shell has expanded
+    return Path(os.path.expanduser(named)) if named else user_cache_path("minireranker")
 
 
 def prepare(root: Path) -> Directory:

@@ -1,7 +1,8 @@
 """The byte budget: room is reserved before a file is written, least recently used K/V goes first.
 
-Pictures and pinned entries are never evicted to make room. Because reservations of all processes
-count as used, the files stay within the budget at every moment, not only in the end.
+Pages that were added to stay and whatever is pinned are never evicted to make room. Because
+reservations of all processes count as used, the files stay within the budget at every moment, not
+only in the end.
 """
 
 from __future__ import annotations
@@ -21,15 +22,25 @@ from cache_db.session import Session
 from cache_db.trouble import Tally
 from mrr.errors import BudgetExceeded
 
+# Scope of pages that nobody added: pictures passed to rerank(). A cache like K/V, evicted with it.
+DOCUMENTS = "documents"
 _TOUCH_INTERVAL_S = 5.0
 _USED = """
     SELECT (SELECT coalesce(sum(nbytes), 0) FROM entries)
          + (SELECT coalesce(sum(nbytes), 0) FROM pages)
          + (SELECT coalesce(sum(nbytes), 0) FROM reservations)
 """
+# What may go, in the order in which it goes: a document right after the last of its entries.
 _IDLE = """
-    SELECT key, file, nbytes FROM entries
-    WHERE key NOT IN (SELECT key FROM pins) ORDER BY last_used_ns, rowid
+    SELECT 'entries', key, file, nbytes, last_used_ns, rowid FROM entries
+    WHERE key NOT IN (SELECT key FROM pins)
+    UNION ALL
+    SELECT 'pages', page_id, file, nbytes,
+        (SELECT coalesce(max(last_used_ns), 0) FROM entries WHERE page_id = pages.page_id), id
+    FROM pages WHERE scope = ? AND file IS NOT NULL AND page_id NOT IN (
+        SELECT key FROM pins UNION SELECT page_id FROM entries JOIN pins USING (key)
+    )
+    ORDER BY 5, 1, 6
 """
 
 
@@ -89,6 +100,15 @@ class Room:
         self.kept = True
 
 
+@dataclass(frozen=True, slots=True)
+class _Victim:
+    """What is evicted. table: entries, or pages; key: of an entry, or a page's id."""
+
+    table: str
+    key: str
+    file: str
+
+
 @dataclass
 class Space:
     """The bytes that the files of a store may take."""
@@ -125,7 +145,8 @@ class Space:
                 self._clear_abandoned()
 
     def pin(self, keys: Iterable[str]) -> str:
-        """Keep keys from being evicted, until `unpin` or the end of this process."""
+        """Keep entries, or pages by their ids, from being evicted, until `unpin` or the end of
+        this process."""
         pin = secrets.token_hex(8)
         with self.database.write() as db:
             db.conn.executemany(
@@ -141,29 +162,26 @@ class Space:
 
     def _make_room(self, name: str, nbytes: int) -> list[str]:
         """Enter a reservation, deleting the rows in its way; returns the files of those rows."""
-        victims: list[tuple[str, str]] = []
+        victims: list[_Victim] = []
         with self.touches.flush(self.database) as db:
             if _used(db) + nbytes > self.budget_bytes:
                 release_dead(db, self.session)
                 victims = self._victims(db, _used(db) + nbytes - self.budget_bytes, nbytes)
-                keys = [(key,) for key, _ in victims]
-                db.conn.executemany("DELETE FROM entries WHERE key = ?", keys)
+                _delete_rows(db, victims)
             db.execute(
                 "INSERT INTO reservations (file, session, nbytes) VALUES (?, ?, ?)",
                 (name, self.session.name, nbytes),
             )
         self.tally.add("evicted", len(victims))
-        return [file for _, file in victims]
+        return [victim.file for victim in victims]
 
-    def _victims(
-        self, db: sqlite_utils.Database, excess: int, nbytes: int
-    ) -> list[tuple[str, str]]:
-        """The least recently used entries that free excess bytes: (key, file) each."""
+    def _victims(self, db: sqlite_utils.Database, excess: int, nbytes: int) -> list[_Victim]:
+        """The least recently used of what may go, to free excess bytes."""
         victims = []
-        for key, file, size in db.execute(_IDLE):
+        for table, key, file, size, *_ in db.execute(_IDLE, (DOCUMENTS,)):
             if excess <= 0:
                 break
-            victims.append((key, file))
+            victims.append(_Victim(table, key, file))
             excess -= size
         if excess > 0:
             raise BudgetExceeded(
@@ -188,6 +206,15 @@ def release_dead(db: sqlite_utils.Database, session: Session) -> None:
         if not session.alive(name):
             db.execute("DELETE FROM pins WHERE session = ?", (name,))
             db.execute("DELETE FROM reservations WHERE session = ?", (name,))
+
+
+def _delete_rows(db: sqlite_utils.Database, victims: Iterable[_Victim]) -> None:
+    for victim in victims:
+        if victim.table == "entries":
+            db.execute("DELETE FROM entries WHERE key = ?", (victim.key,))
+        else:  # its entries stood before it, and are gone
+            db.execute("DELETE FROM embeddings WHERE page_id = ?", (victim.key,))
+            db.execute("DELETE FROM pages WHERE page_id = ?", (victim.key,))
 
 
 def _used(db: sqlite_utils.Database) -> int:

@@ -25,6 +25,7 @@ _NAMED = """
     SELECT file FROM entries UNION ALL SELECT file FROM reservations
     UNION ALL SELECT file FROM pages WHERE file IS NOT NULL
 """
+_WITHOUT_PICTURE = "SELECT page_id FROM pages WHERE file IS NULL ORDER BY id"
 
 
 def sweep(database: Database, files: Files, session: Session) -> None:
@@ -121,6 +122,7 @@ def verify(
 ) -> VerifyReport:
     """Read and check every entry, picture and the database; with repair, remove what is bad.
 
+    A page whose picture is gone stays, for what is left of it, and is bad until it is added again.
     What others replace or remove meanwhile is not bad. OSError if this process is out of memory
     or of file handles: nothing is known of what it could not read.
     """
@@ -133,6 +135,7 @@ def verify(
         keys = [row[0] for row in db.execute("SELECT key FROM entries")]
         page_ids = [row[0] for row in db.execute("SELECT page_id FROM pages")]
         damaged_vectors = list(_damaged_vectors(db))
+        without_picture = [row[0] for row in db.execute(_WITHOUT_PICTURE)]
     bad_rows = _bad(entries.rows(keys), entries.load, entries.latest)
     bad_pictures = _bad(catalogue.pictures(page_ids), catalogue.load, catalogue.latest)
     if repair:
@@ -149,6 +152,7 @@ def verify(
         *(page_id for page_id, _ in damaged_vectors),
         *(row.key for row in bad_rows),
         *(picture.page_id for picture in bad_pictures),
+        *without_picture,
     ]
     n_checked = len(keys) + len(page_ids)
     return VerifyReport(n_checked, tuple(bad), len(orphans), database_ok, repair)

@@ -61,7 +61,11 @@ class StoreStats:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """Outcome of reading everything. bad: keys and page ids whose bytes are wrong or gone."""
+    """Outcome of reading everything.
+
+    bad: keys and page ids whose bytes are wrong or gone. A page without its picture is among them
+    until it is added again or removed.
+    """
 
     n_checked: int
     bad: tuple[str, ...]

@@ -25,6 +25,7 @@ from cache_db.records import Embedding, Entry, StoreStats, VerifyReport
 from cache_db.schema import UnknownDatabase
 from cache_db.session import Session
 from cache_db.trouble import Tally, Trouble
+from mrr.errors import InputRejected
 from mrr.types import Page
 
 log = logging.getLogger("cache_db")
@@ -45,6 +46,7 @@ class PageStore:
         budget_bytes: int = 10 * 2**30,
         memory_bytes: int = 2**30,
         holds_pages: bool = True,
+        on_disk_only: bool = False,
     ) -> None:
         """Open, or make, the store in root.
 
@@ -52,6 +54,8 @@ class PageStore:
         disk; vectors add about 16 KB a page. memory_bytes: of K/V kept in memory in front of the
         disk, or of everything where there is no disk. holds_pages: entries name pages of this
         store; False where another store knows the pages and this one has their K/V only.
+        on_disk_only: raise InputRejected where the folder cannot be used, instead of going on in
+        memory: whoever looks after a store must not be shown an empty one in its place.
         """
         self._root, self._sizes = root, (budget_bytes, memory_bytes)
         self._note = "No folder was given; nothing outlives this process." if root is None else ""
@@ -61,6 +65,8 @@ class PageStore:
             self._open(root)
         except (OSError, sqlite3.DatabaseError, UnknownDatabase) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            if on_disk_only:
+                raise InputRejected(f"The store cannot be opened: {reason.rstrip('.')}.") from error
             self._note = f"The store runs in memory only: {reason.rstrip('.')}."
             log.warning("%s Folder: %s", self._note, root)
             self._open(None)
@@ -195,6 +201,7 @@ class PageStore:
     def pinned(self, keys: Collection[str]) -> Iterator[None]:
         """Keep entries, present or future, from being evicted by anyone inside the block.
 
+        The id of a page among the keys keeps the page, if it is one that is evicted at all.
         The pins of a process that dies are released by whoever next needs the room.
         """
         pin = None

@@ -20,6 +20,7 @@ from mrr.errors import InputRejected, MRRError
 from mrr.types import SYSTEMS, AddedPage, FailedFile, RankedList
 
 if TYPE_CHECKING:
+    from cache_db.store import PageStore
     from mrr.reranker import MiniReranker
 
 # Commands that live with what they run: imported when called, so that --help is instant.
@@ -28,6 +29,8 @@ _ELSEWHERE = {
     "eval": "mrr.measure.cli:eval_command",
     "train": "mrr.train.cli:train",
 }
+_STORE_HELP = "Folder of the page store (default: $MRR_CACHE_DIR or the user cache folder)."
+_PORT = click.IntRange(1, 65535)
 
 
 class _Commands(click.Group):
@@ -44,22 +47,39 @@ class _Commands(click.Group):
         return command
 
 
-def engine_options(command: Any) -> Any:
+class Given(click.Path):
+    """A path, or a name. An empty one, as of an unset variable, is not the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def known_device(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """A click callback: torch would take "meta", whose tensors have a shape and no numbers."""
+    if value is not None and value.partition(":")[0] == "meta":
+        raise InputRejected(f"There is no device {value} here; use cpu, or leave it out.")
+    return value
+
+
+def engine_options(command: Any, store_help: str = _STORE_HELP) -> Any:
     """--model, --embedder, --store and --device, shared by every command that loads models."""
+    name: dict[str, Any] = {"type": Given(), "metavar": "NAME"}
     for option in (
-        click.option("--device", help="cpu, cuda, cuda:1 ... (default: CUDA where there is one)."),
         click.option(
-            "--store",
-            type=click.Path(file_okay=False, path_type=Path),
-            help="Folder of the page store (default: $MRR_CACHE_DIR or the user cache folder).",
+            "--device",
+            callback=known_device,
+            help="cpu, cuda, cuda:1 ... (default: CUDA where there is one).",
         ),
+        click.option("--store", type=Given(file_okay=False, path_type=Path), help=store_help),
         click.option("--template", help="Prompt template, where the name does not tell it."),
         click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"])),
         click.option("--embedder-revision", help="Commit of a hub embedder."),
         click.option("--revision", help="Commit of a hub model: pin it."),
-        click.option("--embedder", help="First-stage embedder: checkpoint folder or hub id."),
+        click.option("--embedder", **name, help="First-stage embedder: folder or hub id."),
         click.option(
-            "--model", default="tiny", show_default=True, help="Bundled, folder or hub id."
+            "--model", **name, default="tiny", show_default=True, help="Bundled, folder or hub id."
         ),
     ):
         command = option(command)
@@ -78,7 +98,7 @@ def cli(verbose: bool) -> None:
 
 
 @cli.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=Given(path_type=Path))
 @engine_options
 @click.option("--pages", "page_range", help='Pages of each PDF, 1-based: "1-3,7".')
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -92,7 +112,10 @@ def add(
     from tqdm import tqdm
 
     from mrr.pages.ingest import expand
+    from mrr.pages.naming import parse_range
 
+    if page_range is not None:
+        parse_range(page_range)  # once for all, and before anything is loaded
     files, failed = expand(paths)
     _notes(tuple(one.reason for one in failed))
     reranker = _load(**engine)
@@ -143,16 +166,16 @@ def rank(query: str, system: Any, top_k: int | None, as_json: bool, **engine: An
 
     K/V of every layer, for dense-reuse, is not kept on disk: each call computes it anew.
     """
-    _existing(engine["store"])
-    reranker = _load(**engine)
-    ranked = reranker.rank(query, system=system, top_k=top_k)
-    reranker.close()
+    with _open_store(engine.pop("store")) as opened:
+        reranker = _load(store=opened, **engine)
+        ranked = reranker.rank(query, system=system, top_k=top_k)
+        reranker.close()
     _notes(ranked.notes)
+    if not ranked.hits:
+        _notes(("The store has no pages yet: mrr add FILE ...",))
     if as_json:
         click.echo(json.dumps(ranked_json(ranked), ensure_ascii=False))
         return
-    if not ranked.hits:
-        click.echo("The store has no pages yet: mrr add FILE ...", err=True)
     for hit in ranked:
         click.echo(f"{hit.rank:4}  {hit.score:.4f}  {hit.logit:+8.3f}  {hit.page.label}")
 
@@ -164,7 +187,7 @@ def store() -> None:
 
 def store_options(command: Any) -> Any:
     """--store, and --json, which these commands do anyway: all that they print is JSON."""
-    folder = click.option("--store", "folder", type=click.Path(file_okay=False, path_type=Path))
+    folder = click.option("--store", "folder", type=Given(file_okay=False, path_type=Path))
     as_json = click.option("--json", is_flag=True, expose_value=False, help="The default.")
     return folder(as_json(command))
 
@@ -190,19 +213,30 @@ def verify(folder: Path | None) -> None:
 
 @store.command()
 @store_options
+@click.option("--documents", is_flag=True, help="Only the pictures that rerank() was given.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def clear(folder: Path | None, yes: bool) -> None:
+def clear(folder: Path | None, documents: bool, yes: bool) -> None:
     """Remove every page and everything cached; how many pages that was, as JSON."""
+    from cache_db.evict import DOCUMENTS
+
     if not yes:
-        click.confirm("Remove every page from the store?", abort=True, err=True)
+        what = "every picture that rerank() was given" if documents else "every page"
+        click.confirm(f"Remove {what} from the store?", abort=True, err=True)
     with _open_store(folder) as opened:
         n_pages = opened.stats().n_pages
-        opened.clear()
-    click.echo(json.dumps({"removed_pages": n_pages}))
+        if documents:
+            opened.remove_scope(DOCUMENTS)
+        else:
+            opened.clear()
+        left = opened.stats()
+    click.echo(json.dumps({"removed_pages": n_pages - left.n_pages}))
+    if left.note:  # what the disk did not do
+        _notes((left.note,))
+        raise SystemExit(1)
 
 
 @cli.command()
-@click.option("--port", type=int, help="Default: 7860, or the next that is free.")
+@click.option("--port", type=_PORT, help="Default: 7860, or the next that is free.")
 def serve(port: int | None) -> None:
     """Open the app in the browser."""
     if port is not None:
@@ -263,10 +297,11 @@ def _load(model: str, dtype: str | None, **options: Any) -> MiniReranker:
     )
 
 
-def _open_store(folder: Path | None) -> Any:
+def _open_store(folder: Path | None) -> PageStore:
+    """The store that is there; InputRejected where there is none, or it cannot be opened."""
     from cache_db.store import PageStore
 
-    return PageStore(_existing(folder))
+    return PageStore(_existing(folder), on_disk_only=True)
 
 
 def _existing(folder: Path | None) -> Path:
@@ -274,8 +309,13 @@ def _existing(folder: Path | None) -> Path:
     from cache_db import default_store
 
     folder = folder or default_store()
-    if not (folder / "store.db").exists():
-        raise InputRejected(f"There is no store in {folder.name}; mrr add FILE ... makes one.")
+    name = folder.resolve().name or str(folder)
+    try:
+        there = (folder / "store.db").exists()
+    except OSError as error:
+        raise InputRejected(f"The store in {name} cannot be read: {error.strerror}.") from None
+    if not there:
+        raise InputRejected(f"There is no store in {name}; mrr add FILE ... makes one.")
     return folder
 
 

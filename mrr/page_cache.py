@@ -29,6 +29,7 @@ _NOT_STORED = (
     "longer in memory, every query computes it again. Remove pages, or give the store more room, "
     "and add it again."
 )
+_REMOVED = "It was removed from the store while it was being added, so nothing of it is stored."
 
 
 class PageCache:
@@ -57,21 +58,14 @@ class PageCache:
         guide = self.embedding_fingerprint if scorer.config.pruner == "embedder" else ""
         self.fingerprint = scorer.fingerprint(pruner_guide=guide)
 
-    def add(self, item: PageImage, scope: str) -> AddedPage:
+    def add(self, item: PageImage, scope: str, page: Page | None = None) -> AddedPage:
         """Make sure that a page, its embedding and its K/V are stored.
 
-        A page that is there keeps the name under which it was added first.
+        A page that is there keeps the name under which it was added first. page: what `page_of`
+        gives, where the caller has asked for it already.
         """
         begin = time.perf_counter()
-        page = Page(
-            page_id=page_id(item.image, scope),
-            label=item.label,
-            source=item.source,
-            page_num=item.page_num,
-            width=item.image.width,
-            height=item.image.height,
-            scope=scope,
-        )
+        page = page or page_of(item, scope)
         there = self.pages.page(page.page_id)
         known, page = there is not None, there or page
         self.pages.add_page(page, item.image)
@@ -100,7 +94,7 @@ class PageCache:
                 if not stored:  # there was no room for what memory still holds
                     stored = self.kv.put(key, page.page_id, entry.tensors, entry.meta) > 0
             grid, n_kept = kv.grid, len(kv.kept)
-            nbytes, note = _size(kv, stored)
+            nbytes, note = self._size(page, kv, stored)
         else:  # with the query first, nothing of a page can be computed beforehand
             grid, nbytes, note = sight.pixels.grid, 0, None
             n_kept = len(self.kept(page, sight, stages))
@@ -123,8 +117,14 @@ class PageCache:
             return None
         kv = unpack(entry.tensors, entry.meta, torch.device("cpu"))
         ms = (time.perf_counter() - begin) * 1e3
-        nbytes, note = _size(kv, bool(self.kv.stored([key])))
+        nbytes, note = self._size(page, kv, bool(self.kv.stored([key])))
         return AddedPage(page, "hit", kv.grid, len(kv.kept), nbytes, ms, note)
+
+    def _size(self, page: Page, kv: KVPage, stored: bool) -> tuple[int, str | None]:
+        """Bytes that are stored of a page's K/V, and what to say where there are none."""
+        if stored:
+            return kv.nbytes, None
+        return 0, _REMOVED if self.pages.page(page.page_id) is None else _NOT_STORED
 
     def missing(self, pages: Sequence[Page]) -> list[Page]:
         """Those of the pages that have no K/V here, or no embedding by this embedder."""
@@ -137,8 +137,8 @@ class PageCache:
             embedded = set(self.pages.vectors(self.embedding_fingerprint, scopes)[0])
         return [p for p in pages if keys[p.page_id] not in known or p.page_id not in embedded]
 
-    def load(self, pages: Sequence[Page], stages: Stages) -> tuple[list[KVPage], int, int]:
-        """K/V of pages, encoding what is missing: (pages, number missed, bytes read from disk)."""
+    def load(self, pages: Sequence[Page], stages: Stages) -> list[KVPage]:
+        """K/V of pages, encoding what is missing; stages notes what that was, and what was read."""
         keys = [self.key(page) for page in pages]
         held = self._on_device(keys)
         self.kv.touch(held)
@@ -148,8 +148,10 @@ class PageCache:
                 entries = self.kv.get_many([key for key in keys if key not in found])
                 for key, entry in entries.items():
                     found[key] = unpack(entry.tensors, entry.meta, self.scorer.loaded.device)
+            stages.bytes_read += sum(e.nbytes for e in entries.values() if e.source == "disk")
             missing = {k: p for k, p in zip(keys, pages, strict=True) if k not in found}
             for key, page in missing.items():
+                stages.missed.add(page.page_id)
                 with stages("encode"):
                     inner = Stages(self.scorer.loaded.device)
                     sight = self.scorer.sight(self.picture(page), inner)
@@ -161,8 +163,7 @@ class PageCache:
             for key, page in zip(keys, pages, strict=True):
                 if key not in held:
                     self.resident.put(key, page.page_id, found[key])
-        n_bytes = sum(entry.nbytes for entry in entries.values() if entry.source == "disk")
-        return [found[key] for key in keys], len(missing), n_bytes
+        return [found[key] for key in keys]
 
     def _on_device(self, keys: Sequence[str]) -> dict[str, KVPage]:
         """K/V that an earlier query left on the accelerator."""
@@ -249,6 +250,14 @@ class PageCache:
         return entry_key(page.page_id, self.fingerprint)
 
 
-def _size(kv: KVPage, stored: bool) -> tuple[int, str | None]:
-    """Bytes that are stored of a page's K/V, and what to say where there are none."""
-    return (kv.nbytes, None) if stored else (0, _NOT_STORED)
+def page_of(item: PageImage, scope: str) -> Page:
+    """What a decoded page is called in the store."""
+    return Page(
+        page_id=page_id(item.image, scope),
+        label=item.label,
+        source=item.source,
+        page_num=item.page_num,
+        width=item.image.width,
+        height=item.image.height,
+        scope=scope,
+    )

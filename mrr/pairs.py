@@ -1,12 +1,14 @@
 """Reranking in the field's conventions: documents in, positions and scores out.
 
 Pictures given here are cached like any page, in a scope of their own, so the second query over
-the same documents pays for the query only.
+the same documents pays for the query only. Nobody asked to keep them: the store evicts them as it
+does K/V, and one that it has no room for is scored without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mrr.errors import InputRejected
+from cache_db.evict import DOCUMENTS
+from mrr.errors import BudgetExceeded, InputRejected
 from mrr.model.scorer import Scorer
+from mrr.page_cache import page_of
 from mrr.pages.ingest import from_pil
 from mrr.prune import kept_tokens
 from mrr.query import clean_query
@@ -28,9 +32,8 @@ if TYPE_CHECKING:
 Picture = Image.Image | bytes | Path
 Document = Picture | str | Page | Hit
 
-_SCOPE = "documents"
 # Pictures that were passed to rerank() and predict(): the newest stay, or a service that is asked
-# about ever new ones would fill its store with them.
+# about ever new ones would list them without end. What they take of the disk, the budget bounds.
 _MAX_DOCUMENTS = 1000
 _TEXTS_AT_ONCE = 64
 
@@ -54,18 +57,15 @@ def rerank(
     engine = with_instruction(engine, instruction)
     if not documents:
         return []
-    with engine.lock:  # or another call's new documents could push these out in between
-        pages = [_page(engine, document, i) for i, document in enumerate(documents)]
-        _forget_old(engine, {page.page_id for page in pages})
-        ids = [page.page_id for page in pages]
-        ranked = engine.rank(query, pages=set(ids), scopes={page.scope for page in pages})
-    logits = {hit.page.page_id: hit.logit for hit in ranked}
-    for i, page in enumerate(pages):
-        if page.page_id not in logits:
-            raise InputRejected(
-                f"Document {i}, {page.label}, cannot be read any more. Add it again."
-            )
-    return _results([logits[i] for i in ids], documents if return_documents else None, top_n)
+    text, _ = engine.clean(query)
+    with engine.lock, ExitStack() as held:
+        placed = [_place(engine, text, each, i, held) for i, each in enumerate(documents)]
+        pages = {page.page_id: page for page in placed if isinstance(page, Page)}
+        _forget_old(engine, set(pages))
+        ranked = engine.rank(query, pages=set(pages), scopes={p.scope for p in pages.values()})
+    scores = {hit.page.page_id: hit.logit for hit in ranked}
+    logits = [_logit(scores, page, i) for i, page in enumerate(placed)]
+    return _results(logits, documents if return_documents else None, top_n)
 
 
 def rank_texts(
@@ -163,7 +163,8 @@ def sigmoid(logit: float | np.floating) -> float:
     return float(0.5 * (1.0 + np.tanh(0.5 * np.float64(logit))))  # exp would overflow
 
 
-def _page(engine: MiniReranker, document: Document, index: int) -> Page:
+def _known(engine: MiniReranker, document: Document, index: int) -> Page | Picture | str:
+    """The stored page that a document names, or else the picture or file that it is."""
     named = document.page if isinstance(document, Hit) else document
     page_id = named.page_id if isinstance(named, Page) else named
     known = engine.store.page(page_id) if isinstance(page_id, str) else None
@@ -171,12 +172,50 @@ def _page(engine: MiniReranker, document: Document, index: int) -> Page:
         return known
     if isinstance(named, Page):
         raise InputRejected(f"Document {index}, {named.label}, is not in the store. Add it first.")
-    return engine.add_page(_read(engine, named, f"document {index}"), _SCOPE).page
+    return named
+
+
+def _place(
+    engine: MiniReranker, text: str, document: Document, index: int, held: ExitStack
+) -> Page | float:
+    """The page of a document, pinned as long as `held` is; or its logit, where it has no room."""
+    known = _known(engine, document, index)
+    if isinstance(known, Page):
+        held.enter_context(engine.store.pinned([known.page_id]))
+        return known
+    item = _read(engine, known, f"document {index}")
+    page = page_of(item, DOCUMENTS)
+    held.enter_context(engine.store.pinned([page.page_id]))  # or the next ones could push it out
+    try:
+        return engine.cache.add(item, DOCUMENTS, page).page
+    except BudgetExceeded:
+        return _score_unstored(engine, text, page, item.image)
+
+
+def _score_unstored(engine: MiniReranker, text: str, page: Page, image: Image.Image) -> float:
+    """The logit of a picture for a cleaned query, as its page would have it."""
+    cache, stages = engine.cache, Stages(engine.device)
+    sight = cache.scorer.sight(image, stages)
+    kept = cache.kept(page, sight, stages)
+    if not cache.scorer.image_first:
+        return cache.scorer.score_joint(text, sight, kept, stages)
+    kv = cache.scorer.encode(sight, kept, stages)
+    return float(cache.scorer.score([text], [kv], stages)[0])
+
+
+def _logit(scores: dict[str, float], placed: Page | float, index: int) -> float:
+    if not isinstance(placed, Page):
+        return placed
+    if placed.page_id not in scores:
+        raise InputRejected(
+            f"Document {index}, {placed.label}, cannot be read any more. Add it again."
+        )
+    return scores[placed.page_id]
 
 
 def _forget_old(engine: MiniReranker, in_hand: set[str]) -> None:
     """Remove the oldest documents beyond _MAX_DOCUMENTS, never those that are being ranked."""
-    known = [page.page_id for page in engine.store.pages([_SCOPE])]
+    known = [page.page_id for page in engine.store.pages([DOCUMENTS])]
     spare = [page_id for page_id in known if page_id not in in_hand]
     n_over = len(known) - _MAX_DOCUMENTS
     if n_over > 0:

@@ -297,9 +297,9 @@ class MiniReranker:
         _check_top_k(top_k)
         text, notes = self.clean(query)
         lost: set[str] = set()
+        stages = Stages(self.device)  # of all rounds: what an earlier one computed was not there
         with self.lock:
             while True:
-                stages = Stages(self.device)
                 try:
                     candidates = self._retrieve(text, pages, scopes, lost, top_k, stages)
                     scored = self._score(text, [page for page, _ in candidates], system, stages)
@@ -465,10 +465,11 @@ def _ranked(
         )
         for rank, i in enumerate(np.argsort(-logits, kind="stable"), start=1)
     )
+    n_missed = sum(page.page_id in stages.missed for page, _ in candidates)
     usage = Usage(
-        cached_pages=len(candidates) - scored.n_missed,
-        missed_pages=scored.n_missed,
-        bytes_read=scored.bytes_read,
+        cached_pages=len(candidates) - n_missed,
+        missed_pages=n_missed,
+        bytes_read=stages.bytes_read,
         ms=dict(stages.ms),
     )
     return RankedList(query, system, hits, usage, notes)

@@ -29,32 +29,30 @@ def original_batch(device: torch.device) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Logits of the candidates and what it took to get them; every list is in their order."""
+    """Logits of the candidates and what was read of them; every list is in their order."""
 
     logits: Sequence[float]
     n_visual: Sequence[int]
     n_kept: Sequence[int]
-    n_missed: int
-    bytes_read: int
 
 
 def cached(cache: PageCache, text: str, pages: list[Page], stages: Stages, at_once: int) -> Scored:
     """`mini` and `dense + reuse`: the query against stored K/V."""
     if not cache.scorer.image_first:
         raise InputRejected("dense + reuse needs the page first; set the order vision-first.")
-    logits, n_visual, n_kept, n_missed, n_bytes = [], [], [], 0, 0
+    logits, n_visual, n_kept = [], [], []
     for some in _chunks(pages, at_once):
-        kv, missed, read = cache.load(some, stages)
+        kv = cache.load(some, stages)
         logits += cache.scorer.score([text], kv, stages).tolist()
         n_visual += [page.grid[0] * page.grid[1] for page in kv]
         n_kept += [len(page.kept) for page in kv]
-        n_missed, n_bytes = n_missed + missed, n_bytes + read
-    return Scored(logits, n_visual, n_kept, n_missed, n_bytes)
+    return Scored(logits, n_visual, n_kept)
 
 
 def joint(cache: PageCache, text: str, pages: list[Page], stages: Stages) -> Scored:
     """`mini` in an order that puts the query first: nothing can be reused."""
     scorer = cache.scorer
+    stages.missed.update(page.page_id for page in pages)
     logits, n_visual, n_kept = [], [], []
     for page in pages:
         with stages("decode"):
@@ -64,12 +62,13 @@ def joint(cache: PageCache, text: str, pages: list[Page], stages: Stages) -> Sco
         logits.append(scorer.score_joint(text, sight, kept, stages))
         n_visual.append(sight.pixels.n_tokens)
         n_kept.append(len(kept))
-    return Scored(logits, n_visual, n_kept, len(pages), 0)
+    return Scored(logits, n_visual, n_kept)
 
 
 def original(cache: PageCache, text: str, pages: list[Page], stages: Stages) -> Scored:
     """The stock model on every pair from scratch."""
     scorer = cache.scorer
+    stages.missed.update(page.page_id for page in pages)
     logits, n_visual = [], []
     for some in _chunks(pages, original_batch(scorer.loaded.device)):
         with stages("decode"):
@@ -78,7 +77,7 @@ def original(cache: PageCache, text: str, pages: list[Page], stages: Stages) -> 
             pixels = [scorer.preprocess(image) for image in images]
         logits += scorer.score_original([text] * len(some), pixels, stages).tolist()
         n_visual += [p.n_tokens for p in pixels]
-    return Scored(logits, n_visual, n_visual, len(pages), 0)
+    return Scored(logits, n_visual, n_visual)
 
 
 def _chunks(pages: list[Page], size: int) -> Iterator[list[Page]]:

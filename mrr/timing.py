@@ -1,4 +1,5 @@
-"""Milliseconds per stage, with the accelerator's queue drained at both ends of each."""
+"""What one call costs: milliseconds per stage, with the accelerator's queue drained at both ends
+of each, and what had to be computed and read."""
 
 from __future__ import annotations
 
@@ -11,11 +12,16 @@ from torch import nn
 
 
 class Stages:
-    """Collects the time of named stages in the order they first ran; a stage may run again."""
+    """Collects the time of named stages in the order they first ran; a stage may run again.
+
+    missed: ids of the pages whose K/V was not there. bytes_read: of K/V, from the disk.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.ms: dict[str, float] = {}
+        self.missed: set[str] = set()
+        self.bytes_read = 0
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:

@@ -91,7 +91,7 @@ class AddReport:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one query cost.
+    """What one query cost. cached_pages, missed_pages: of the pages that were ranked.
 
     ms: milliseconds per stage, in the order they ran. The stages are "retrieve", "load",
     "query", "band" and "head" for the cached systems, "decode", "preprocess", "vision",

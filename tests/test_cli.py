@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
+from cache_db import PageStore
+from cache_db.evict import DOCUMENTS
+from cache_db.schema import MIGRATIONS
 from mrr import MiniReranker
 from mrr.cli import cli
 from mrr.errors import InputRejected
+from mrr.types import Page
 from tests.test_reranker import png
 from tests.tiny import picture
 
@@ -125,6 +132,121 @@ def test_ranking_a_store_that_is_not_there_makes_none(pair, tmp_path: Path) -> N
     result = mrr("rank", "x", "--model", pair[0], "--json", store=tmp_path / "mistyped")
     assert isinstance(result.exception, InputRejected)
     assert not (tmp_path / "mistyped").exists()
+
+
+LOOKS = [("rank", "x"), ("store", "stats"), ("store", "verify"), ("store", "clear", "--yes")]
+
+
+def spoiled(store: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store with a page that this call cannot open. Root may write to every folder."""
+    with PageStore(store) as opened:
+        opened.add_page(make_page(), picture(0))
+        if how == "newer":
+            with opened._database.write() as db:
+                MIGRATIONS._record_applied(db, "m999_from_the_future")
+    if how == "foreign":
+        (store / "store.db").unlink()
+        with contextlib.closing(sqlite3.connect(store / "store.db")) as db:
+            db.execute("CREATE TABLE notes (text)")
+    if how == "read-only":
+        monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)
+
+
+def make_page() -> Page:
+    width, height = picture(0).size
+    return Page("0" * 64, "a.png", "a.png", 1, width, height, "public")
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("newer", "m999_from_the_future"),
+        ("foreign", "was not written by a store"),
+        ("read-only", "cannot be written to"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_never_shown_as_an_empty_one(
+    pair, tmp_path: Path, monkeypatch, how: str, why: str
+) -> None:
+    spoiled(tmp_path / "store", how, monkeypatch)
+    for words in LOOKS:
+        models = ["--model", pair[0]] if words[0] == "rank" else []
+        result = mrr(*words, *models, store=tmp_path / "store")
+        assert isinstance(result.exception, InputRejected), words  # which main turns into exit 2
+        assert why in str(result.exception) and result.stdout == "" and result.stderr == ""
+
+
+def test_a_folder_that_may_not_be_read_is_one_sentence(tmp_path: Path, monkeypatch) -> None:
+    def refuse(self: Path) -> bool:  # chmod does not stop root
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    result = mrr("store", "stats", store=tmp_path)
+    assert isinstance(result.exception, InputRejected)
+    assert "cannot be read: Permission denied" in str(result.exception)
+
+
+def test_pages_that_the_disk_keeps_are_not_said_to_be_removed(tmp_path: Path, monkeypatch) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with PageStore(tmp_path) as opened:
+        opened.add_page(make_page(), picture(0))
+    monkeypatch.setattr("cache_db.health.remove", fail)
+    result = mrr("store", "clear", "--yes", store=tmp_path)
+    assert result.exit_code == 1 and json.loads(result.stdout) == {"removed_pages": 0}
+    assert "No space left" in result.stderr
+
+
+def test_a_store_in_the_current_folder_has_a_name(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = mrr("store", "stats", store=Path("."))
+    assert f"no store in {tmp_path.name};" in str(result.exception)
+
+
+@pytest.mark.parametrize("page_range", ["9-3", "a", ""])
+def test_a_wrong_page_range_is_refused_before_anything_is_loaded(
+    folder: Path, tmp_path: Path, page_range: str
+) -> None:
+    result = mrr("add", folder, "--model", tmp_path, "--pages", page_range, store=tmp_path / "s")
+    assert isinstance(result.exception, InputRejected)
+    assert "page range" in str(result.exception) and result.stderr == ""
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("option", ["", "--model", "--embedder", "--store"])
+def test_an_empty_name_is_not_the_current_folder(folder: Path, monkeypatch, option: str) -> None:
+    monkeypatch.chdir(folder)
+    call = ["add", ""] if not option else ["add", "page0.png", option, ""]
+    result = CliRunner().invoke(cli, call)
+    assert result.exit_code == 2 and "it is empty" in result.stderr
+    assert not (folder / "store.db").exists()
+
+
+def test_a_device_without_numbers_is_refused(folder: Path, tmp_path: Path) -> None:
+    result = mrr("add", folder / "page0.png", "--device", "meta", store=tmp_path / "s")
+    assert isinstance(result.exception, InputRejected) and "device meta" in str(result.exception)
+
+
+def test_a_port_that_does_not_exist_is_refused() -> None:
+    for port in ("99999999", "0", "-1"):
+        assert CliRunner().invoke(cli, ["serve", "--port", port]).exit_code == 2
+
+
+def test_an_empty_ranking_as_json_says_what_to_do_on_stderr(pair, tmp_path: Path) -> None:
+    PageStore(tmp_path).close()
+    result = mrr("rank", "x", "--model", pair[0], "--json", store=tmp_path)
+    assert json.loads(result.stdout)["results"] == [] and "mrr add FILE" in result.stderr
+
+
+def test_the_documents_of_rerank_can_be_removed_alone(tmp_path: Path) -> None:
+    with PageStore(tmp_path) as opened:
+        opened.add_page(make_page(), picture(0))
+        opened.add_page(replace(make_page(), page_id="1" * 64, scope=DOCUMENTS), picture(0))
+    result = mrr("store", "clear", "--documents", "--yes", store=tmp_path)
+    assert json.loads(result.stdout) == {"removed_pages": 1}
+    with PageStore(tmp_path) as opened:
+        assert opened.scopes() == ["public"]
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()):

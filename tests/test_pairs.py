@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cache_db.store import PageStore
 from mrr import MiniReranker
 from mrr.errors import InputRejected
 from mrr.pairs import sigmoid, with_instruction
@@ -185,3 +187,50 @@ def test_only_the_newest_documents_stay_and_never_at_the_cost_of_those_in_hand(
     assert len(reranker.store.pages(["documents"])) == 2
     again = reranker.rerank("blue page", DOCUMENTS[:2])
     assert [r.logit for r in again] == pytest.approx([r.logit for r in first], abs=1e-5)
+
+
+def with_room(reranker: MiniReranker, nbytes: int) -> PageStore:
+    reranker.store._space.budget_bytes = nbytes
+    return reranker.store
+
+
+def scan(seed: int) -> Image.Image:
+    """A picture that PNG cannot make smaller: 200 KB."""
+    noise = np.random.default_rng(seed).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def test_ever_new_documents_fill_no_store_and_keep_no_page_out(reranker: MiniReranker) -> None:
+    store = with_room(reranker, 700_000)
+    for i in range(8):
+        assert len(reranker.rerank("blue page", [scan(i)])) == 1
+    assert 0 < len(store.pages(["documents"])) <= 3
+    report = reranker.add([scan(100 + i) for i in range(3)])
+    assert not report.failed and all(page.nbytes > 0 for page in report.pages)
+    assert len(reranker.rerank("blue page", [scan(0)])) == 1
+
+
+def test_documents_in_hand_do_not_push_each_other_out(reranker: MiniReranker) -> None:
+    expected = [r.logit for r in reranker.rerank("blue page", DOCUMENTS)]
+    reranker.remove_scope("documents")
+    room = 3 * max(len(png(document)) for document in DOCUMENTS)
+    store = with_room(reranker, room)
+    for _ in range(2):
+        got = [r.logit for r in reranker.rerank("blue page", DOCUMENTS)]
+        assert got == pytest.approx(expected, abs=1e-5)
+    assert store.stats().picture_bytes <= room
+
+
+@pytest.mark.parametrize("order", ["vision-first", "query-first"])
+def test_documents_that_no_store_has_room_for_get_the_same_scores(
+    reranker: MiniReranker, order
+) -> None:
+    engine = reranker.with_config(replace(reranker.config, order=order))
+    expected = {r.index: r.logit for r in engine.rerank("blue page", DOCUMENTS)}
+    engine.remove_scope("documents")
+    store = with_room(reranker, 100)
+    got = {r.index: r.logit for r in engine.rerank("blue page", DOCUMENTS)}
+    assert got == pytest.approx(expected, abs=1e-5)
+    assert not store.pages(["documents"])
+    scores = engine.predict([("blue page", document) for document in DOCUMENTS])
+    assert scores == pytest.approx([sigmoid(expected[i]) for i in range(4)], abs=1e-5)

@@ -122,6 +122,22 @@ def test_a_disk_that_fills_between_picture_and_kv_is_told(
     assert reranker.add(picture(0)).pages[0].note is None
 
 
+def test_a_page_that_another_process_removes_meanwhile_is_told_from_one_without_room(
+    reranker: MiniReranker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = reranker.cache.scorer.encode
+
+    def removed_meanwhile(*arguments):
+        with PageStore(tmp_path / "store") as other:
+            other.clear()
+        return encode(*arguments)
+
+    monkeypatch.setattr(reranker.cache.scorer, "encode", removed_meanwhile)
+    (added,) = reranker.add(picture(0)).pages
+    assert added.nbytes == 0 and "removed from the store" in (added.note or "")
+    assert "room" not in (added.note or "")
+
+
 def test_a_store_in_memory_stores_kv_like_any_other(pair, tmp_path) -> None:
     with PageStore(None) as store:
         engine = reopen(pair, tmp_path, store=store)
@@ -311,6 +327,23 @@ def test_a_lost_picture_takes_one_page_out_of_the_ranking_and_says_so(
         ranked = reranker.rank("blue page", system=system)
         assert victim.page_id not in logits(ranked) and len(ranked) == N_PAGES - 1
         assert any(victim.label in note for note in ranked.notes)
+
+
+def test_the_usage_counts_what_was_done_before_a_page_turned_out_to_be_lost(
+    reranker: MiniReranker, pair, tmp_path: Path, monkeypatch
+) -> None:
+    added = [done.page for done in reranker.add(pictures()).pages]
+    reranker.close()
+    with PageStore(tmp_path / "store") as store:
+        engine = reopen(pair, tmp_path, store=store)
+        for row in store._entries.rows([engine.cache.key(page) for page in added[1:]]):
+            store._entries.drop(row)
+        picture_of, victim = store.image, added[3].page_id
+        monkeypatch.setattr(store, "image", lambda i: None if i == victim else picture_of(i))
+        usage = engine.rank("blue page").usage
+        engine.close()
+    assert (usage.cached_pages, usage.missed_pages) == (1, 3)
+    assert usage.bytes_read > 0 and usage.ms["encode"] > 0
 
 
 def test_pages_are_ranked_in_bounded_chunks_with_the_same_result(

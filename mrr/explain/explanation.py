@@ -122,7 +122,7 @@ def _load(
             "there is no cached page to explain; set the order vision-first."
         )
     found = [_find(engine, page, scopes) for page in pages]
-    kv, _, _ = engine.cache.load(found, Stages(engine.device))
+    kv = engine.cache.load(found, Stages(engine.device))
     return found, kv
 
 

@@ -14,12 +14,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
+from click.core import ParameterSource
 from PIL import Image
 from tqdm import tqdm
 
@@ -95,10 +97,28 @@ class BenchReport:
     graphs: bool
 
 
+def _numbers(_: click.Context, __: click.Parameter, text: str) -> list[int]:
+    """A click callback: "10,20" to [10, 20]."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise click.BadParameter(f"{text} is not a list of numbers such as 10,20,100.")
+    return numbers
+
+
+_STORE_HELP = "Read K/V from files in a temporary store in this folder (default: from memory)."
+_OF_CHECKPOINTS = ("model", "revision", "embedder", "embedder_revision")
+
+
 @click.command()
 @click.option("--dims", type=click.Choice(sorted(DIMENSIONS)), help="Random weights of this size.")
-@engine_options
-@click.option("--top-k", default="20", show_default=True, help="Candidates; several as 10,20,100.")
+@partial(engine_options, store_help=_STORE_HELP)
+@click.option(
+    "--top-k", default="20", show_default=True, callback=_numbers,
+    help="Candidates; several as 10,20,100.",
+)  # fmt: skip
 @click.option(
     "--repeats", type=_COUNT, default=5, show_default=True, help="Of `mini` and `dense + reuse`."
 )
@@ -106,21 +126,23 @@ class BenchReport:
     "--original-repeats", type=_COUNT, default=2, show_default=True, help="Of `original`."
 )
 @click.option(
-    "--add-pages", default=0, help="Instead: peak memory while so many random pages are added."
+    "--add-pages", type=_COUNT, help="Instead: peak memory while so many random pages are added."
 )
 @click.option("--no-graphs", is_flag=True, help="On a GPU: launch every operation by itself.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout instead of tables.")
+@click.pass_context
 def bench(
+    ctx: click.Context,
     dims: str | None,
     model: str,
     embedder: str | None,
     store: Path | None,
     device: str | None,
     dtype: str | None,
-    top_k: str,
+    top_k: list[int],
     repeats: int,
     original_repeats: int,
-    add_pages: int,
+    add_pages: int | None,
     no_graphs: bool,
     as_json: bool,
     **names: Any,
@@ -133,6 +155,7 @@ def bench(
     """
     kind = None if dtype is None else getattr(torch, dtype)
     if dims is not None:
+        _refuse_checkpoints(ctx)
         where = pick_device(device)
         default = torch.bfloat16 if where.type == "cuda" else torch.float32
         loaded = random_model(dims, where, kind or default)
@@ -144,22 +167,16 @@ def bench(
         reports = peak_memory(parts, add_pages, _PAGE, store)
         text = "\n".join(f"{r.n_pages:6} pages  peak {r.peak_mib:7.0f} MiB" for r in reports)
     else:
-        reports = run_bench(
-            parts, _numbers(top_k), repeats, original_repeats, store, graphs=not no_graphs
-        )
+        reports = run_bench(parts, top_k, repeats, original_repeats, store, graphs=not no_graphs)
         text = "\n\n".join(map(table, reports))
     click.echo(json.dumps([asdict(r) for r in reports]) if as_json else text)
 
 
-def _numbers(text: str) -> list[int]:
-    """ "10,20" to [10, 20]."""
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 1:
-        raise click.BadParameter(f"{text} is not a list of numbers such as 10,20,100.")
-    return numbers
+def _refuse_checkpoints(ctx: click.Context) -> None:
+    """--dims is random weights; a checkpoint beside it would be timed by nobody."""
+    for name in _OF_CHECKPOINTS:
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--dims and --{name.replace('_', '-')} exclude each other.")
 
 
 def run_bench(

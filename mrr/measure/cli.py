@@ -13,6 +13,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from mrr.cli import Given, known_device
 from mrr.types import SYSTEMS
 
 
@@ -44,17 +45,26 @@ def _names(known: tuple[str, ...] | None) -> Any:
         for name in names:
             if known and name not in known:
                 raise click.BadParameter(f"{name} is none of {', '.join(known)}.", param=param)
+        if known and not names:
+            raise click.BadParameter(f"name at least one of {', '.join(known)}.", param=param)
         return names
 
     return split
 
 
 @click.command("eval")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--model", default="tiny", show_default=True, help="Bundled, a folder or a hub id.")
-@click.option("--embedder", help="Folder or hub id of the first stage.")
-@click.option("--store", type=click.Path(path_type=Path), help="Keep the cached pages here.")
-@click.option("--device", help="cpu, cuda or cuda:1; by default the best there is.")
+@click.argument("folder", metavar="DIR", type=Given(path_type=Path))
+@click.option(
+    "--model", type=Given(), metavar="NAME", default="tiny", show_default=True,
+    help="Bundled, a folder or a hub id.",
+)  # fmt: skip
+@click.option(
+    "--embedder", type=Given(), metavar="NAME", help="Folder or hub id of the first stage."
+)
+@click.option("--store", type=Given(path_type=Path), help="Keep the cached pages here.")
+@click.option(
+    "--device", callback=known_device, help="cpu, cuda or cuda:1; by default the best there is."
+)
 @click.option(
     "--systems", default="mini", show_default=True, callback=_names(SYSTEMS),
     help=f"With commas between: {', '.join(SYSTEMS)}.",

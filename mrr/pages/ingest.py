@@ -86,10 +86,10 @@ def contents(file: File) -> list[tuple[str, Content]]:
 def read_pages(
     decoder: Decoder, files: Iterable[tuple[str, Content]], page_range: str | None = None
 ) -> Iterator[PageImage | FailedFile]:
-    """Yield the pages of every file in turn, and one FailedFile for each file with a fault.
+    """Yield the pages of every file in turn, and a FailedFile for each file or page with a fault.
 
     files: (name, content or where to read it). A fault in one file does not touch the others,
-    nor its own earlier pages.
+    nor its own other pages.
     """
     for name, source in files:
         try:

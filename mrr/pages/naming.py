@@ -34,7 +34,7 @@ def page_label(name: str, page_num: int, own_label: str) -> str:
 
 
 def page_numbers(page_range: str | None, name: str, n_pages: int) -> Sequence[int]:
-    """Parse "1-3,7" into ascending 1-based page numbers; None means every page.
+    """The ascending 1-based numbers of a page range in a document; None means every page.
 
     A range may end past the last page, so that one range serves documents of any length. Raises
     InputRejected for another form, or for a page or a start that the document does not have.
@@ -42,6 +42,19 @@ def page_numbers(page_range: str | None, name: str, n_pages: int) -> Sequence[in
     if page_range is None:
         return range(1, n_pages + 1)
     chosen: set[int] = set()
+    for first, last in parse_range(page_range):
+        if first > n_pages:
+            pages = "1 page" if n_pages == 1 else f"{n_pages:,} pages"
+            raise InputRejected(
+                f"{name} has {pages}; page {first} was asked for. Choose pages up to {n_pages:,}."
+            )
+        chosen.update(range(first, min(last, n_pages) + 1))
+    return sorted(chosen)
+
+
+def parse_range(page_range: str) -> list[tuple[int, int]]:
+    """Parse "1-3,7" into (first, last) of each part. Raises InputRejected for another form."""
+    parts = []
     for part in page_range.split(","):
         match = _RANGE_PART.fullmatch(part.strip())
         if match is None:
@@ -55,10 +68,16 @@ def page_numbers(page_range: str | None, name: str, n_pages: int) -> Sequence[in
                 f"The page range {first}-{last} runs backwards or starts at 0. "
                 "Count pages from 1, the lower number first."
             )
-        if first > n_pages:
-            pages = "1 page" if n_pages == 1 else f"{n_pages:,} pages"
-            raise InputRejected(
-                f"{name} has {pages}; page {first} was asked for. Choose pages up to {n_pages:,}."
-            )
-        chosen.update(range(first, min(last, n_pages) + 1))
-    return sorted(chosen)
+        parts.append((first, last))
+    return parts
+
+
+def as_range(numbers: Sequence[int]) -> str:
+    """Write ascending page numbers in the form that `parse_range` reads."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(f"{first}-{last}" if last > first else f"{first}" for first, last in runs)

@@ -16,11 +16,13 @@ from PIL import Image
 from mrr.config import Limits
 from mrr.errors import InputRejected
 from mrr.pages.child import Child, Reply
-from mrr.pages.naming import display_name, page_label, page_numbers
+from mrr.pages.naming import as_range, display_name, page_label, page_numbers
 from mrr.pages.refusal import Refused
-from mrr.types import PageImage
+from mrr.types import FailedFile, PageImage
 
 _PDFIUM_MAX_PAGES = 2**20
+# Refusals that cost the child: a document with many such pages would keep everyone waiting.
+_FATAL = ("timeout", "crashed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,30 +72,40 @@ class Decoder:
         wanted = page_numbers(page_range if opened.is_pdf else None, shown, opened.n_pages)
         return min(len(wanted), self.limits.max_pdf_pages)
 
-    def pages(self, name: str, data: bytes, page_range: str | None = None) -> Iterator[PageImage]:
+    def pages(
+        self, name: str, data: bytes, page_range: str | None = None
+    ) -> Iterator[PageImage | FailedFile]:
         """Yield pages one by one, each decoded when it is asked for.
 
-        page_range, such as "1-3,7", chooses among the pages of a PDF; an image is always one.
-        Raises InputRejected, possibly after some pages: those are good, and the message says
-        how many they are.
+        page_range, such as "1-3,7", chooses among the pages of a PDF; an image is always one. A
+        page of a PDF that is refused is a FailedFile in its place, and those after it go on.
+        Raises InputRejected for the file as a whole, possibly after some pages: those are good,
+        and the message says how many they are and where to go on.
         """
         shown, caller = display_name(name), object()
         with self._lock:
             opened = self._open(shown, data, caller)
         wanted = page_numbers(page_range if opened.is_pdf else None, shown, opened.n_pages)
-        for n_done, page_num in enumerate(wanted[: self.limits.max_pdf_pages]):
+        n_read = 0
+        for place, page_num in enumerate(wanted[: self.limits.max_pdf_pages]):
             try:
                 with self._lock:
                     if self._running().opened is not caller:
                         self._open(shown, data, caller)
                     image, own_label = self._page(page_num - 1)
             except Refused as refused:
-                subject = f"Page {page_num} of {shown}" if opened.is_pdf else shown
-                raise InputRejected(f"{refused.sentence(subject)}{_kept(n_done)}") from None
+                if not opened.is_pdf:
+                    raise InputRejected(refused.sentence(shown)) from None
+                reason = refused.sentence(f"Page {page_num} of {shown}")
+                if refused.code in _FATAL:
+                    raise InputRejected(reason + _rest(n_read, wanted[place + 1 :])) from None
+                yield FailedFile(shown, reason)
+                continue
             if opened.is_pdf:
                 label = page_label(shown, page_num, own_label)
             else:
                 label = f"{shown} ({opened.still})" if opened.still else shown
+            n_read += 1
             yield PageImage(image, label, shown, page_num)
         if len(wanted) > self.limits.max_pdf_pages:
             raise InputRejected(_too_many(shown, wanted, self.limits.max_pdf_pages))
@@ -144,14 +156,11 @@ def _read_opened(reply: Reply) -> _Opened:
     return _Opened(n_pages, bool(reply["is_pdf"]), still)
 
 
-def _kept(n_done: int) -> str:
-    if n_done == 0:
-        return ""
-    return (
-        f" The {n_done:,} pages before it were read."
-        if n_done > 1
-        else " The page before it was read."
-    )
+def _rest(n_read: int, left: Sequence[int]) -> str:
+    """What a file that stops at a page has given, and how to get at the pages after it."""
+    before = f" Before it, {n_read:,} page{'s were' if n_read > 1 else ' was'} read."
+    after = f" Add those after it with the page range {as_range(left)}."
+    return (before if n_read else "") + (after if left else "")
 
 
 def _too_many(shown: str, wanted: Sequence[int], limit: int) -> str:

@@ -132,6 +132,7 @@ def test_verify_finds_the_damage_repairs_it_and_is_then_content(store, tmp_path,
     assert not found.ok and found.bad and found.n_orphans == 1
     assert store.verify(repair=False) == found
     assert store.verify().bad == found.bad
+    store.add_page(make_page(1), make_picture(1))  # no repair brings back a picture
     assert store.verify().ok
 
 
@@ -142,6 +143,24 @@ def test_verify_finds_damaged_pictures_and_vectors(store, tmp_path):
         db.execute("UPDATE embeddings SET vector = zeroblob(32)")
     only_file(tmp_path).write_bytes(b"x")
     assert store.verify().bad == (make_page(1).page_id,) * 2
+
+
+def test_a_page_is_bad_until_its_lost_picture_is_added_again(store, tmp_path):
+    store.add_page(make_page(1), make_picture(1))
+    only_file(tmp_path).unlink()
+    store.add_page(make_page(2), make_picture(2))
+    for _ in range(2):  # the first removes what is left of the picture
+        assert store.verify().bad == (make_page(1).page_id,)
+    store.add_page(make_page(1), make_picture(1))
+    assert store.verify().ok
+
+
+def test_a_page_without_its_picture_is_bad_until_it_is_removed(store, tmp_path):
+    store.add_page(make_page(1), make_picture(1))
+    only_file(tmp_path).unlink()
+    assert store.image(make_page(1).page_id) is None
+    assert store.verify().bad == (make_page(1).page_id,)
+    store.remove_pages([make_page(1).page_id])
     assert store.verify().ok
 
 

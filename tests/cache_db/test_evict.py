@@ -1,6 +1,7 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 from store_samples import (
     files_of,
@@ -13,6 +14,7 @@ from store_samples import (
 )
 
 from cache_db import PageStore
+from cache_db.evict import DOCUMENTS
 from cache_db.files import DiskFiles
 from mrr.errors import BudgetExceeded
 
@@ -137,6 +139,56 @@ def test_pictures_push_entries_out_and_never_the_other_way_round(tmp_path, nbyte
         assert store.stats().n_pages == n_pages
         assert all(store.image(page.page_id) for page in store.pages(["public"]))
         assert store.stats().picture_bytes <= store.stats().budget_bytes
+
+
+def document_store(root, n_pages: int, **options) -> PageStore:
+    """A store with documents 0, 1, ..., each with an entry, and the room that they take."""
+    with PageStore(root) as store:
+        for n in range(n_pages):
+            store.add_page(make_page(n, DOCUMENTS), make_picture(n))
+            put(store, n, page_id=make_page(n, DOCUMENTS).page_id)
+        used = store.stats().kv_bytes + store.stats().picture_bytes
+    return PageStore(root, budget_bytes=used, memory_bytes=0, **options)
+
+
+def documents(store: PageStore) -> set[int]:
+    return {page.page_num for page in store.pages([DOCUMENTS])}
+
+
+def test_a_document_goes_with_the_last_of_its_entries_the_oldest_first(tmp_path):
+    with document_store(tmp_path, 3) as store:
+        store.put_embedding(make_page(1, DOCUMENTS).page_id, "f", *(np.ones((2, 2)),) * 2)
+        store.get(make_key(0))
+        store.add_page(make_page(7), make_picture(7))  # less than an entry, which is the first
+        assert (held(store), documents(store)) == ({0, 2}, {0, 1, 2})
+        put(store, 7)
+        assert (held(store), documents(store)) == ({0, 2, 7}, {0, 2})
+        assert store.vectors("f", [DOCUMENTS])[0] == []
+        assert len(files_of(tmp_path)) == store.stats().n_pages + store.stats().n_entries
+        assert store.verify().ok
+
+
+def test_pages_that_stay_push_documents_out_and_never_the_other_way_round(tmp_path):
+    with document_store(tmp_path, 3) as store:
+        n = 0
+        with pytest.raises(BudgetExceeded):
+            for n in range(20, 100):
+                store.add_page(make_page(n), make_picture(n))
+        assert not documents(store) and not held(store)
+        with pytest.raises(BudgetExceeded):
+            store.add_page(make_page(0, DOCUMENTS), make_picture(0))
+        assert store.stats().n_pages == n - 20 > 3
+
+
+@pytest.mark.parametrize("by_entry", [False, True], ids=["the page", "an entry of it"])
+def test_a_document_that_is_in_use_is_not_evicted(tmp_path, by_entry):
+    with document_store(tmp_path, 2) as store:
+        pin = make_key(0) if by_entry else make_page(0, DOCUMENTS).page_id
+        with store.pinned([pin]):
+            for n in (7, 8, 9):
+                assert put(store, n) > 0
+            assert documents(store) == {0}
+            assert store.image(make_page(0, DOCUMENTS).page_id) is not None
 
 
 def test_a_smaller_budget_takes_effect_with_the_next_entry(tmp_path, nbytes):

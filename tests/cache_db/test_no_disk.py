@@ -15,7 +15,7 @@ import pytest
 from store_samples import finish, is_right, make_key, make_page, make_picture, put, start
 
 from cache_db import PageStore, directory
-from cache_db.directory import network_filesystem
+from cache_db.directory import default_store, network_filesystem
 from mrr.errors import BudgetExceeded
 
 
@@ -170,3 +170,9 @@ def test_threads_share_a_store_in_memory():
 def test_the_store_does_not_need_torch():
     code = "import sys, cache_db; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_home_folder_in_the_environment_is_found_as_a_shell_would(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MRR_CACHE_DIR", "~/pages")
+    assert default_store() == tmp_path / "pages"

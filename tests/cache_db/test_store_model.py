@@ -82,7 +82,10 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def verify(self):
         self.store.verify()
-        assert self.store.verify().ok
+        report = self.store.verify()
+        ids = [make_page(page).page_id for page in self.pages]
+        gone = {page_id for page_id in ids if self.store.image(page_id) is None}
+        assert report.database_ok and not report.n_orphans and set(report.bad) == gone
 
     @rule()
     def clear(self):

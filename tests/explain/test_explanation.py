@@ -85,7 +85,7 @@ def test_the_mask_shown_is_the_stored_one_and_the_importance_is_what_chose_it(
 ) -> None:
     for hit in engine.rank(QUERY):
         keep = engine.explain(QUERY, hit, dense=False).keep
-        (kv,), _, _ = engine.cache.load([hit.page], Stages(engine.device))
+        (kv,) = engine.cache.load([hit.page], Stages(engine.device))
         np.testing.assert_array_equal(np.flatnonzero(keep.kept), kv.kept)
         assert keep.kept.shape == keep.importance.shape == kv.grid
         assert keep.kept.sum() == hit.n_kept_tokens
@@ -172,7 +172,7 @@ def test_verdicts_of_every_ranking_carry_their_own_number(engine: MiniReranker) 
 def test_occlusion_tests_the_maps_that_are_shown(engine: MiniReranker) -> None:
     page = max(engine.rank(QUERY), key=lambda hit: hit.n_kept_tokens).page
     shown = engine.explain(QUERY, page, occlusion=True, block=1, n_random=1, dense=False)
-    (kv,), _, _ = engine.cache.load([page], Stages(engine.device))
+    (kv,) = engine.cache.load([page], Stages(engine.device))
     maps = {
         "contrast": page_map(shown.attention, contrast=True),
         "attention": page_map(shown.attention),

@@ -128,3 +128,29 @@ def test_the_bench_takes_a_checkpoint_its_embedder_and_a_folder_to_read_from(
     assert [s["system"] for s in report["systems"]] == ["original", "dense + reuse", "mini"]
     assert not list((tmp_path / "k/v").iterdir()), "the temporary store is gone"
     assert CliRunner().invoke(cli, ["bench", "--repeats", "0"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--add-pages", "-3"], "--add-pages"),
+        (["--top-k", "10,x"], "10,x is not a list of numbers"),
+        (["--dims", "2b", "--model", "tiny"], "--dims and --model exclude each other"),
+        (["--dims", "2b", "--embedder", "x"], "--dims and --embedder exclude each other"),
+    ],
+)
+def test_a_wrong_call_is_refused_before_a_model_is_built(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    def build(*_: object, **__: object) -> None:
+        raise AssertionError("a model was built")
+
+    monkeypatch.setattr("mrr.measure.bench.random_model", build)
+    monkeypatch.setattr("mrr.measure.bench.load_parts", build)
+    result = CliRunner().invoke(cli, ["bench", *options])
+    assert result.exit_code == 2 and message in result.stderr
+
+
+def test_the_help_of_bench_says_that_it_stays_in_memory() -> None:
+    words = " ".join(CliRunner().invoke(cli, ["bench", "--help"]).stdout.split())
+    assert "MRR_CACHE_DIR" not in words and "(default: from memory)" in words

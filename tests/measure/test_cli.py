@@ -56,5 +56,8 @@ def test_the_ablation_is_added_on_request(pair: tuple[Path, Path], tmp_path: Pat
 def test_a_wrong_call_names_what_is_wrong(pair: tuple[Path, Path], folder: Path) -> None:
     result = run(pair, folder, "--systems", "maxi")
     assert result.exit_code == 2 and "maxi is none of mini, dense-reuse, original" in result.stderr
+    for nothing in ("", " , "):
+        result = run(pair, folder, "--systems", nothing)
+        assert result.exit_code == 2 and "name at least one of mini" in result.stderr
     assert isinstance(run(pair, folder, "--kinds", "verse").exception, InputRejected)
     assert isinstance(run(pair, folder / "none").exception, InputRejected)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrr.pages.ingest import read_pages
-from mrr.pages.naming import display_name, page_label
+from mrr.pages.naming import as_range, display_name, page_label, page_numbers
 from mrr.pages.sandbox import Decoder
 from mrr.types import FailedFile, PageImage
 from tests.pages.files import encoded, photo
@@ -79,3 +79,13 @@ def test_a_page_is_called_by_its_own_label_only_where_that_differs() -> None:
     assert page_label("x.pdf", 4, "4") == "x.pdf p. 4"
     assert page_label("x.pdf", 4, "iv") == "x.pdf p. iv (4)"
     assert page_label("x.pdf", 4, "\u202e\0") == "x.pdf p. 4"
+
+
+@given(st.sets(st.integers(1, 40), min_size=1))
+def test_page_numbers_are_written_as_they_are_read(numbers: set[int]) -> None:
+    written = as_range(sorted(numbers))
+    assert page_numbers(written, "x.pdf", 40) == sorted(numbers)
+
+
+def test_runs_of_pages_are_written_short() -> None:
+    assert as_range([2, 3, 4, 7, 9, 10]) == "2-4,7,9-10"

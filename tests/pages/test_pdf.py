@@ -8,6 +8,7 @@ from PIL import Image
 from mrr.config import Limits
 from mrr.errors import InputRejected
 from mrr.pages.sandbox import Decoder
+from mrr.types import FailedFile, PageImage
 from tests.pages.files import fill, locked_pdf, make_pdf
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -165,14 +166,13 @@ def test_pixels_are_capped_by_scale_and_not_by_the_size_of_the_page(
     assert abs(height - size[1]) <= 1
 
 
-def test_a_page_that_is_a_thread_is_refused_after_the_pages_before_it(decoder: Decoder) -> None:
+def test_a_page_that_is_a_thread_is_refused_and_the_others_are_read(decoder: Decoder) -> None:
     data = make_pdf(COLOURS).replace(b"[0 0 100 100]/Contents 7", b"[0 0 1 30000]/Contents 7")
-    pages = decoder.pages("x.pdf", data)
-    assert middle(next(pages).image) == RED
-    with pytest.raises(InputRejected) as caught:
-        next(pages)
-    assert str(caught.value).startswith("Page 2 of x.pdf is 1×30000; the longer side may be")
-    assert str(caught.value).endswith("The page before it was read.")
+    first, refused, last = decoder.pages("x.pdf", data)
+    assert isinstance(first, PageImage) and middle(first.image) == RED
+    assert isinstance(refused, FailedFile) and refused.file == "x.pdf"
+    assert refused.reason.startswith("Page 2 of x.pdf is 1×30000; the longer side may be")
+    assert isinstance(last, PageImage) and (last.page_num, middle(last.image)) == (3, BLUE)
 
 
 def test_of_too_many_pages_the_first_are_read_and_the_user_is_told_about_the_rest() -> None:

@@ -62,7 +62,8 @@ def test_a_page_that_hangs_is_stopped_in_time_and_the_next_file_works() -> None:
         assert time.monotonic() - start < 3
         assert str(caught.value) == (
             "Page 2 of x.pdf took longer than 0.5 s to decode and was stopped. Simplify it, or "
-            "save it as an image, and add it again. The page before it was read."
+            "save it as an image, and add it again. Before it, 1 page was read. Add those after it "
+            "with the page range 3."
         )
         (page,) = decoder.pages("a.png", encoded(photo(), "PNG"))
         assert page.image.tobytes() == photo().tobytes()
@@ -82,15 +83,17 @@ def test_a_child_killed_between_two_pages_is_not_noticed() -> None:
 
 @pytest.mark.fault
 def test_a_child_that_dies_at_work_is_blamed_on_the_page_and_replaced() -> None:
-    data = make_pdf([slow_content()], box="0 0 612 792")
+    data = make_pdf([slow_content()] + [b""] * 5, box="0 0 612 792")
     with Decoder() as decoder:
-        assert decoder.count_pages("x.pdf", data) == 1
+        assert decoder.count_pages("x.pdf", data, "1") == 1
         first = pid(decoder)
         killer = threading.Timer(0.3, os.kill, (first, signal.SIGKILL))
         killer.start()
-        with pytest.raises(InputRejected, match=r"^Page 1 of x\.pdf stopped the decoder: it is"):
-            next(decoder.pages("x.pdf", data))
-        assert decoder.count_pages("x.pdf", data) == 1
+        with pytest.raises(InputRejected) as caught:
+            next(decoder.pages("x.pdf", data, "1,3-4,6"))
+        assert str(caught.value).startswith("Page 1 of x.pdf stopped the decoder: it is")
+        assert str(caught.value).endswith("Add those after it with the page range 3-4,6.")
+        assert decoder.count_pages("x.pdf", data, "1") == 1
         assert pid(decoder) != first
 
 
