@@ -20,7 +20,7 @@ from cache_db.store import PageStore
 from mrr import pairs, systems
 from mrr.build import dense_store, load_parts, open_store, trained_config
 from mrr.config import Limits, RerankConfig
-from mrr.errors import InputRejected, MRRError, PageLost
+from mrr.errors import Closed, InputRejected, MRRError, PageLost
 from mrr.explain import explanation
 from mrr.model.embedder import Embedder
 from mrr.model.graphs import graphs_for
@@ -195,6 +195,11 @@ class MiniReranker:
             self.store.close()
         self._dense_store.close()
 
+    def check_open(self) -> None:
+        """Raise Closed after `close`; a store that was lent would answer as if nothing were."""
+        if self._closed.is_set():
+            raise Closed("This reranker is closed; build it again with from_pretrained.")
+
     def reopened(self, device: str | torch.device) -> MiniReranker:
         """This reranker in a process that was forked from its own, with the models on device.
 
@@ -258,6 +263,7 @@ class MiniReranker:
 
     def add_page(self, item: PageImage, scope: str = PUBLIC) -> AddedPage:
         """Cache one decoded page."""
+        self.check_open()
         with self.lock:
             return self.cache.add(item, scope)
 
@@ -365,6 +371,7 @@ class MiniReranker:
         stages: Stages,
     ) -> list[Candidate]:
         """First stage: the best pages first; without an embedder all of them, unscored."""
+        self.check_open()
         with stages("retrieve"):
             pages = [
                 page

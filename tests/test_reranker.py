@@ -17,8 +17,8 @@ from cache_db.files import DiskFiles
 from cache_db.store import PageStore
 from mrr import MiniReranker
 from mrr.config import Limits, RerankConfig
-from mrr.errors import InputRejected, NotFinite, ParityError
-from mrr.types import SYSTEMS, AddedPage
+from mrr.errors import Closed, InputRejected, NotFinite, ParityError
+from mrr.types import SYSTEMS, AddedPage, PageImage
 from tests.tiny import DEVICE, picture
 
 N_PAGES = 5
@@ -153,8 +153,27 @@ def test_a_store_that_an_engine_opened_is_closed_with_it(pair, tmp_path) -> None
     child = engine.reopened(engine.device)
     for opened in (child, engine):
         opened.with_config(opened.config).close()
-        with pytest.raises(RuntimeError, match="closed"):
+        with pytest.raises(Closed, match="closed"):
             opened.store.pages(["public"])
+
+
+def test_an_engine_that_is_closed_says_so_even_where_its_store_is_open(pair, tmp_path) -> None:
+    with PageStore(tmp_path / "store") as lent:
+        engine = reopen(pair, tmp_path, store=lent)
+        twin = engine.with_config(replace(engine.config, keep_ratio=0.25))
+        page = engine.add(picture(0)).pages[0].page
+        engine.close()
+        for use in (
+            lambda: engine.rank("blue page"),
+            lambda: twin.rank("blue page"),
+            lambda: engine.retrieve("blue page"),
+            lambda: engine.add_page(PageImage(picture(1), "a page", "a page", 1)),
+            lambda: engine.rerank("blue page", [picture(1)]),
+            lambda: engine.explain("blue page", page),
+            lambda: engine.lenses("blue page", [page]),
+        ):
+            with pytest.raises(Closed, match="from_pretrained"):
+                use()
 
 
 def test_a_ranking_is_complete_sorted_and_numbered(reranker: MiniReranker) -> None:
