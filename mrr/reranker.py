@@ -141,8 +141,10 @@ class MiniReranker:
     def with_config(self, config: RerankConfig) -> MiniReranker:
         """The same models, pages and caches under another configuration.
 
-        Those asked for last are kept, with what was computed for them.
+        A band or exit that it leaves open is the one that the checkpoint was trained for. Those
+        asked for last are kept, with what was computed for them.
         """
+        config = trained_config(self.loaded, config)
         twin = self._twins.pop(config, None)
         if twin is None:
             twin = object.__new__(type(self))

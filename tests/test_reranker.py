@@ -194,6 +194,13 @@ def test_the_checkpoints_own_band_is_the_default(reranker: MiniReranker) -> None
     assert reranker.config.keep_ratio == 0.5 and reranker.config.pruner == "embedder"
 
 
+def test_another_configuration_has_the_checkpoints_own_band_as_well(
+    reranker: MiniReranker,
+) -> None:
+    config = reranker.with_config(RerankConfig(keep_ratio=0.25)).config
+    assert (config.band, config.exit_layer, config.keep_ratio) == ((2, 4), 4, 0.25)
+
+
 def test_dense_reuse_equals_original_and_mini_without_its_parts_equals_both(
     reranker: MiniReranker,
 ) -> None:
