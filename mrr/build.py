@@ -70,11 +70,13 @@ def open_store(store: str | Path | PageStore | None) -> PageStore:
 
 
 def dense_store() -> PageStore:
-    """Where K/V of `dense + reuse` lies: in memory, a quarter of what there is, at least 4 GiB.
+    """Where K/V of `dense + reuse` lies: in memory, because it must not push pages off the disk.
 
-    At full depth it is an order of magnitude larger; it must not push pages off the disk.
+    At full depth it is an order of magnitude larger, so it may take a quarter of the memory there
+    is or 4 GiB, whichever is more, but never over half: the models need the rest.
     """
-    memory_bytes = max(4 * 2**30, _memory_bytes() // 4)
+    there = _memory_bytes()
+    memory_bytes = min(max(4 * 2**30, there // 4), there // 2)
     return PageStore(None, memory_bytes=memory_bytes, holds_pages=False)
 
 

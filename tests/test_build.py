@@ -1,4 +1,4 @@
-"""What an engine is made of: the configuration that a checkpoint was trained for."""
+"""What an engine is made of: the configuration it was trained for, the memory it may take."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mrr.build import trained_config
+from mrr.build import dense_store, trained_config
 from mrr.config import RerankConfig
 from mrr.errors import InvalidConfig
 from mrr.model.load import LoadedModel
@@ -56,3 +56,12 @@ def test_a_band_beyond_the_model_is_refused_as_the_band(trained: LoadedModel) ->
     config = trained_config(trained, RerankConfig(band=(1, 9)))
     with pytest.raises(InvalidConfig, match=r"band \[1, 9\) must lie within the 6 layers"):
         config.resolve(N_LAYERS)
+
+
+@pytest.mark.parametrize(("there_gib", "taken_gib"), [(1, 0.5), (2, 1), (8, 4), (12, 4), (64, 16)])
+def test_dense_kv_takes_a_quarter_of_the_memory_or_4_gib_but_never_over_half(
+    there_gib: int, taken_gib: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrr.build._memory_bytes", lambda: there_gib * 2**30)
+    with dense_store() as store:
+        assert store.stats().budget_bytes == taken_gib * 2**30
