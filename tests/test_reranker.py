@@ -18,7 +18,8 @@ from cache_db.store import PageStore
 from mrr import MiniReranker
 from mrr.config import Limits, RerankConfig
 from mrr.errors import Closed, InputRejected, NotFinite, ParityError
-from mrr.types import SYSTEMS, AddedPage, PageImage
+from mrr.systems import Scored
+from mrr.types import SYSTEMS, AddedPage, Page, PageImage
 from tests.tiny import DEVICE, picture
 
 N_PAGES = 5
@@ -187,6 +188,24 @@ def test_a_ranking_is_complete_sorted_and_numbered(reranker: MiniReranker) -> No
         assert -1.001 <= hit.retrieval_score <= 1.001
     assert ranked.usage.cached_pages == N_PAGES and ranked.usage.missed_pages == 0
     assert list(ranked.usage.ms) == ["retrieve", "load", "query", "band", "head"]
+
+
+def test_however_many_pages_tie_they_keep_their_order(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = 128  # a sort that is not stable shows beyond 16
+    pages = [Page(f"{i:064x}", f"page {i}", "", 1, 8, 8, "public") for i in range(n)]
+    levels = [float(i % 2) for i in range(n)]
+    best_first = [f"page {i}" for i in (*range(1, n, 2), *range(0, n, 2))]
+    monkeypatch.setattr(reranker.store, "pages", lambda scopes: pages)
+    monkeypatch.setattr(reranker.cache, "vectors", lambda pages: None)
+    monkeypatch.setattr(reranker.embedder, "similarity", lambda *_: np.array(levels))
+    assert [page.label for page, _ in reranker.retrieve("blue page")] == best_first
+
+    scored = Scored(levels, [1] * n, [1] * n, n_missed=0, bytes_read=0)
+    monkeypatch.setattr(reranker.embedder, "similarity", lambda *_: np.zeros(n))
+    monkeypatch.setattr("mrr.systems.cached", lambda *_: scored)
+    assert [hit.page.label for hit in reranker.rank("blue page")] == best_first
 
 
 def test_the_checkpoints_own_band_is_the_default(reranker: MiniReranker) -> None:
