@@ -6,6 +6,7 @@ rank: query -> candidates -> K/V from the store -> band -> logits -> RankedList
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from PIL import Image
 from cache_db.store import PageStore
 from mrr import pairs, systems
 from mrr.build import dense_store, load_parts, open_store, trained_config
-from mrr.config import Limits, RerankConfig
+from mrr.config import DEFAULT_INSTRUCTION, Limits, RerankConfig
 from mrr.errors import Closed, InputRejected, MRRError, PageLost
 from mrr.explain import explanation
 from mrr.model.embedder import Embedder
@@ -49,6 +50,8 @@ from mrr.types import (
     System,
     Usage,
 )
+
+logger = logging.getLogger(__name__)
 
 PUBLIC = "public"
 File = str | Path | tuple[str, bytes] | Image.Image
@@ -169,6 +172,13 @@ class MiniReranker:
                 f"No embedder is loaded: every page is a candidate, whatever top_k says{kept}.",
             )
         scorer = Scorer(self.loaded, self.encoder, config, graphs=self._graphs)
+        if config.instruction != DEFAULT_INSTRUCTION and not scorer.reads_instruction:
+            note = (
+                f"The prompt template {self.encoder.template.name} has no place for an "
+                "instruction; the one that was given is not read."
+            )
+            logger.warning(note)  # `rerank` returns results without notes
+            self.notes += (note,)
         dense = scorer.config.dense(self.loaded.n_layers, lossless(self.loaded.dtype))
         self.cache = PageCache(scorer, self.embedder, self.store, resident=self._resident)
         dense_scorer = Scorer(self.loaded, self.encoder, dense, graphs=self._graphs)

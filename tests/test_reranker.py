@@ -245,6 +245,26 @@ def test_monoqwens_own_prompt_runs_image_first_on_qwen2_vl(checkpoints, tmp_path
     engine.close()
 
 
+def test_an_instruction_that_the_template_has_no_place_for_costs_nothing_and_is_told(
+    checkpoints, tmp_path: Path, caplog
+) -> None:
+    engine = MiniReranker.from_pretrained(
+        checkpoints["qwen2_vl"], store=tmp_path / "store", template="monoqwen", device=DEVICE,
+        self_check=False,
+    )  # fmt: skip
+    engine.add(pictures()[:2])
+    plain = engine.rank("blue page")
+    assert not any("instruction" in note for note in plain.notes)
+    twin = engine.with_config(replace(engine.config, instruction="Find the map."))
+    told = twin.rank("blue page")
+    assert told.usage.missed_pages == 0 and logits(told) == logits(plain)
+    assert any("monoqwen has no place for an instruction" in note for note in told.notes)
+    caplog.clear()
+    engine.rerank("blue page", pictures()[:1], instruction="Find the chart.")
+    assert "no place for an instruction" in caplog.text
+    engine.close()
+
+
 def test_a_restart_finds_every_page_and_gives_the_very_same_logits(
     reranker: MiniReranker, pair, tmp_path: Path
 ) -> None:

@@ -63,6 +63,11 @@ class Scorer:
         self._serial = next(_serials)  # unlike id(self), never another's later on
         self._instruction: InstructionKV | None = None
 
+    @property
+    def reads_instruction(self) -> bool:
+        """Whether the prompt has a place for the instruction."""
+        return "{instruction}" in self.encoder.words(self.order)
+
     def fingerprint(self, **context: object) -> str:
         """Identity of page K/V made here; context adds what decides pruning (the embedder)."""
         seed = self.config.seed if self.config.pruner == "random" else None
@@ -71,7 +76,7 @@ class Scorer:
             band=self.config.band,
             keep=[self.config.keep_ratio, self.config.pruner, seed],
             kv_dtype=self.config.kv_dtype,
-            instruction=self.config.instruction,
+            instruction=self.config.instruction if self.reads_instruction else None,
             model=self.loaded.digest,
             dtype=str(self.loaded.dtype),
             prompt=[self.encoder.template.name, self.encoder.words(self.order)],
