@@ -29,7 +29,7 @@ class RerankConfig:
     keep_ratio, pruner: share of visual tokens kept, and who chooses them (part 4).
     kv_dtype: how page K/V is stored; int8 is per channel for K and per token for V.
     min_pixels, max_pixels: size of the page that the model sees; None means the checkpoint's own
-    bounds, but never over 1,800 visual tokens.
+    bound. Neither may call for more than 1,800 visual tokens.
     seed: of the random pruner only.
     """
 
@@ -51,6 +51,10 @@ class RerankConfig:
                 raise InvalidConfig(f"{name} is {getattr(self, name)!r}; choose one of {choices}.")
         if not 0.0 < self.keep_ratio <= 1.0:
             raise InvalidConfig(f"keep_ratio is {self.keep_ratio}; it must be in (0, 1].")
+        for name in ("min_pixels", "max_pixels"):
+            pixels = getattr(self, name)
+            if pixels is not None and pixels < 1:
+                raise InvalidConfig(f"{name} is {pixels}; it must be at least 1, or None.")
         if (self.min_pixels or 1) > (self.max_pixels or self.min_pixels or 1):
             raise InvalidConfig(
                 f"min_pixels is {self.min_pixels} and max_pixels {self.max_pixels}; "

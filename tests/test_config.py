@@ -44,6 +44,13 @@ def test_keep_ratio_out_of_range_is_refused(ratio: float) -> None:
         RerankConfig(keep_ratio=ratio)
 
 
+@pytest.mark.parametrize("name", ["min_pixels", "max_pixels"])
+@pytest.mark.parametrize("pixels", [0, -5])
+def test_a_page_of_no_pixels_is_refused(name: str, pixels: int) -> None:
+    with pytest.raises(InvalidConfig, match=f"{name} is {pixels}"):
+        RerankConfig(**{name: pixels})
+
+
 def test_a_seed_that_no_generator_takes_is_refused_at_once() -> None:
     with pytest.raises(InvalidConfig, match="seed is -1"):
         RerankConfig(seed=-1)

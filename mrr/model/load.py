@@ -31,7 +31,7 @@ _CLASSES = {
 }
 # What a checkpoint needs; never pickles, never code.
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
-_MAX_VISUAL_TOKENS = 1800
+MAX_VISUAL_TOKENS = 1800
 # Beside an adapter: the band, exit and keep ratio that it was trained with, as JSON.
 TRAINED = "mini_reranker.json"
 
@@ -86,7 +86,7 @@ class LoadedModel:
     @property
     def max_pixels(self) -> int:
         own = int(self.image_processor.size["longest_edge"])
-        return min(own, _MAX_VISUAL_TOKENS * self.cell**2)
+        return min(own, MAX_VISUAL_TOKENS * self.cell**2)
 
 
 def load_model(

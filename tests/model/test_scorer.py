@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mrr.config import RerankConfig
+from mrr.errors import InvalidConfig
 from mrr.model import scorer as module
 from mrr.model.load import LoadedModel, load_model
 from mrr.model.prompt import QWEN_RERANKER, PromptEncoder, PromptTemplate
@@ -100,3 +101,27 @@ def test_what_page_kv_does_not_depend_on_leaves_its_identity(qwen3: LoadedModel)
     assert of(qwen3, replace(CONFIG, exit_layer=6)).fingerprint() == of(qwen3).fingerprint()
     other_seed = of(qwen3, replace(UNIFORM, seed=1))
     assert other_seed.fingerprint() == of(qwen3, UNIFORM).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("bounds", "words"),
+    [
+        ({"min_pixels": 10**6}, "at least 1000000 and at most 65536"),
+        ({"max_pixels": 2 * 1024}, "at least 4096 and at most 2048"),
+        ({"max_pixels": 1}, "1 to 1800 visual tokens, 1024 to 1843200 pixels"),
+        ({"min_pixels": 1, "max_pixels": 1023}, "max_pixels is 1023"),
+        ({"max_pixels": 1801 * 1024}, "max_pixels is 1844224"),
+    ],
+)
+def test_bounds_that_do_not_fit_the_checkpoints_own_are_refused(
+    qwen3: LoadedModel, bounds: dict[str, int], words: str
+) -> None:
+    with pytest.raises(InvalidConfig, match=words):
+        of(qwen3, RerankConfig(**bounds))
+
+
+def test_one_bound_alone_goes_with_the_checkpoints_other(qwen3: LoadedModel) -> None:
+    one = of(qwen3, RerankConfig(min_pixels=8 * 1024))
+    assert (one.min_pixels, one.max_pixels) == (8 * 1024, 64 * 1024)
+    other = of(qwen3, RerankConfig(max_pixels=1800 * 1024))
+    assert (other.min_pixels, other.max_pixels) == (4 * 1024, 1800 * 1024)
