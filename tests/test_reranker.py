@@ -406,6 +406,28 @@ def test_a_page_whose_kv_is_not_finite_is_refused_and_not_stored(
     )
 
 
+def test_kv_that_fits_the_model_but_not_its_storage_is_refused_and_not_stored(
+    reranker: MiniReranker, monkeypatch
+) -> None:
+    from mrr.model import prefix
+
+    project = prefix.project_kv
+
+    def outlying(*args):
+        k, v = project(*args)
+        k[..., -1, 0] = 70_000.0  # the largest of fp16 is 65,504
+        return k, v
+
+    monkeypatch.setattr(prefix, "project_kv", outlying)
+    halves = reranker.with_config(replace(reranker.config, kv_dtype="fp16"))
+    (failed,) = halves.add(pictures()[:1]).failed
+    assert "not finite" in failed.reason and "kv_dtype" in failed.reason
+    assert reranker.store.pages(["public"]) == []
+    for wide in ("bf16", "int8"):
+        other = reranker.with_config(replace(reranker.config, kv_dtype=wide))
+        assert not other.add(pictures()[:1]).failed
+
+
 def test_a_page_that_gives_no_finite_numbers_is_left_out_and_the_others_are_ranked(
     reranker: MiniReranker, monkeypatch
 ) -> None:
