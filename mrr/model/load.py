@@ -135,6 +135,7 @@ def _load(folder: Path, name: str, device: torch.device, dtype: torch.dtype | No
     trained = _trained(folder, config)
     tokenizer = _part(PreTrainedTokenizerFast, tokens, "tokenizer.json")
     image_processor = _part(Qwen2VLImageProcessorPil, pixels, "preprocessor_config.json")
+    _check_patches(config, image_processor, pixels)
     model = _stock_model(base, config, dtype)
     if adapter.exists():
         model = merge_adapter(model, folder)
@@ -192,6 +193,18 @@ def _part(kind: Any, folder: Path, file: str) -> Any:
             "fetch the checkpoint again."
         ) from error
     return part
+
+
+def _check_patches(config: Any, processor: Any, folder: Path) -> None:
+    """Refuse an image processor that cuts pages into other patches than the tower reads."""
+    vision = config.vision_config
+    wanted = (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
+    cut = (processor.patch_size, processor.merge_size, processor.temporal_patch_size)
+    if cut != wanted:
+        raise InputRejected(
+            f"preprocessor_config.json in the folder {folder.name} has patch, merge and temporal "
+            f"patch sizes {cut}, but its model reads {wanted}; fetch the checkpoint again."
+        )
 
 
 def _stock_model(base: Path, config: Any, dtype: torch.dtype) -> Any:

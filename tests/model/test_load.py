@@ -147,6 +147,14 @@ def test_a_damaged_tokenizer_or_image_processor_is_refused_by_its_file(
         load_model(folder, device=DEVICE)
 
 
+def test_an_image_processor_of_another_model_is_refused(tmp_path, checkpoints) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(checkpoints["qwen3_vl"], folder)
+    (folder / "preprocessor_config.json").write_text("{}")  # which stands for Qwen2-VL's sizes
+    with pytest.raises(InputRejected, match=r"\(14, 2, 2\), but its model reads \(16, 2, 2\)"):
+        load_model(folder, device=DEVICE)
+
+
 @pytest.mark.parametrize("method", ["awq", "gptq", "bitsandbytes", "compressed-tensors"])
 def test_quantised_weights_are_refused_by_their_method(method, tmp_path, checkpoints) -> None:
     folder = tmp_path / "copy"
