@@ -10,6 +10,7 @@ import torch
 
 from cache_db.directory import default_store
 from cache_db.store import PageStore
+from mrr.assets import assets
 from mrr.config import RerankConfig
 from mrr.errors import InputRejected, UnsupportedModel
 from mrr.model.embedder import Embedder
@@ -17,7 +18,7 @@ from mrr.model.load import LoadedModel, load_model, share_tower
 from mrr.model.prompt import PromptTemplate, template_for
 from mrr.model.selfcheck import check_parity
 
-MODELS = Path(__file__).resolve().parent.parent / "assets" / "models"
+MODELS = assets("models")
 TINY = "tiny"
 
 
