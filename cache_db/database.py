@@ -17,6 +17,7 @@ import sqlite_utils
 from cache_db.fork import gate
 from cache_db.schema import NOT_A_STORE, UnknownDatabase, is_new, migrate
 from cache_db.session import exclusive
+from mrr.errors import Closed
 
 TIMEOUT_S = 30.0
 _LET_GO = -2  # no inode: the thread's next block opens a new connection
@@ -57,6 +58,7 @@ class Database:
         """A connection on which each statement sees the last commit."""
         if self._turn is not None and self._shared is not None:
             with self._turn:
+                self._check_open()
                 yield self._shared.db
             return
         with gate:
@@ -92,6 +94,10 @@ class Database:
         if self._shared:
             self._shared.db.close()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("The store is closed; open it again to use it.")
+
     def let_go(self) -> None:
         """Close every connection to the file; each thread opens a new one when it needs it."""
         for handle in list(self._handles):
@@ -117,8 +123,7 @@ class Database:
         assert self._path is not None
         if os.getpid() != self._pid:
             raise RuntimeError("A store does not survive fork: open a new one in the child.")
-        if self._closed:
-            raise RuntimeError("The store is closed.")
+        self._check_open()
         handle: _Handle | None = getattr(self._local, "handle", None)
         try:
             inode = os.stat(self._path).st_ino

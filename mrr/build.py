@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from cache_db.directory import default_store
 from cache_db.store import PageStore
+from mrr.assets import assets
 from mrr.config import RerankConfig
 from mrr.errors import InputRejected, UnsupportedModel
 from mrr.model.embedder import Embedder
@@ -18,7 +18,7 @@ from mrr.model.load import LoadedModel, load_model, share_tower
 from mrr.model.prompt import PromptTemplate, template_for
 from mrr.model.selfcheck import check_parity
 
-MODELS = Path(__file__).resolve().parent.parent / "assets" / "models"
+MODELS = assets("models")
 TINY = "tiny"
 
 
@@ -71,11 +71,13 @@ def open_store(store: str | Path | PageStore | None) -> PageStore:
 
 
 def dense_store() -> PageStore:
-    """Where K/V of `dense + reuse` lies: in memory, a quarter of what there is, at least 4 GiB.
+    """Where K/V of `dense + reuse` lies: in memory, because it must not push pages off the disk.
 
-    At full depth it is an order of magnitude larger; it must not push pages off the disk.
+    At full depth it is an order of magnitude larger, so it may take a quarter of the memory there
+    is or 4 GiB, whichever is more, but never over half: the models need the rest.
     """
-    memory_bytes = max(4 * 2**30, _memory_bytes() // 4)
+    there = _memory_bytes()
+    memory_bytes = min(max(4 * 2**30, there // 4), there // 2)
     return PageStore(None, memory_bytes=memory_bytes, holds_pages=False)
 
 
@@ -89,20 +91,24 @@ def _memory_bytes() -> int:
 
 
 def trained_config(loaded: LoadedModel, config: RerankConfig | None) -> RerankConfig:
-    """The given config, its open fields filled with what the checkpoint was trained for."""
-    if config is not None and config.band is None and config.exit_layer is None:
-        return replace(config, **_band(loaded))
-    if config is not None:
-        return config
-    ratio = {k: v for k, v in loaded.trained.items() if k == "keep_ratio"}
-    return RerankConfig(**_band(loaded), **ratio)
+    """The given config, its open fields filled with what the checkpoint was trained for.
 
-
-def _band(loaded: LoadedModel) -> dict[str, Any]:
+    Where only one of band and exit is open, the given one is kept as it is: a trained band is cut
+    at an earlier exit, and a trained exit moves behind a band that ends later. Without a config
+    the keep ratio is the trained one too.
+    """
+    if config is None:
+        ratio = {k: v for k, v in loaded.trained.items() if k == "keep_ratio"}
+        config = RerankConfig(**ratio)
     if "band" not in loaded.trained:
-        return {}
-    start, end = loaded.trained["band"]
-    return {"band": (int(start), int(end)), "exit_layer": int(loaded.trained["exit_layer"])}
+        return config
+    (start, end), last = loaded.trained["band"], loaded.trained["exit_layer"]
+    if config.band is not None:
+        # An end beyond the model is left for `resolve` to refuse.
+        last = min(max(last, config.band[1]), loaded.n_layers)
+    exit_layer = last if config.exit_layer is None else config.exit_layer
+    band = config.band or (min(start, exit_layer - 1), min(end, exit_layer))
+    return replace(config, band=band, exit_layer=exit_layer)
 
 
 def bundled(name: str) -> Path:

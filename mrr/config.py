@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from mrr.errors import InvalidConfig
+
 PromptOrder = Literal["vision-first", "query-first", "document-first"]
 Pruner = Literal["embedder", "uniform", "random", "none"]
 KVDtype = Literal["int8", "bf16", "fp16", "fp32"]
@@ -27,7 +29,7 @@ class RerankConfig:
     keep_ratio, pruner: share of visual tokens kept, and who chooses them (part 4).
     kv_dtype: how page K/V is stored; int8 is per channel for K and per token for V.
     min_pixels, max_pixels: size of the page that the model sees; None means the checkpoint's own
-    bounds, but never over 1,800 visual tokens.
+    bound. Neither may call for more than 1,800 visual tokens.
     seed: of the random pruner only.
     """
 
@@ -46,24 +48,30 @@ class RerankConfig:
         for name, known in (("order", PromptOrder), ("pruner", Pruner), ("kv_dtype", KVDtype)):
             if getattr(self, name) not in get_args(known):
                 choices = ", ".join(get_args(known))
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {choices}.")
+                raise InvalidConfig(f"{name} is {getattr(self, name)!r}; choose one of {choices}.")
         if not 0.0 < self.keep_ratio <= 1.0:
-            raise ValueError(f"keep_ratio is {self.keep_ratio}; it must be in (0, 1].")
+            raise InvalidConfig(f"keep_ratio is {self.keep_ratio}; it must be in (0, 1].")
+        for name in ("min_pixels", "max_pixels"):
+            pixels = getattr(self, name)
+            if pixels is not None and pixels < 1:
+                raise InvalidConfig(f"{name} is {pixels}; it must be at least 1, or None.")
         if (self.min_pixels or 1) > (self.max_pixels or self.min_pixels or 1):
-            raise ValueError(
+            raise InvalidConfig(
                 f"min_pixels is {self.min_pixels} and max_pixels {self.max_pixels}; "
                 "the first must not be the larger."
             )
+        if self.seed < 0:
+            raise InvalidConfig(f"seed is {self.seed}; it must not be negative.")
 
     def resolve(self, n_layers: int) -> RerankConfig:
         """Fill in band and exit for a model of n_layers layers, and check them against it."""
         default_start, default_exit = paper_band(n_layers)
         exit_layer = default_exit if self.exit_layer is None else self.exit_layer
         if not 1 <= exit_layer <= n_layers:
-            raise ValueError(f"exit_layer is {exit_layer}; this model has {n_layers} layers.")
+            raise InvalidConfig(f"exit_layer is {exit_layer}; this model has {n_layers} layers.")
         band = self.band or (min(default_start, exit_layer - 1), exit_layer)
         if not 0 <= band[0] < band[1] <= exit_layer:
-            raise ValueError(
+            raise InvalidConfig(
                 f"band [{band[0]}, {band[1]}) must lie within the {exit_layer} layers that run."
             )
         keep_all = self.pruner == "none" or self.keep_ratio == 1.0

@@ -1,16 +1,25 @@
-"""Every error this package raises on purpose.
+"""Every error that what people bring can cause: files, queries, settings, checkpoints, stores.
 
 A message names what went wrong, the numbers involved and what to do next, in one or two
 sentences that can be shown to a user as they are: no paths of the server, no library text.
+Only code that calls a function in a way that can never work gets Python's own errors instead.
 """
 
 
 class MRRError(Exception):
-    """Base class: catching it catches everything the package raises on purpose."""
+    """Base class: catching it catches everything that files, settings and models can cause."""
 
 
 class InputRejected(MRRError):
     """A file, page or query was refused; the message says which limit it broke."""
+
+
+class InvalidConfig(MRRError, ValueError):
+    """A setting is out of its range, or does not fit the model; the message says which."""
+
+
+class Closed(MRRError, RuntimeError):
+    """An engine or a store was used after it had been closed."""
 
 
 class UnsupportedModel(MRRError):

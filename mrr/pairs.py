@@ -53,6 +53,7 @@ def rerank(
     instruction: the task line, where it differs from the configured one. Raises InputRejected for
     a document that cannot be read, naming its position: none is ever scored as if it were empty.
     """
+    engine.check_open()
     _check_top_n(top_n)
     engine = with_instruction(engine, instruction)
     if not documents:
@@ -80,6 +81,7 @@ def rank_texts(
     Source: miniReranker 3.1, vision-as-query. The picture's K/V is not stored; the embedder
     chooses its tokens as it does for pages.
     """
+    engine.check_open()
     _check_top_n(top_n)
     if not texts:
         return []

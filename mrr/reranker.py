@@ -6,6 +6,7 @@ rank: query -> candidates -> K/V from the store -> band -> logits -> RankedList
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -18,8 +19,8 @@ import torch
 from cache_db.store import PageStore
 from mrr import pairs, systems
 from mrr.build import dense_store, load_parts, open_store, trained_config
-from mrr.config import Limits, RerankConfig
-from mrr.errors import InputRejected, MRRError, PageLost
+from mrr.config import DEFAULT_INSTRUCTION, Limits, RerankConfig
+from mrr.errors import Closed, InputRejected, MRRError, PageLost
 from mrr.explain import explanation
 from mrr.model.embedder import Embedder
 from mrr.model.graphs import graphs_for
@@ -49,6 +50,8 @@ from mrr.types import (
     System,
     Usage,
 )
+
+logger = logging.getLogger(__name__)
 
 PUBLIC = "public"
 Candidate = tuple[Page, float | None]
@@ -140,8 +143,10 @@ class MiniReranker:
     def with_config(self, config: RerankConfig) -> MiniReranker:
         """The same models, pages and caches under another configuration.
 
-        Those asked for last are kept, with what was computed for them.
+        A band or exit that it leaves open is the one that the checkpoint was trained for. Those
+        asked for last are kept, with what was computed for them.
         """
+        config = trained_config(self.loaded, config)
         twin = self._twins.pop(config, None)
         if twin is None:
             twin = object.__new__(type(self))
@@ -166,6 +171,13 @@ class MiniReranker:
                 f"No embedder is loaded: every page is a candidate, whatever top_k says{kept}.",
             )
         scorer = Scorer(self.loaded, self.encoder, config, graphs=self._graphs)
+        if config.instruction != DEFAULT_INSTRUCTION and not scorer.reads_instruction:
+            note = (
+                f"The prompt template {self.encoder.template.name} has no place for an "
+                "instruction; the one that was given is not read."
+            )
+            logger.warning(note)  # `rerank` returns results without notes
+            self.notes += (note,)
         dense = scorer.config.dense(self.loaded.n_layers, lossless(self.loaded.dtype))
         self.cache = PageCache(scorer, self.embedder, self.store, resident=self._resident)
         dense_scorer = Scorer(self.loaded, self.encoder, dense, graphs=self._graphs)
@@ -193,6 +205,11 @@ class MiniReranker:
         if self._owns_store:
             self.store.close()
         self._dense_store.close()
+
+    def check_open(self) -> None:
+        """Raise Closed after `close`; a store that was lent would answer as if nothing were."""
+        if self._closed.is_set():
+            raise Closed("This reranker is closed; build it again with from_pretrained.")
 
     def reopened(self, device: str | torch.device) -> MiniReranker:
         """This reranker in a process that was forked from its own, with the models on device.
@@ -259,6 +276,7 @@ class MiniReranker:
 
     def add_page(self, item: PageImage, scope: str = PUBLIC) -> AddedPage:
         """Cache one decoded page."""
+        self.check_open()
         with self.lock:
             return self.cache.add(item, scope)
 
@@ -266,6 +284,7 @@ class MiniReranker:
         self, files: Iterable[File], page_range: str | None = None
     ) -> Iterator[PageImage | FailedFile]:
         """Pages of files as they are decoded, with the files that are refused in their place."""
+        self.check_open()  # or a new decoding process would stay behind
         for file in files:
             try:
                 named = contents(file)
@@ -365,6 +384,7 @@ class MiniReranker:
         """First stage: the best pages first; without an embedder all of them, unscored."""
         scopes = [scopes] if isinstance(scopes, str) else scopes  # not its letters
         only = [only] if isinstance(only, str) else only
+        self.check_open()
         with stages("retrieve"):
             pages = [
                 page

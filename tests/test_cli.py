@@ -48,17 +48,24 @@ def test_add_rank_and_store_from_end_to_end(folder: Path, pair, tmp_path: Path) 
     added = mrr("add", folder, *models, "--json", store=store)
     assert added.exit_code == 1, added.stderr  # one file was refused
     report = json.loads(added.stdout)
+    assert {*report} == {"pages", "failed"}
     assert [p["label"] for p in report["pages"]] == ["page0.png", "page1.png", "page2.png"]
     assert {*report["pages"][0]} == {
         "page_id", "label", "page_num", "outcome", "n_visual_tokens", "n_kept_tokens", "nbytes",
         "ms",
     }  # fmt: skip
+    assert {*report["failed"][0]} == {"file", "reason"}
     assert [f["file"] for f in report["failed"]] == ["broken.png"]
     assert "broken.png" in added.stderr
 
     ranked = mrr("rank", "blue page", *models, "--json", "--top-k", 2, store=store)
     assert ranked.exit_code == 0, ranked.stderr
     result = json.loads(ranked.stdout)
+    assert {*result} == {"query", "system", "results", "usage"}
+    assert {*result["results"][0]} == {
+        "rank", "page_id", "label", "page_num", "relevance_score", "logit", "retrieval_score",
+    }  # fmt: skip
+    assert {*result["usage"]} == {"cached_pages", "missed_pages", "bytes_read", "ms"}
     assert (result["query"], result["system"]) == ("blue page", "mini")
     assert [r["rank"] for r in result["results"]] == [1, 2]
     assert result["usage"]["cached_pages"] == 2 and result["usage"]["missed_pages"] == 0

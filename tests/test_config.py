@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mrr.config import RerankConfig, digest, layer_range, paper_band
+from mrr.errors import InvalidConfig, MRRError
 
 
 def test_bands_of_the_paper() -> None:
@@ -33,21 +34,37 @@ def test_an_early_exit_alone_pulls_the_band_in() -> None:
     ],
 )
 def test_what_does_not_fit_the_model_is_refused_with_its_numbers(changes, message) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InvalidConfig, match=message):
         RerankConfig(**changes).resolve(28)
 
 
 @pytest.mark.parametrize("ratio", [0.0, -1.0, 1.5])
 def test_keep_ratio_out_of_range_is_refused(ratio: float) -> None:
-    with pytest.raises(ValueError, match="keep_ratio"):
+    with pytest.raises(InvalidConfig, match="keep_ratio"):
         RerankConfig(keep_ratio=ratio)
+
+
+@pytest.mark.parametrize("name", ["min_pixels", "max_pixels"])
+@pytest.mark.parametrize("pixels", [0, -5])
+def test_a_page_of_no_pixels_is_refused(name: str, pixels: int) -> None:
+    with pytest.raises(InvalidConfig, match=f"{name} is {pixels}"):
+        RerankConfig(**{name: pixels})
+
+
+def test_a_seed_that_no_generator_takes_is_refused_at_once() -> None:
+    with pytest.raises(InvalidConfig, match="seed is -1"):
+        RerankConfig(seed=-1)
+
+
+def test_a_refused_setting_is_a_value_error_and_one_of_the_packages_own() -> None:
+    assert issubclass(InvalidConfig, ValueError) and issubclass(InvalidConfig, MRRError)
 
 
 @pytest.mark.parametrize(
     "changes", [{"order": "vision_first"}, {"pruner": "fastest"}, {"kv_dtype": "int4"}]
 )
 def test_a_misspelt_choice_is_refused_with_the_choices(changes) -> None:
-    with pytest.raises(ValueError, match="choose one of"):
+    with pytest.raises(InvalidConfig, match="choose one of"):
         RerankConfig(**changes)
 
 

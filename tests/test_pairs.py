@@ -58,6 +58,13 @@ def test_what_is_no_document_is_refused_by_its_position(reranker: MiniReranker) 
         reranker.rerank("blue", [np.zeros((64, 64, 3))])
 
 
+def test_however_many_documents_tie_they_keep_the_input_order(reranker: MiniReranker) -> None:
+    two = [DOCUMENTS[0], DOCUMENTS[1]] * 64  # a sort that is not stable shows beyond 16
+    order = [r.index for r in reranker.rerank("blue", two)]
+    halves = order[:64], order[64:]
+    assert sorted(halves) == [list(range(0, 128, 2)), list(range(1, 128, 2))]
+
+
 def test_reranked_documents_are_cached_but_never_listed_among_the_pages(
     reranker: MiniReranker,
 ) -> None:

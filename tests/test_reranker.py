@@ -17,8 +17,9 @@ from cache_db.files import DiskFiles
 from cache_db.store import PageStore
 from mrr import MiniReranker
 from mrr.config import Limits, RerankConfig
-from mrr.errors import InputRejected, NotFinite, ParityError
-from mrr.types import SYSTEMS, AddedPage
+from mrr.errors import Closed, InputRejected, NotFinite, ParityError
+from mrr.systems import Scored
+from mrr.types import SYSTEMS, AddedPage, Page, PageImage
 from tests.tiny import DEVICE, picture
 
 N_PAGES = 5
@@ -169,8 +170,27 @@ def test_a_store_that_an_engine_opened_is_closed_with_it(pair, tmp_path) -> None
     child = engine.reopened(engine.device)
     for opened in (child, engine):
         opened.with_config(opened.config).close()
-        with pytest.raises(RuntimeError, match="closed"):
+        with pytest.raises(Closed, match="closed"):
             opened.store.pages(["public"])
+
+
+def test_an_engine_that_is_closed_says_so_even_where_its_store_is_open(pair, tmp_path) -> None:
+    with PageStore(tmp_path / "store") as lent:
+        engine = reopen(pair, tmp_path, store=lent)
+        twin = engine.with_config(replace(engine.config, keep_ratio=0.25))
+        page = engine.add(picture(0)).pages[0].page
+        engine.close()
+        for use in (
+            lambda: engine.rank("blue page"),
+            lambda: twin.rank("blue page"),
+            lambda: engine.retrieve("blue page"),
+            lambda: engine.add_page(PageImage(picture(1), "a page", "a page", 1)),
+            lambda: engine.rerank("blue page", [picture(1)]),
+            lambda: engine.explain("blue page", page),
+            lambda: engine.lenses("blue page", [page]),
+        ):
+            with pytest.raises(Closed, match="from_pretrained"):
+                use()
 
 
 def test_a_ranking_is_complete_sorted_and_numbered(reranker: MiniReranker) -> None:
@@ -186,9 +206,34 @@ def test_a_ranking_is_complete_sorted_and_numbered(reranker: MiniReranker) -> No
     assert list(ranked.usage.ms) == ["retrieve", "load", "query", "band", "head"]
 
 
+def test_however_many_pages_tie_they_keep_their_order(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = 128  # a sort that is not stable shows beyond 16
+    pages = [Page(f"{i:064x}", f"page {i}", "", 1, 8, 8, "public") for i in range(n)]
+    levels = [float(i % 2) for i in range(n)]
+    best_first = [f"page {i}" for i in (*range(1, n, 2), *range(0, n, 2))]
+    monkeypatch.setattr(reranker.store, "pages", lambda scopes: pages)
+    monkeypatch.setattr(reranker.cache, "vectors", lambda pages: None)
+    monkeypatch.setattr(reranker.embedder, "similarity", lambda *_: np.array(levels))
+    assert [page.label for page, _ in reranker.retrieve("blue page")] == best_first
+
+    scored = Scored(levels, [1] * n, [1] * n, n_missed=0, bytes_read=0)
+    monkeypatch.setattr(reranker.embedder, "similarity", lambda *_: np.zeros(n))
+    monkeypatch.setattr("mrr.systems.cached", lambda *_: scored)
+    assert [hit.page.label for hit in reranker.rank("blue page")] == best_first
+
+
 def test_the_checkpoints_own_band_is_the_default(reranker: MiniReranker) -> None:
     assert (reranker.config.band, reranker.config.exit_layer) == ((2, 4), 4)
     assert reranker.config.keep_ratio == 0.5 and reranker.config.pruner == "embedder"
+
+
+def test_another_configuration_has_the_checkpoints_own_band_as_well(
+    reranker: MiniReranker,
+) -> None:
+    config = reranker.with_config(RerankConfig(keep_ratio=0.25)).config
+    assert (config.band, config.exit_layer, config.keep_ratio) == ((2, 4), 4, 0.25)
 
 
 def test_dense_reuse_equals_original_and_mini_without_its_parts_equals_both(
@@ -213,6 +258,26 @@ def test_monoqwens_own_prompt_runs_image_first_on_qwen2_vl(checkpoints, tmp_path
     dense = logits(engine.rank("blue page", system="dense-reuse"))
     assert dense == pytest.approx(original, abs=1e-4)
     assert len(engine.rank("blue page")) == 3
+    engine.close()
+
+
+def test_an_instruction_that_the_template_has_no_place_for_costs_nothing_and_is_told(
+    checkpoints, tmp_path: Path, caplog
+) -> None:
+    engine = MiniReranker.from_pretrained(
+        checkpoints["qwen2_vl"], store=tmp_path / "store", template="monoqwen", device=DEVICE,
+        self_check=False,
+    )  # fmt: skip
+    engine.add(pictures()[:2])
+    plain = engine.rank("blue page")
+    assert not any("instruction" in note for note in plain.notes)
+    twin = engine.with_config(replace(engine.config, instruction="Find the map."))
+    told = twin.rank("blue page")
+    assert told.usage.missed_pages == 0 and logits(told) == logits(plain)
+    assert any("monoqwen has no place for an instruction" in note for note in told.notes)
+    caplog.clear()
+    engine.rerank("blue page", pictures()[:1], instruction="Find the chart.")
+    assert "no place for an instruction" in caplog.text
     engine.close()
 
 
@@ -372,6 +437,28 @@ def test_a_page_whose_kv_is_not_finite_is_refused_and_not_stored(
     assert reranker.store.pages(["public"]) == [], (
         "a page that cannot be scored is not one of the store's"
     )
+
+
+def test_kv_that_fits_the_model_but_not_its_storage_is_refused_and_not_stored(
+    reranker: MiniReranker, monkeypatch
+) -> None:
+    from mrr.model import prefix
+
+    project = prefix.project_kv
+
+    def outlying(*args):
+        k, v = project(*args)
+        k[..., -1, 0] = 70_000.0  # the largest of fp16 is 65,504
+        return k, v
+
+    monkeypatch.setattr(prefix, "project_kv", outlying)
+    halves = reranker.with_config(replace(reranker.config, kv_dtype="fp16"))
+    (failed,) = halves.add(pictures()[:1]).failed
+    assert "not finite" in failed.reason and "kv_dtype" in failed.reason
+    assert reranker.store.pages(["public"]) == []
+    for wide in ("bf16", "int8"):
+        other = reranker.with_config(replace(reranker.config, kv_dtype=wide))
+        assert not other.add(pictures()[:1]).failed
 
 
 def test_a_page_that_gives_no_finite_numbers_is_left_out_and_the_others_are_ranked(

@@ -47,14 +47,8 @@ class Engines:
 
     def _configured(self, model: str, embedder: str, config: RerankConfig | None) -> MiniReranker:
         first = self.opening()
-        from mrr.build import trained_config  # torch: only after the engine has brought it
-
-        if not model and not embedder:
-            if config is None:
-                return first
-            return first.with_config(trained_config(first.loaded, config))
-        other = self._load(model, embedder)
-        return other.with_config(trained_config(other.loaded, config))
+        engine = self._load(model, embedder) if model or embedder else first
+        return engine if config is None else engine.with_config(config)
 
     def _load(self, model: str, embedder: str) -> MiniReranker:
         if self.load_model is None:

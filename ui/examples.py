@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache_db import PageStore
+from mrr.assets import assets
 from mrr.types import AddedPage, Page
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "assets" / "examples"
+EXAMPLES = assets("examples")
 
 
 @dataclass(frozen=True, slots=True)

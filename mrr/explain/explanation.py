@@ -116,6 +116,7 @@ def _load(
     engine: MiniReranker, pages: Sequence[Hit | Page | str], scopes: Collection[str]
 ) -> tuple[list[Page], list[KVPage]]:
     """The pages, where they may be seen, and their K/V as `rank` reads it."""
+    engine.check_open()
     if not engine.cache.scorer.image_first:
         raise InputRejected(
             f"With the order {engine.config.order} a page is never read before the query, so "

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 import torch
 
+from mrr.errors import InvalidConfig
 from mrr.explain.lens import MAX_BATCH_COLUMNS
 from mrr.explain.turn import NO_LOCK, Progress, Stop, never, turn
 from mrr.model.band import run_band, run_before_band
@@ -47,7 +48,7 @@ def occlude(
     batch at a time.
     """
     if block < 1 or n_random < 1:
-        raise ValueError(f"block is {block} and n_random {n_random}; both must be at least 1.")
+        raise InvalidConfig(f"block is {block} and n_random {n_random}; both must be at least 1.")
     blocks = block_ids(page.grid, block)
     own = blocks.reshape(-1)[page.kept]  # block of each kept cell
     present = np.unique(own)

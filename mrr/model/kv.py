@@ -34,6 +34,11 @@ class Quantized:
     def nbytes(self) -> int:
         return self.values.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether no NaN or infinity is stored; int8 has them in its scale."""
+        return bool(torch.isfinite(self.values if self.scale is None else self.scale).all())
+
     def write(self, layer: int, out: Tensor) -> None:
         """Write layer `layer`, in out's dtype, into out, shaped as that layer of the values."""
         if self.scale is None:

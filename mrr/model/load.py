@@ -31,7 +31,7 @@ _CLASSES = {
 }
 # What a checkpoint needs; never pickles, never code.
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
-_MAX_VISUAL_TOKENS = 1800
+MAX_VISUAL_TOKENS = 1800
 # Beside an adapter: the band, exit and keep ratio that it was trained with, as JSON.
 TRAINED = "mini_reranker.json"
 
@@ -86,7 +86,7 @@ class LoadedModel:
     @property
     def max_pixels(self) -> int:
         own = int(self.image_processor.size["longest_edge"])
-        return min(own, _MAX_VISUAL_TOKENS * self.cell**2)
+        return min(own, MAX_VISUAL_TOKENS * self.cell**2)
 
 
 def load_model(
@@ -100,11 +100,19 @@ def load_model(
 
     device None is CUDA where there is one; dtype None is bf16 on CUDA and fp32 elsewhere.
     Raises UnsupportedModel for an architecture that the layer loop cannot run and for weights
-    that do not fill it, InputRejected for a folder that holds no checkpoint and for a device that
-    is not there.
+    that do not fill it, InputRejected for a folder that holds no checkpoint, or a damaged one, or
+    may not be read, and for a device that is not there.
     """
-    folder = _local_folder(name, revision)
-    device = pick_device(device)
+    try:
+        return _load(_local_folder(name, revision), str(name), pick_device(device), dtype)
+    except PermissionError as error:
+        file = Path(error.filename or name).name
+        raise InputRejected(
+            f"{file} may not be read; give this user the right to read the checkpoint."
+        ) from None
+
+
+def _load(folder: Path, name: str, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
         raise InputRejected(f"{dtype} is not served; use float32, bfloat16 or float16.")
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
@@ -124,6 +132,10 @@ def load_model(
     tokens = folder if (folder / "tokenizer.json").exists() else base
     pixels = folder if (folder / "preprocessor_config.json").exists() else base
     _check_files(base, tokens, pixels)
+    trained = _trained(folder, config)
+    tokenizer = _part(PreTrainedTokenizerFast, tokens, "tokenizer.json")
+    image_processor = _part(Qwen2VLImageProcessorPil, pixels, "preprocessor_config.json")
+    _check_patches(config, image_processor, pixels)
     model = _stock_model(base, config, dtype)
     if adapter.exists():
         model = merge_adapter(model, folder)
@@ -131,12 +143,12 @@ def load_model(
     model.set_attn_implementation({"text_config": ATTENTION, "vision_config": "sdpa"})
     check_rotary(model)
     return LoadedModel(
-        name=str(name),
+        name=name,
         model=model,
-        tokenizer=PreTrainedTokenizerFast.from_pretrained(tokens),
-        image_processor=Qwen2VLImageProcessorPil.from_pretrained(pixels),
+        tokenizer=tokenizer,
+        image_processor=image_processor,
         digest=_digest([base] if folder == base else [base, folder]),
-        trained=_trained(folder, config),
+        trained=trained,
     )
 
 
@@ -150,6 +162,8 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):  # a word that is no device, or one that is not there
         raise InputRejected(f"There is no device {name} here; use cpu, or leave it out.") from None
+    if device.type == "meta":  # torch has it everywhere, but nothing is computed there
+        raise InputRejected("The device meta computes nothing; use cpu, or leave it out.")
     return device
 
 
@@ -162,6 +176,35 @@ def _check_files(base: Path, tokens: Path, pixels: Path) -> None:
     for folder, file in ((tokens, "tokenizer.json"), (pixels, "preprocessor_config.json")):
         if not (folder / file).exists():
             raise InputRejected(f"The folder {folder.name} has no {file}: not a whole checkpoint.")
+
+
+def _part(kind: Any, folder: Path, file: str) -> Any:
+    """The tokenizer or the image processor of a checkpoint; InputRejected where it is damaged."""
+    try:
+        part = kind.from_pretrained(folder)
+        if kind is Qwen2VLImageProcessorPil:  # it takes any size, and is asked for these
+            int(part.size["shortest_edge"] + part.size["longest_edge"])
+            int(part.patch_size * part.merge_size)
+    except PermissionError:
+        raise
+    except Exception as error:  # tokenizers raises nothing more exact
+        raise InputRejected(
+            f"{file} in the folder {folder.name} is damaged, or another one of its JSON files is; "
+            "fetch the checkpoint again."
+        ) from error
+    return part
+
+
+def _check_patches(config: Any, processor: Any, folder: Path) -> None:
+    """Refuse an image processor that cuts pages into other patches than the tower reads."""
+    vision = config.vision_config
+    wanted = (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
+    cut = (processor.patch_size, processor.merge_size, processor.temporal_patch_size)
+    if cut != wanted:
+        raise InputRejected(
+            f"preprocessor_config.json in the folder {folder.name} has patch, merge and temporal "
+            f"patch sizes {cut}, but its model reads {wanted}; fetch the checkpoint again."
+        )
 
 
 def _stock_model(base: Path, config: Any, dtype: torch.dtype) -> Any:
@@ -192,11 +235,15 @@ def _stock_model(base: Path, config: Any, dtype: torch.dtype) -> Any:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
+        described = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        described = None
+    if not isinstance(described, dict):
         raise InputRejected(
-            f"{file.name} in the folder {file.parent.name} is not JSON; fetch the checkpoint again."
-        ) from None
+            f"{file.name} in the folder {file.parent.name} is not JSON as a checkpoint has it; "
+            "fetch the checkpoint again."
+        )
+    return described
 
 
 def share_tower(one: LoadedModel, other: LoadedModel) -> None:
@@ -222,6 +269,15 @@ def check_supported(config: Any) -> None:
             "language model head; layers cannot be read through it."
         )
     text = config.get_text_config()
+    quantised = getattr(config, "quantization_config", None) or getattr(
+        text, "quantization_config", None
+    )
+    if quantised:
+        method = dict(quantised).get("quant_method", "a method without a name")
+        raise UnsupportedModel(
+            f"{architecture} has weights quantised by {method}, which the layer loop cannot run; "
+            "use the checkpoint that it was made from."
+        )
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"]) - {"full_attention"}
     if getattr(text, "use_sliding_window", False) or kinds:
         raise UnsupportedModel(
@@ -297,8 +353,39 @@ def _config(folder: Path) -> Any:
 def _trained(folder: Path, config: Any) -> dict[str, Any]:
     """What the checkpoint was trained for; an adapter says it in a file of its own."""
     if (folder / TRAINED).exists():
-        return _read_json(folder / TRAINED)
-    return dict(getattr(config, "mini_reranker", None) or {})
+        section, file = _read_json(folder / TRAINED), TRAINED
+    else:
+        section, file = getattr(config, "mini_reranker", None) or {}, "config.json"
+    wrong = _wrong_in(section)
+    if wrong:
+        raise InputRejected(
+            f"What {file} in the folder {folder.name} says of the training of mini_reranker "
+            f"cannot be used: {wrong}. Correct it or take it out."
+        )
+    return dict(section)
+
+
+def _wrong_in(section: Any) -> str | None:
+    """What makes a `mini_reranker` section unusable, in words; None for a sound one."""
+    if not isinstance(section, dict):
+        return "it is no JSON object"
+    if ("band" in section) != ("exit_layer" in section):
+        given, missing = ("band", "exit_layer") if "band" in section else ("exit_layer", "band")
+        return f"it has {given} but no {missing}"
+    if "band" in section:
+        band, end = section["band"], section["exit_layer"]
+        if not isinstance(band, list) or len(band) != 2 or not all(map(_whole, (*band, end))):
+            return f"band {band!r} and exit_layer {end!r} are not [start, end] and a whole number"
+        if not 0 <= band[0] < band[1] <= end:
+            return f"band {band} does not lie within the {end} layers that run"
+    ratio = section.get("keep_ratio", 1.0)
+    if not (_whole(ratio) or isinstance(ratio, float)) or not 0 < ratio <= 1:
+        return f"keep_ratio {ratio!r} is not a number in (0, 1]"
+    return None
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def merge_adapter(model: Any, folder: Path) -> Any:

@@ -68,12 +68,7 @@ def encode_page(
     hidden = embed_rows(loaded, prompt.ids, rows, visual_rows, visual, kept)
     k, v = _band_kv(loaded, config, hidden, positions[:, :, rows], visual, visual_rows, kept)
     own = slice(prompt.n_instruction, None)
-    if not (torch.isfinite(k).all() and torch.isfinite(v).all()):
-        raise NotFinite(
-            "The model's keys and values of this page are not finite; it was not cached. Try "
-            "another precision (bf16 instead of fp16), or check the weights."
-        )
-    return quantize_page(
+    page = quantize_page(
         k[:, :, own],
         v[:, :, own],
         config.kv_dtype,
@@ -81,6 +76,14 @@ def encode_page(
         grid=pixels.grid,
         kept=kept,
     )
+    # What is stored too: a finite value of over 65,504 is an infinity in fp16.
+    finite = page.k.is_finite and page.v.is_finite
+    if not (finite and torch.isfinite(k).all() and torch.isfinite(v).all()):
+        raise NotFinite(
+            "The model's keys and values of this page are not finite; it was not cached. Try "
+            "another precision or kv_dtype (bf16 instead of fp16), or check the weights."
+        )
+    return page
 
 
 @torch.inference_mode()

@@ -12,14 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from mrr.config import RerankConfig, digest
-from mrr.errors import NotFinite
+from mrr.errors import InvalidConfig, NotFinite
 from mrr.model.band import Suffix, before_band, run_band, run_before_band
 from mrr.model.dense import run_original
 from mrr.model.graphs import Graphs, Inputs, put, round_up
 from mrr.model.head import RelevanceHead
 from mrr.model.joint import run_joint
 from mrr.model.kv import KVPage, PageStack, Quantized, places, stack
-from mrr.model.load import LoadedModel
+from mrr.model.load import MAX_VISUAL_TOKENS, LoadedModel
 from mrr.model.prefix import InstructionKV, encode_instruction, encode_page
 from mrr.model.prompt import Order, Prompt, PromptEncoder
 from mrr.model.vision import Pixels, Sight, preprocess
@@ -57,11 +57,15 @@ class Scorer:
         self.image_is = image_is
         self.order: Order = _order(config, image_is)
         self.image_first = self.order == f"{image_is}-first"
-        self.min_pixels = config.min_pixels or loaded.min_pixels
-        self.max_pixels = config.max_pixels or loaded.max_pixels
+        self.min_pixels, self.max_pixels = _pixel_bounds(loaded, config)
         self.graphs = graphs
         self._serial = next(_serials)  # unlike id(self), never another's later on
         self._instruction: InstructionKV | None = None
+
+    @property
+    def reads_instruction(self) -> bool:
+        """Whether the prompt has a place for the instruction."""
+        return "{instruction}" in self.encoder.words(self.order)
 
     def fingerprint(self, **context: object) -> str:
         """Identity of page K/V made here; context adds what decides pruning (the embedder)."""
@@ -71,7 +75,7 @@ class Scorer:
             band=self.config.band,
             keep=[self.config.keep_ratio, self.config.pruner, seed],
             kv_dtype=self.config.kv_dtype,
-            instruction=self.config.instruction,
+            instruction=self.config.instruction if self.reads_instruction else None,
             model=self.loaded.digest,
             dtype=str(self.loaded.dtype),
             prompt=[self.encoder.template.name, self.encoder.words(self.order)],
@@ -261,6 +265,27 @@ def batches(lengths: Sequence[int], max_columns: int) -> list[list[int]]:
         else:
             groups.append([i])
     return groups
+
+
+def _pixel_bounds(loaded: LoadedModel, config: RerankConfig) -> tuple[int, int]:
+    """(least, most) pixels of a page, the checkpoint's own where config leaves them open.
+
+    Raises InvalidConfig where they exclude each other or make a page too small or too large.
+    """
+    least = config.min_pixels or loaded.min_pixels
+    most = config.max_pixels or loaded.max_pixels
+    token = loaded.cell**2
+    if not token <= most <= MAX_VISUAL_TOKENS * token:
+        raise InvalidConfig(
+            f"max_pixels is {most}; this model sees pages of 1 to {MAX_VISUAL_TOKENS} visual "
+            f"tokens, {token} to {MAX_VISUAL_TOKENS * token} pixels."
+        )
+    if least > most:
+        raise InvalidConfig(
+            f"Pages would have at least {least} and at most {most} pixels; set min_pixels and "
+            "max_pixels so that the first is not the larger. What is left out is the checkpoint's."
+        )
+    return least, most
 
 
 def _order(config: RerankConfig, image_is: str) -> Order:

@@ -24,7 +24,7 @@ from mrr.timing import Stages
 
 logger = logging.getLogger(__name__)
 
-# Allowed difference relative to the logit's scale, about a hundred rounding steps.
+# Allowed difference relative to the logit's scale: about 840, 13 and 20 machine epsilons.
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 

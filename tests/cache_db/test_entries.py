@@ -14,6 +14,7 @@ from store_samples import (
 )
 
 from cache_db import PageStore
+from mrr.errors import Closed
 
 
 def test_an_entry_comes_back_from_memory_and_after_reopening_from_disk(tmp_path):
@@ -146,10 +147,13 @@ def test_connections_of_finished_threads_are_closed(tmp_path):
         assert len(store._database._handles) == 1
 
 
-def test_a_closed_store_says_so(tmp_path):
-    store = PageStore(tmp_path)
+@pytest.mark.parametrize("on_disk", [True, False], ids=["disk", "memory"])
+def test_a_closed_store_says_so(tmp_path, on_disk):
+    store = PageStore(tmp_path if on_disk else None)
     store.close()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(Closed, match="closed"):
+        store.pages(["public"])
+    with pytest.raises(RuntimeError):
         store.get(make_key(1))
 
 

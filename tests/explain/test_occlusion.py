@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mrr.errors import InvalidConfig
 from mrr.explain.occlusion import block_ids, hidden_logits, occlude, top_cells
 from mrr.explain.verdict import occlusion_verdict
 from mrr.types import Occlusion
@@ -211,7 +212,7 @@ def test_the_lock_is_free_between_passes(qwen3, monkeypatch):
 @pytest.mark.parametrize("options", [{"block": 0}, {"n_random": 0}])
 def test_sizes_below_one_are_refused(qwen3, options):
     s = scorer(qwen3, MINI)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(InvalidConfig, match="at least 1"):
         occlude(s, QUERY, case(s, WIDE).page, {}, **options)
 
 

@@ -68,6 +68,15 @@ def test_int8_takes_about_a_quarter_of_fp32() -> None:
     assert quantize(k, "int8", axis=2).nbytes < exact.nbytes * 0.26
 
 
+@pytest.mark.parametrize("kv_dtype", ["int8", "bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_seen_in_every_storage(kv_dtype: KVDtype, broken: float) -> None:
+    k = torch.ones(1, 2, 4, 8)
+    assert quantize(k, kv_dtype, axis=2).is_finite
+    k[0, 1, 2, 3] = broken
+    assert not quantize(k, kv_dtype, axis=2).is_finite
+
+
 def test_all_zero_tokens_survive_int8() -> None:
     k = torch.zeros(1, 1, 4, 8)
     assert torch.equal(read(quantize(k, "int8", axis=2), k), k)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from fnmatch import fnmatch
+from pathlib import Path
 
 import httpx
 import pytest
@@ -117,6 +118,92 @@ def test_a_damaged_config_is_refused_in_a_sentence(tmp_path, checkpoints) -> Non
 def test_a_device_that_is_not_there_is_refused(device, checkpoints) -> None:
     with pytest.raises(InputRejected, match=f"no device {device} here"):
         load_model(checkpoints["qwen3_vl"], device=device)
+
+
+def test_a_device_that_computes_nothing_is_refused(checkpoints) -> None:
+    with pytest.raises(InputRejected, match="meta computes nothing"):
+        load_model(checkpoints["qwen3_vl"], device="meta")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", "{"),
+        ("tokenizer.json", "[]"),
+        ("tokenizer.json", "{}"),
+        ("preprocessor_config.json", "{"),
+        ("preprocessor_config.json", "[]"),
+        ("preprocessor_config.json", '{"size": {"height": 9, "width": 9}}'),
+        ("preprocessor_config.json", '{"patch_size": null}'),
+    ],
+)
+def test_a_damaged_tokenizer_or_image_processor_is_refused_by_its_file(
+    file, content, tmp_path, checkpoints
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(checkpoints["qwen3_vl"], folder)
+    (folder / file).write_text(content)
+    with pytest.raises(InputRejected, match=f"{file} in the folder copy is damaged"):
+        load_model(folder, device=DEVICE)
+
+
+def test_an_image_processor_of_another_model_is_refused(tmp_path, checkpoints) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(checkpoints["qwen3_vl"], folder)
+    (folder / "preprocessor_config.json").write_text("{}")  # which stands for Qwen2-VL's sizes
+    with pytest.raises(InputRejected, match=r"\(14, 2, 2\), but its model reads \(16, 2, 2\)"):
+        load_model(folder, device=DEVICE)
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "bitsandbytes", "compressed-tensors"])
+def test_quantised_weights_are_refused_by_their_method(method, tmp_path, checkpoints) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(checkpoints["qwen3_vl"], folder)
+    described = json.loads((folder / "config.json").read_text())
+    described["quantization_config"] = {"quant_method": method, "bits": 4}
+    (folder / "config.json").write_text(json.dumps(described))
+    with pytest.raises(UnsupportedModel, match=f"quantised by {method}"):
+        load_model(folder, device=DEVICE)
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"band": [2, 4]}, "it has band but no exit_layer"),
+        ({"exit_layer": 4}, "it has exit_layer but no band"),
+        ({"band": ["two", 4], "exit_layer": 4}, "whole number"),
+        ({"band": 2, "exit_layer": 4}, "whole number"),
+        ({"band": [2, 4], "exit_layer": "four"}, "whole number"),
+        ({"band": [2, 4, 5], "exit_layer": 5}, "whole number"),
+        ({"band": [4, 2], "exit_layer": 4}, "does not lie within"),
+        ({"band": [2, 5], "exit_layer": 4}, "does not lie within the 4 layers"),
+        ({"keep_ratio": "half"}, "keep_ratio 'half'"),
+        ({"keep_ratio": 0}, "keep_ratio 0"),
+        ([2, 4], "no JSON object"),
+    ],
+)
+def test_what_cannot_be_used_of_the_training_is_refused_with_file_and_reason(
+    section, words, tmp_path, checkpoints
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(checkpoints["qwen3_vl"], folder)
+    described = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(described | {"mini_reranker": section}))
+    with pytest.raises(InputRejected, match=rf"config\.json in the folder copy.*{words}"):
+        load_model(folder, device=DEVICE)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_refused(tmp_path, checkpoints, monkeypatch) -> None:
+    exists = Path.exists
+
+    def locked(path: Path, **options: bool) -> bool:  # as for anybody but root
+        if path.parent == tmp_path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path, **options)
+
+    monkeypatch.setattr(Path, "exists", locked)
+    with pytest.raises(InputRejected, match=r"^config\.json may not be read"):
+        load_model(tmp_path, device=DEVICE)
 
 
 def test_one_changed_weight_changes_the_digest(tmp_path, checkpoints) -> None:

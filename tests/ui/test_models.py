@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sqlite3
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from mrr import MiniReranker
 from mrr.config import RerankConfig
-from mrr.errors import MRRError
+from mrr.errors import Closed, MRRError
 from tests.tiny import save_checkpoint
 from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
 from ui import explaining
@@ -108,7 +107,7 @@ def test_an_engine_leaves_the_shared_store_open_and_the_app_closes_all_of_it(
     assert bench.pages(bench.session()) == []
     bench.close()
     for store in (bench.store, *dense):
-        with pytest.raises((RuntimeError, sqlite3.ProgrammingError), match="closed"):
+        with pytest.raises(Closed, match="closed"):
             store.pages(["public"])
 
 
