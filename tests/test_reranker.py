@@ -185,7 +185,9 @@ def test_an_engine_that_is_closed_says_so_even_where_its_store_is_open(pair, tmp
             lambda: twin.rank("blue page"),
             lambda: engine.retrieve("blue page"),
             lambda: engine.add_page(PageImage(picture(1), "a page", "a page", 1)),
+            lambda: engine.add(b"a file"),
             lambda: engine.rerank("blue page", [picture(1)]),
+            lambda: engine.rank_texts(picture(1), ["blue page"]),
             lambda: engine.explain("blue page", page),
             lambda: engine.lenses("blue page", [page]),
         ):
