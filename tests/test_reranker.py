@@ -220,7 +220,7 @@ def test_however_many_pages_tie_they_keep_their_order(
     monkeypatch.setattr(reranker.embedder, "similarity", lambda *_: np.array(levels))
     assert [page.label for page, _ in reranker.retrieve("blue page")] == best_first
 
-    scored = Scored(levels, [1] * n, [1] * n, n_missed=0, bytes_read=0)
+    scored = Scored(levels, [1] * n, [1] * n)
     monkeypatch.setattr(reranker.embedder, "similarity", lambda *_: np.zeros(n))
     monkeypatch.setattr("mrr.systems.cached", lambda *_: scored)
     assert [hit.page.label for hit in reranker.rank("blue page")] == best_first

@@ -123,14 +123,14 @@ def save_checkpoint(
     folder: Path, family: str = "qwen3_vl", seed: int = 0, **trained: object
 ) -> Path:
     """A random checkpoint with logits of a scale of about 5; `trained` goes into config.json."""
-    from mrr.model.load import _CLASSES
+    from mrr.model.checkpoint import CLASSES
 
     tokenizer = tiny_tokenizer()
     config = tiny_config(family, tokenizer)
     if trained:
         config.mini_reranker = trained
     torch.manual_seed(seed)
-    model = getattr(transformers, _CLASSES[family])(config)
+    model = getattr(transformers, CLASSES[family])(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     old = not family.startswith("qwen3")

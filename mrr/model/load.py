@@ -1,39 +1,33 @@
-"""Load a Qwen-VL checkpoint, refuse what the layer loop cannot run, and describe its weights."""
+"""Load a Qwen-VL checkpoint as transformers' own model, ready to run layer by layer."""
 
 from __future__ import annotations
 
-import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-import xxhash
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mrr.errors import InputRejected, UnsupportedModel
+from mrr.model.checkpoint import (
+    CLASSES,
+    check_files,
+    check_patches,
+    check_supported,
+    identity,
+    local_folder,
+    read_config,
+    read_json,
+    read_trained,
+)
 from mrr.model.layers import ATTENTION
 
-logger = logging.getLogger(__name__)
-
-_CLASSES = {
-    "qwen3_vl": "Qwen3VLForConditionalGeneration",
-    "qwen3_vl_moe": "Qwen3VLMoeForConditionalGeneration",
-    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
-    "qwen2_vl": "Qwen2VLForConditionalGeneration",
-}
-# What a checkpoint needs; never pickles, never code.
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 MAX_VISUAL_TOKENS = 1800
-# Beside an adapter: the band, exit and keep ratio that it was trained with, as JSON.
-TRAINED = "mini_reranker.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +98,7 @@ def load_model(
     may not be read, and for a device that is not there.
     """
     try:
-        return _load(_local_folder(name, revision), str(name), pick_device(device), dtype)
+        return _load(local_folder(name, revision), str(name), pick_device(device), dtype)
     except PermissionError as error:
         file = Path(error.filename or name).name
         raise InputRejected(
@@ -119,23 +113,23 @@ def _load(folder: Path, name: str, device: torch.device, dtype: torch.dtype | No
     adapter = folder / "adapter_config.json"
     base = folder
     if adapter.exists():
-        described = _read_json(adapter)
+        described = read_json(adapter)
         base_name = described.get("base_model_name_or_path")
         if not base_name:
             raise InputRejected(
                 f"The adapter in {folder.name} does not say which checkpoint it is for; set "
                 "base_model_name_or_path in its adapter_config.json."
             )
-        base = _local_folder(base_name, described.get("revision"))
-    config = _config(base)
+        base = local_folder(base_name, described.get("revision"))
+    config = read_config(base)
     check_supported(config)
     tokens = folder if (folder / "tokenizer.json").exists() else base
     pixels = folder if (folder / "preprocessor_config.json").exists() else base
-    _check_files(base, tokens, pixels)
-    trained = _trained(folder, config)
+    check_files(base, tokens, pixels)
+    trained = read_trained(folder, config)
     tokenizer = _part(PreTrainedTokenizerFast, tokens, "tokenizer.json")
     image_processor = _part(Qwen2VLImageProcessorPil, pixels, "preprocessor_config.json")
-    _check_patches(config, image_processor, pixels)
+    check_patches(config, image_processor, pixels)
     model = _stock_model(base, config, dtype)
     if adapter.exists():
         model = merge_adapter(model, folder)
@@ -147,7 +141,7 @@ def _load(folder: Path, name: str, device: torch.device, dtype: torch.dtype | No
         model=model,
         tokenizer=tokenizer,
         image_processor=image_processor,
-        digest=_digest([base] if folder == base else [base, folder]),
+        digest=identity([base] if folder == base else [base, folder]),
         trained=trained,
     )
 
@@ -167,17 +161,6 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
     return device
 
 
-def _check_files(base: Path, tokens: Path, pixels: Path) -> None:
-    """Refuse a checkpoint that lacks a file, before transformers does in words of its own."""
-    if not any(base.glob("*.safetensors")):
-        raise InputRejected(
-            f"The folder {base.name} has no .safetensors file; pickled weights are refused."
-        )
-    for folder, file in ((tokens, "tokenizer.json"), (pixels, "preprocessor_config.json")):
-        if not (folder / file).exists():
-            raise InputRejected(f"The folder {folder.name} has no {file}: not a whole checkpoint.")
-
-
 def _part(kind: Any, folder: Path, file: str) -> Any:
     """The tokenizer or the image processor of a checkpoint; InputRejected where it is damaged."""
     try:
@@ -195,21 +178,9 @@ def _part(kind: Any, folder: Path, file: str) -> Any:
     return part
 
 
-def _check_patches(config: Any, processor: Any, folder: Path) -> None:
-    """Refuse an image processor that cuts pages into other patches than the tower reads."""
-    vision = config.vision_config
-    wanted = (vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size)
-    cut = (processor.patch_size, processor.merge_size, processor.temporal_patch_size)
-    if cut != wanted:
-        raise InputRejected(
-            f"preprocessor_config.json in the folder {folder.name} has patch, merge and temporal "
-            f"patch sizes {cut}, but its model reads {wanted}; fetch the checkpoint again."
-        )
-
-
 def _stock_model(base: Path, config: Any, dtype: torch.dtype) -> Any:
     """transformers' own model with every weight from the checkpoint; none is left at random."""
-    stock = getattr(transformers, _CLASSES[config.model_type])
+    stock = getattr(transformers, CLASSES[config.model_type])
     try:
         # dtype at load, never model.to(dtype): that would also round the rotary frequencies.
         model, found = stock.from_pretrained(
@@ -233,19 +204,6 @@ def _stock_model(base: Path, config: Any, dtype: torch.dtype) -> Any:
     return model
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        described = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        described = None
-    if not isinstance(described, dict):
-        raise InputRejected(
-            f"{file.name} in the folder {file.parent.name} is not JSON as a checkpoint has it; "
-            "fetch the checkpoint again."
-        )
-    return described
-
-
 def share_tower(one: LoadedModel, other: LoadedModel) -> None:
     """Let two models use one vision tower, if theirs are the same: it then runs once a page."""
     ours, theirs = one.tower.state_dict(), other.tower.state_dict()
@@ -255,137 +213,11 @@ def share_tower(one: LoadedModel, other: LoadedModel) -> None:
         other.model.model.visual = one.tower
 
 
-def check_supported(config: Any) -> None:
-    """Raise UnsupportedModel, naming why, unless the layer loop can run this architecture."""
-    architecture = (getattr(config, "architectures", None) or ["(unnamed)"])[0]
-    if config.model_type not in _CLASSES:
-        raise UnsupportedModel(
-            f"{architecture} ({config.model_type}) is not supported; "
-            f"use one of {', '.join(sorted(_CLASSES))}."
-        )
-    if not architecture.startswith("Qwen") or "Classification" in architecture:
-        raise UnsupportedModel(
-            f"{architecture} scores with a head of its own instead of the yes/no rows of the "
-            "language model head; layers cannot be read through it."
-        )
-    text = config.get_text_config()
-    quantised = getattr(config, "quantization_config", None) or getattr(
-        text, "quantization_config", None
-    )
-    if quantised:
-        method = dict(quantised).get("quant_method", "a method without a name")
-        raise UnsupportedModel(
-            f"{architecture} has weights quantised by {method}, which the layer loop cannot run; "
-            "use the checkpoint that it was made from."
-        )
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"]) - {"full_attention"}
-    if getattr(text, "use_sliding_window", False) or kinds:
-        raise UnsupportedModel(
-            f"{architecture} uses {', '.join(sorted(kinds)) or 'sliding_attention'} layers; "
-            "only full attention keeps K/V that can be cached per page."
-        )
-
-
 def check_rotary(model: nn.Module) -> None:
     """Refuse rotary frequencies that a cast has rounded: positions would drift silently."""
     for name, buffer in model.named_buffers():
         if name.endswith("inv_freq") and buffer.dtype != torch.float32:
             raise UnsupportedModel(f"{name} is {buffer.dtype}; load with dtype=, not .to(dtype).")
-
-
-def _local_folder(name: str | Path, revision: str | None) -> Path:
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return _checked(path, f"The folder {path.name}")
-    if path.is_absolute() or str(name).startswith("."):
-        raise InputRejected(f"There is no checkpoint folder {path.name}; check the path.")
-    hub_id, _, commit = str(name).partition("@")
-    revision = revision or commit or None
-    if revision is None:
-        logger.warning("%s is loaded without a pinned revision; name it %s@<commit>.", name, name)
-    try:
-        fetched = Path(snapshot_download(hub_id, revision=revision, allow_patterns=_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
-        raise InputRejected(
-            f"{name} is neither a folder here nor a checkpoint that could be fetched from the "
-            "hub. Check the name, the revision and the network."
-        ) from None
-    return _checked(fetched, f"{name} on the hub")
-
-
-def _checked(path: Path, said: str) -> Path:
-    if not any((path / file).exists() for file in ("config.json", "adapter_config.json")):
-        raise InputRejected(
-            f"{said} holds no config.json: not a checkpoint in transformers' format."
-        )
-    return path
-
-
-# All that decides what a checkpoint computes: its weights, and how text and pixels reach them.
-_IDENTITY = ("*.safetensors", "config.json", "preprocessor_config.json", "processor_config.json",
-             "tokenizer.json", "adapter_config.json", TRAINED)  # fmt: skip
-
-
-def _digest(folders: list[Path]) -> str:
-    """XXH3-128 over the identity files of each folder, each framed by its name and length."""
-    state = xxhash.xxh3_128()
-    for role, folder in enumerate(folders):
-        files = sorted({f for pattern in _IDENTITY for f in folder.glob(pattern)})
-        for file in files:
-            state.update(f"{role}/{file.name}/{file.stat().st_size}\n".encode())
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 24):
-                    state.update(block)
-    return state.hexdigest()
-
-
-def _config(folder: Path) -> Any:
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, KeyError, OSError):
-        kind = _read_json(folder / "config.json").get("model_type", "(unnamed)")
-        raise UnsupportedModel(
-            f"The architecture {kind} is not one that this transformers release knows; use one of "
-            f"{', '.join(sorted(_CLASSES))}."
-        ) from None
-
-
-def _trained(folder: Path, config: Any) -> dict[str, Any]:
-    """What the checkpoint was trained for; an adapter says it in a file of its own."""
-    if (folder / TRAINED).exists():
-        section, file = _read_json(folder / TRAINED), TRAINED
-    else:
-        section, file = getattr(config, "mini_reranker", None) or {}, "config.json"
-    wrong = _wrong_in(section)
-    if wrong:
-        raise InputRejected(
-            f"What {file} in the folder {folder.name} says of the training of mini_reranker "
-            f"cannot be used: {wrong}. Correct it or take it out."
-        )
-    return dict(section)
-
-
-def _wrong_in(section: Any) -> str | None:
-    """What makes a `mini_reranker` section unusable, in words; None for a sound one."""
-    if not isinstance(section, dict):
-        return "it is no JSON object"
-    if ("band" in section) != ("exit_layer" in section):
-        given, missing = ("band", "exit_layer") if "band" in section else ("exit_layer", "band")
-        return f"it has {given} but no {missing}"
-    if "band" in section:
-        band, end = section["band"], section["exit_layer"]
-        if not isinstance(band, list) or len(band) != 2 or not all(map(_whole, (*band, end))):
-            return f"band {band!r} and exit_layer {end!r} are not [start, end] and a whole number"
-        if not 0 <= band[0] < band[1] <= end:
-            return f"band {band} does not lie within the {end} layers that run"
-    ratio = section.get("keep_ratio", 1.0)
-    if not (_whole(ratio) or isinstance(ratio, float)) or not 0 < ratio <= 1:
-        return f"keep_ratio {ratio!r} is not a number in (0, 1]"
-    return None
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def merge_adapter(model: Any, folder: Path) -> Any:

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from mrr.errors import InputRejected, UnsupportedModel
-from mrr.model.load import check_rotary, check_supported, load_model
+from mrr.model.checkpoint import check_supported
+from mrr.model.load import check_rotary, load_model
 from tests.tiny import DEVICE, save_checkpoint
 
 
@@ -274,7 +275,7 @@ def test_an_adapter_that_does_not_name_its_base_is_refused(tmp_path) -> None:
 
 
 def test_a_hub_repository_without_a_checkpoint_is_refused(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("mrr.model.load.snapshot_download", lambda *a, **k: str(tmp_path))
+    monkeypatch.setattr("mrr.model.checkpoint.snapshot_download", lambda *a, **k: str(tmp_path))
     with pytest.raises(InputRejected, match="org/quantised on the hub holds no config"):
         load_model("org/quantised", revision="abc123", device=DEVICE)
 
@@ -288,7 +289,7 @@ def test_a_hub_id_is_fetched_at_its_revision_without_pickles_or_code(
         asked.update(options, name=name)
         return str(checkpoints["qwen3_vl"])
 
-    monkeypatch.setattr("mrr.model.load.snapshot_download", hub)
+    monkeypatch.setattr("mrr.model.checkpoint.snapshot_download", hub)
     loaded = load_model("org/checkpoint", revision="abc123", device=DEVICE)
     assert (asked["name"], asked["revision"]) == ("org/checkpoint", "abc123")
     assert not any(fnmatch("model.bin", pattern) for pattern in asked["allow_patterns"])
@@ -304,6 +305,6 @@ def test_a_name_that_the_hub_does_not_know_is_refused_in_a_sentence(monkeypatch)
             "404", response=httpx.Response(404, request=httpx.Request("GET", "http://hub"))
         )
 
-    monkeypatch.setattr("mrr.model.load.snapshot_download", hub)
+    monkeypatch.setattr("mrr.model.checkpoint.snapshot_download", hub)
     with pytest.raises(InputRejected, match="org/nothing is neither a folder here nor"):
         load_model("org/nothing", revision="abc123")
