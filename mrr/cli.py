@@ -56,22 +56,11 @@ class Given(click.Path):
         return super().convert(value, param, ctx)
 
 
-def known_device(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    """A click callback: torch would take "meta", whose tensors have a shape and no numbers."""
-    if value is not None and value.partition(":")[0] == "meta":
-        raise InputRejected(f"There is no device {value} here; use cpu, or leave it out.")
-    return value
-
-
 def engine_options(command: Any, store_help: str = _STORE_HELP) -> Any:
     """--model, --embedder, --store and --device, shared by every command that loads models."""
     name: dict[str, Any] = {"type": Given(), "metavar": "NAME"}
     for option in (
-        click.option(
-            "--device",
-            callback=known_device,
-            help="cpu, cuda, cuda:1 ... (default: CUDA where there is one).",
-        ),
+        click.option("--device", help="cpu, cuda, cuda:1 ... (default: CUDA where there is one)."),
         click.option("--store", type=Given(file_okay=False, path_type=Path), help=store_help),
         click.option("--template", help="Prompt template, where the name does not tell it."),
         click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"])),

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from mrr.cli import Given, known_device
+from mrr.cli import Given
 from mrr.types import SYSTEMS
 
 
@@ -62,9 +62,7 @@ def _names(known: tuple[str, ...] | None) -> Any:
     "--embedder", type=Given(), metavar="NAME", help="Folder or hub id of the first stage."
 )
 @click.option("--store", type=Given(path_type=Path), help="Keep the cached pages here.")
-@click.option(
-    "--device", callback=known_device, help="cpu, cuda or cuda:1; by default the best there is."
-)
+@click.option("--device", help="cpu, cuda or cuda:1; by default the best there is.")
 @click.option(
     "--systems", default="mini", show_default=True, callback=_names(SYSTEMS),
     help=f"With commas between: {', '.join(SYSTEMS)}.",
