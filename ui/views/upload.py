@@ -78,7 +78,9 @@ def build(limits: Limits, kept: bool) -> UploadView:
     with gr.Row(elem_classes="mrr-tools"):
         gr.Button("Save CSV", size="sm", elem_id="save-pages", scale=0)
         gr.Button("Save JSON", size="sm", elem_id="save-pages-json", scale=0)
-        remove_all = gr.Button(size="sm", elem_id="remove-all", scale=0, visible=False)
+        # Hidden, and not absent: it appears while tabs may be changing, and Gradio can lose one
+        # that has to be made then.
+        remove_all = gr.Button("", size="sm", elem_id="remove-all", scale=0, visible="hidden")
     pages = actions(["remove"], "pages")
     return UploadView(files, page_range, cancel, progress, store, pages, remove_all)
 
@@ -204,7 +206,7 @@ def remove_button(bench: Workbench, session: Session) -> dict[str, object]:
     said = "Remove all kept pages" if bench.keep_uploads else "Remove what I added"
     if session.sure:
         said = f"Really remove {count(n_own, 'page')}"
-    update: dict[str, object] = gr.update(value=said, visible=n_own > 0)
+    update: dict[str, object] = gr.update(value=said, visible=n_own > 0 or "hidden")
     return update
 
 
