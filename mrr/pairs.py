@@ -228,7 +228,12 @@ def _read(engine: MiniReranker, document: Picture | str, name: str) -> PageImage
     """Exactly one decoded page, or InputRejected."""
     if isinstance(document, Image.Image):
         return from_pil(document, name, engine.limits)
-    items = list(engine.decode([(name, document) if isinstance(document, bytes) else document]))
+    if isinstance(document, bytes):
+        items = list(engine.decode([(name, document)]))
+    elif isinstance(document, str | Path):  # named, so that a folder is refused and not searched
+        items = list(engine.decode([(Path(document).name, Path(document))]))
+    else:
+        items = list(engine.decode([document]))
     for item in items:
         if isinstance(item, FailedFile):
             raise InputRejected(f"{name.capitalize()}: {item.reason}")

@@ -49,6 +49,13 @@ def test_documents_may_be_pictures_bytes_paths_or_page_ids(
     assert [r.index for r in results] == list(range(7))  # ties keep the input order
 
 
+def test_a_folder_is_no_document_and_is_not_searched(reranker: MiniReranker, tmp_path) -> None:
+    (tmp_path / "page.png").write_bytes(png(DOCUMENTS[0]))
+    for folder in (tmp_path, str(tmp_path)):
+        with pytest.raises(InputRejected, match=r"Document 0: .* could not be opened"):
+            reranker.rerank("blue", [folder])
+
+
 def test_what_is_no_document_is_refused_by_its_position(reranker: MiniReranker) -> None:
     gone = reranker.add(DOCUMENTS[1]).pages[0].page
     reranker.remove_pages([gone.page_id])

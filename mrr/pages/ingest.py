@@ -75,6 +75,8 @@ def contents(file: File) -> list[tuple[str, Content]]:
         return [("image", file)]
     if isinstance(file, bytes):
         return [("file", file)]
+    if isinstance(file, str) and not file:  # as a path it would be the current folder
+        raise InputRejected("The name of a file is empty. Give its path.")
     if isinstance(file, str | Path):
         return [(path.name, path) for path in expand([file])[0]]
     raise InputRejected(

@@ -141,6 +141,8 @@ def test_files_are_taken_in_every_form_that_a_caller_may_hold_them_in(tmp_path: 
     assert contents(picture) == [("image", picture)]
     assert contents(("cat.png", picture)) == [("cat.png", picture)]
     assert contents(("cat.png", PNG)) == [("cat.png", PNG)]
+    with pytest.raises(InputRejected, match="The name of a file is empty"):
+        contents("")
     with pytest.raises(InputRejected, match="cannot be read from ndarray"):
         contents(np.zeros((9, 9, 3)))  # type: ignore[arg-type]
 
