@@ -211,19 +211,21 @@ class PageCache:
             )
         return vector, importance
 
-    def vectors(self, pages: Sequence[Page]) -> np.ndarray:
+    def vectors(self, pages: Sequence[Page], stages: Stages) -> np.ndarray:
         """(N, d) first-stage vectors of pages, embedding those that another model added."""
-        scopes = {page.scope for page in pages}
-        ids, vectors = self.pages.vectors(self.embedding_fingerprint, scopes)
-        row = {known: i for i, known in enumerate(ids)}
+        with stages("retrieve"):
+            scopes = {page.scope for page in pages}
+            ids, vectors = self.pages.vectors(self.embedding_fingerprint, scopes)
+            row = {known: i for i, known in enumerate(ids)}
         if all(page.page_id in row for page in pages):
             return vectors[[row[page.page_id] for page in pages]]
-        return np.stack(
-            [
-                vectors[row[page.page_id]] if page.page_id in row else self._embed(page)
-                for page in pages
-            ]
-        )
+        with stages("embed"):
+            return np.stack(
+                [
+                    vectors[row[page.page_id]] if page.page_id in row else self._embed(page)
+                    for page in pages
+                ]
+            )
 
     def _embed(self, page: Page) -> np.ndarray:
         """The vector of a page that has none yet, stored where the disk allows it."""

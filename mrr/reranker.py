@@ -393,7 +393,9 @@ class MiniReranker:
             ]
             if self.embedder is None or not pages:
                 return [(page, None) for page in pages]
-            suits = self.embedder.similarity(text, self.cache.vectors(pages))
+        vectors = self.cache.vectors(pages, stages)
+        with stages("retrieve"):
+            suits = self.embedder.similarity(text, vectors)
             order = np.argsort(-suits, kind="stable")[:top_k]
             return [(pages[i], float(suits[i])) for i in order]
 

@@ -95,7 +95,8 @@ class Usage:
 
     ms: milliseconds per stage, in the order they ran. The stages are "retrieve", "load",
     "query", "band" and "head" for the cached systems, "decode", "preprocess", "vision",
-    "layers" and "head" for `original`, and "encode" for pages that had to be cached first.
+    "layers" and "head" for `original`, "embed" for pages whose embedding was missing, and
+    "encode" for pages that had to be cached first.
     """
 
     cached_pages: int

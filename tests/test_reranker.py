@@ -216,7 +216,7 @@ def test_however_many_pages_tie_they_keep_their_order(
     levels = [float(i % 2) for i in range(n)]
     best_first = [f"page {i}" for i in (*range(1, n, 2), *range(0, n, 2))]
     monkeypatch.setattr(reranker.store, "pages", lambda scopes: pages)
-    monkeypatch.setattr(reranker.cache, "vectors", lambda pages: None)
+    monkeypatch.setattr(reranker.cache, "vectors", lambda *_: None)
     monkeypatch.setattr(reranker.embedder, "similarity", lambda *_: np.array(levels))
     assert [page.label for page, _ in reranker.retrieve("blue page")] == best_first
 
@@ -524,6 +524,20 @@ def test_another_checkpoint_never_reuses_an_entry(
         self_check=False,
     )
     assert engine.rank("blue page").usage.missed_pages == 2
+    engine.close()
+
+
+def test_embedding_pages_that_another_model_added_is_a_stage_of_its_own(
+    reranker: MiniReranker, pair, tmp_path: Path
+) -> None:
+    from tests.tiny import save_checkpoint
+
+    reranker.add(pictures()[:2])
+    reranker.close()
+    other = save_checkpoint(tmp_path / "other", seed=9)
+    engine = reopen(pair, tmp_path, embedder=other)
+    assert list(engine.rank("blue page").usage.ms)[:2] == ["retrieve", "embed"]
+    assert "embed" not in engine.rank("blue page").usage.ms
     engine.close()
 
 

@@ -15,6 +15,7 @@ from mrr.measure.dataset import Dataset
 from mrr.measure.metrics import Run
 from mrr.measure.tasks import Task
 from mrr.reranker import MiniReranker
+from mrr.timing import Stages
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -23,7 +24,7 @@ def first_stage_run(reranker: MiniReranker, corpus: Corpus, tasks: Sequence[Task
     """Every page by how its vector suits the query. Needs an embedder."""
     assert reranker.embedder is not None
     page_ids = list(corpus.pages)
-    vectors = reranker.cache.vectors(list(corpus.pages.values()))
+    vectors = reranker.cache.vectors(list(corpus.pages.values()), Stages(reranker.device))
     run = {}
     for task in tasks:
         text, _ = reranker.clean(task.query.text)

@@ -149,7 +149,7 @@ def read_trained(folder: Path, config: Any) -> dict[str, Any]:
         section, file = read_json(folder / TRAINED), TRAINED
     else:
         section, file = getattr(config, "mini_reranker", None) or {}, "config.json"
-    wrong = _wrong_in(section)
+    wrong = _wrong_in(section, config.get_text_config().num_hidden_layers)
     if wrong:
         raise InputRejected(
             f"What {file} in the folder {folder.name} says of the training of mini_reranker "
@@ -158,8 +158,8 @@ def read_trained(folder: Path, config: Any) -> dict[str, Any]:
     return dict(section)
 
 
-def _wrong_in(section: Any) -> str | None:
-    """What makes a `mini_reranker` section unusable, in words; None for a sound one."""
+def _wrong_in(section: Any, n_layers: int) -> str | None:
+    """What makes a `mini_reranker` section unusable for a model of n_layers, in words, or None."""
     if not isinstance(section, dict):
         return "it is no JSON object"
     if ("band" in section) != ("exit_layer" in section):
@@ -171,6 +171,8 @@ def _wrong_in(section: Any) -> str | None:
             return f"band {band!r} and exit_layer {end!r} are not [start, end] and a whole number"
         if not 0 <= band[0] < band[1] <= end:
             return f"band {band} does not lie within the {end} layers that run"
+        if end > n_layers:
+            return f"exit_layer is {end}, but the model has {n_layers} layers"
     ratio = section.get("keep_ratio", 1.0)
     if not (_whole(ratio) or isinstance(ratio, float)) or not 0 < ratio <= 1:
         return f"keep_ratio {ratio!r} is not a number in (0, 1]"

@@ -27,13 +27,17 @@ _EXTENSIONS = frozenset(
 )
 
 
-def expand(paths: Iterable[str | Path]) -> tuple[list[Path], list[FailedFile]]:
-    """Files as they are, folders as the pages files in them: recursive, sorted, none twice.
+def expand(
+    paths: Iterable[str | Path],
+) -> tuple[list[tuple[str, Path]], list[FailedFile]]:
+    """Files as (name, path), folders as the page files in them: recursive, sorted, none twice.
 
-    Hidden files and folders within a folder are left out. The second list has the paths that do
-    not exist and the folders without such files. Raises InputRejected where nothing is left.
+    A file found in a folder is named by its way from there, so that reports of the same name can
+    be told apart. Hidden files and folders within a folder are left out. The second list has the
+    paths that do not exist and the folders without such files. Raises InputRejected where nothing
+    is left.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, str] = {}
     failed: list[FailedFile] = []
     for path in map(Path, paths):
         shown = display_name(str(path))
@@ -42,7 +46,8 @@ def expand(paths: Iterable[str | Path]) -> tuple[list[Path], list[FailedFile]]:
             exists = path.exists()
         except OSError:  # a name too long to be one
             inside, exists = [], False
-        found.update(dict.fromkeys(inside if exists else ()))
+        for file in inside if exists else ():
+            found.setdefault(file, _name_within(path, file))
         if not exists:
             failed.append(FailedFile(shown, f"{shown} does not exist. Check its name."))
         elif not inside:
@@ -51,7 +56,13 @@ def expand(paths: Iterable[str | Path]) -> tuple[list[Path], list[FailedFile]]:
             failed.append(FailedFile(shown, f"The folder {folder} {reason}"))
     if failed and not found:
         raise InputRejected(failed[0].reason)
-    return list(found), failed
+    return [(name, file) for file, name in found.items()], failed
+
+
+def _name_within(root: Path, file: Path) -> str:
+    """What a file is called that was found under root, or is root itself."""
+    parts = file.relative_to(root).parts or (file.name,)
+    return " › ".join(map(display_name, parts))  # a name is a label, and no label looks like a path
 
 
 def several(files: Iterable[File] | File) -> Iterable[File]:
@@ -78,7 +89,7 @@ def contents(file: File) -> list[tuple[str, Content]]:
     if isinstance(file, str) and not file:  # as a path it would be the current folder
         raise InputRejected("The name of a file is empty. Give its path.")
     if isinstance(file, str | Path):
-        return [(path.name, path) for path in expand([file])[0]]
+        return list(expand([file])[0])
     raise InputRejected(
         f"A page cannot be read from {type(file).__name__}. Give a path, encoded bytes, a PIL "
         "image, or (name, one of these)."

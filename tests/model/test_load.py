@@ -178,6 +178,7 @@ def test_quantised_weights_are_refused_by_their_method(method, tmp_path, checkpo
         ({"band": [2, 4, 5], "exit_layer": 5}, "whole number"),
         ({"band": [4, 2], "exit_layer": 4}, "does not lie within"),
         ({"band": [2, 5], "exit_layer": 4}, "does not lie within the 4 layers"),
+        ({"band": [2, 4], "exit_layer": 40}, "exit_layer is 40, but the model has"),
         ({"keep_ratio": "half"}, "keep_ratio 'half'"),
         ({"keep_ratio": 0}, "keep_ratio 0"),
         ([2, 4], "no JSON object"),

@@ -24,10 +24,24 @@ def test_a_folder_is_searched_and_sorted_and_a_named_file_is_kept_as_it_is(tmp_p
     for name in ("b.PNG", "a.pdf", "sub/c.jpeg", "sub/d.txt", ".hidden.png", ".git/e.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(PNG)
-    inside = [tmp_path / "a.pdf", tmp_path / "b.PNG", tmp_path / "sub" / "c.jpeg"]
+    first, second = ("a.pdf", tmp_path / "a.pdf"), ("b.PNG", tmp_path / "b.PNG")
+    third = ("sub › c.jpeg", tmp_path / "sub" / "c.jpeg")
     text = tmp_path / "sub" / "d.txt"
-    assert expand([tmp_path]) == (inside, [])
-    assert expand([str(text), tmp_path, inside[0]]) == ([text, *inside], [])
+    assert expand([tmp_path]) == ([first, second, third], [])
+    found, _ = expand([str(text), tmp_path, first[1]])
+    assert found == [("d.txt", text), first, second, third]
+
+
+def test_files_of_one_name_in_several_folders_are_told_apart(
+    decoder: Decoder, tmp_path: Path
+) -> None:
+    for folder, content in (("2024", PNG), ("2025", b"no picture")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "report.png").write_bytes(content)
+    good, bad = read_pages(decoder, expand([tmp_path])[0])
+    assert isinstance(good, PageImage) and good.label == "2024 › report.png"
+    assert isinstance(bad, FailedFile) and bad.file == "2025 › report.png"
+    assert bad.reason.startswith("2025 › report.png ")
 
 
 def test_a_missing_path_and_an_empty_folder_are_refused_by_name(tmp_path: Path) -> None:
@@ -45,7 +59,7 @@ def test_a_missing_path_and_an_empty_folder_are_refused_by_name(tmp_path: Path) 
 def test_what_is_missing_does_not_keep_the_other_files_out(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
     found, failed = expand([tmp_path / "gone.pdf", tmp_path / "a.png"])
-    assert found == [tmp_path / "a.png"]
+    assert found == [("a.png", tmp_path / "a.png")]
     assert [(one.file, one.reason) for one in failed] == [
         ("gone.pdf", "gone.pdf does not exist. Check its name.")
     ]
@@ -54,7 +68,7 @@ def test_what_is_missing_does_not_keep_the_other_files_out(tmp_path: Path) -> No
 def test_a_link_to_a_parent_folder_does_not_go_round(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
-    assert expand([tmp_path]) == ([tmp_path / "a.png"], [])
+    assert expand([tmp_path]) == ([("a.png", tmp_path / "a.png")], [])
 
 
 def test_bad_files_are_named_and_the_others_go_on(decoder: Decoder, tmp_path: Path) -> None:
