@@ -20,7 +20,7 @@ from cache_db.evict import Space
 from cache_db.files import Files
 from cache_db.latest import load_latest
 from cache_db.records import Embedding
-from cache_db.trouble import Tally, Trouble
+from cache_db.trouble import Tally, Trouble, is_full, reason
 from mrr.errors import BudgetExceeded, CorruptEntry
 from mrr.types import Page
 
@@ -76,9 +76,10 @@ class Catalogue:
                 self._write(page, _to_png(image))
         except (OSError, sqlite3.OperationalError) as error:
             self.trouble.report("store pages", error)
+            todo = "Free some space" if is_full(error) else "Look after the store's folder"
             raise BudgetExceeded(
-                f"{page.label} ({page.width}×{page.height}) could not be kept: the store's disk "
-                "takes no more writes. Free some space and add it again."
+                f"{page.label} ({page.width}×{page.height}) could not be kept: the store cannot "
+                f"write ({reason(error)}). {todo} and add it again."
             ) from error
         self.trouble.recovered("store pages")
 

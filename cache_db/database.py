@@ -78,8 +78,8 @@ class Database:
         without the timeout, when another process wrote in between.
         """
         with self.read() as db:
-            db.conn.execute("BEGIN IMMEDIATE")
-            try:
+            try:  # an interrupt may fall between BEGIN's success and the next line
+                db.conn.execute("BEGIN IMMEDIATE")
                 yield db
                 db.conn.execute("COMMIT")
             except BaseException:

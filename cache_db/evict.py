@@ -8,6 +8,7 @@ only in the end.
 from __future__ import annotations
 
 import secrets
+import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -131,16 +132,18 @@ class Space:
         """
         room = Room(new_name(suffix))
         self._clear_abandoned()
-        victims = self._make_room(room.name, nbytes)
+        undo = False
         try:
+            victims = self._make_room(room.name, nbytes)
             for file in victims:  # their rows are gone: a reader finds no row, or a file
                 self.files.delete(file)
             yield room
-        except BaseException:
-            room.kept = False  # its transaction was rolled back
+            undo = not room.kept
+        except BaseException:  # an interrupt may have come right after a transaction's end
+            undo = self._is_reserved(room.name)
             raise
         finally:
-            if not room.kept:
+            if undo:
                 self._abandoned.add(room.name)
                 self._clear_abandoned()
 
@@ -189,6 +192,15 @@ class Space:
                 f"{_mb(excess)} too much is in use. Remove pages or raise the budget."
             )
         return victims
+
+    def _is_reserved(self, name: str) -> bool:
+        """Whether a reservation stands; where that cannot be read, it is taken to."""
+        try:
+            with self.database.read() as db:
+                sql = "SELECT 1 FROM reservations WHERE file = ?"
+                return db.execute(sql, (name,)).fetchone() is not None
+        except (OSError, sqlite3.DatabaseError):
+            return True
 
     def _clear_abandoned(self) -> None:
         """Undo reservations that were not kept; on a full disk that may take several tries."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sqlite3
 import threading
@@ -10,6 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 log = logging.getLogger("cache_db")
+
+
+def reason(error: Exception) -> str:
+    """Why the disk or the database failed, without paths."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether freeing space would help."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "full" in str(error)
 
 
 class Trouble:
@@ -37,8 +50,7 @@ class Trouble:
 
     def report(self, action: str, error: Exception) -> None:
         """Note a failure, and log it if the action was working before."""
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        sentence = f"Cannot {action}: {reason}."
+        sentence = f"Cannot {action}: {reason(error)}."
         if action not in self._failing:
             log.warning("%s Going on without until it works again.", sentence)
         self._failing[action] = sentence

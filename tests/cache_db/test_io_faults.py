@@ -153,6 +153,39 @@ def test_a_failed_commit_gives_the_reserved_room_back_at_once(tmp_path, monkeypa
         assert put(store, 1) > 0
 
 
+@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "COMMIT"])
+@pytest.mark.parametrize("nth", [1, 2])  # of the reservation, and of the row
+def test_an_interrupt_just_after_a_statement_leaves_no_lock_and_no_damage(
+    statement, nth, tmp_path, monkeypatch
+):
+    class Interrupted(sqlite3.Connection):
+        n_left = 0
+
+        def execute(self, sql, *parameters):
+            result = super().execute(sql, *parameters)
+            if sql == statement and self.n_left:
+                self.n_left -= 1
+                if not self.n_left:
+                    raise KeyboardInterrupt
+            return result
+
+    connect = partial(sqlite3.connect, factory=Interrupted)
+    monkeypatch.setattr(database.sqlite3, "connect", connect)
+    with PageStore(tmp_path, memory_bytes=0) as store:
+        with store._database.read() as db:
+            db.conn.n_left = nth
+        with pytest.raises(KeyboardInterrupt):
+            store.add_page(make_page(1), make_picture(1))
+        report = store.verify(repair=False)
+        assert report.ok and report.n_orphans == 0
+        with sqlite3.connect(tmp_path / "store.db", timeout=1, isolation_level=None) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert other.execute("SELECT count(*) FROM reservations").fetchone() == (0,)
+            other.execute("COMMIT")
+        store.add_page(make_page(1), make_picture(1))
+        assert store.image(make_page(1).page_id) is not None
+
+
 def _fill_a_limited_disk(root):
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with PageStore(root, memory_bytes=0) as store:
