@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -28,6 +30,11 @@ from mrr.model.checkpoint import (
 from mrr.model.layers import ATTENTION
 
 MAX_VISUAL_TOKENS = 1800
+# What adapters begin with that were saved before transformers put a model inside the model.
+_OLD_NAMES = (
+    ("base_model.model.model.layers.", "base_model.model.model.language_model.layers."),
+    ("base_model.model.visual.", "base_model.model.model.visual."),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +122,7 @@ def _load(folder: Path, name: str, device: torch.device, dtype: torch.dtype | No
     if adapter.exists():
         described = read_json(adapter)
         base_name = described.get("base_model_name_or_path")
-        if not base_name:
+        if not (isinstance(base_name, str) and base_name):
             raise InputRejected(
                 f"The adapter in {folder.name} does not say which checkpoint it is for; set "
                 "base_model_name_or_path in its adapter_config.json."
@@ -224,22 +231,13 @@ def merge_adapter(model: Any, folder: Path) -> Any:
     """The model with a LoRA adapter added to its weights.
 
     Adapters saved before transformers moved the language model carry its old names. Raises
-    UnsupportedModel where a tensor finds no place, instead of scoring with the bare base.
+    UnsupportedModel where a tensor finds no place, instead of scoring with the bare base, and for
+    adapters of another kind; InputRejected for a damaged one.
     """
-    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
-    from safetensors.torch import load_file
+    from peft import set_peft_model_state_dict
 
-    file = folder / "adapter_model.safetensors"
-    if not file.exists():
-        raise InputRejected(f"The adapter {folder.name} has no adapter_model.safetensors.")
-    adapted = get_peft_model(model, PeftConfig.from_pretrained(str(folder)))
-    old_names = (
-        (".model.model.layers.", ".model.model.language_model.layers."),
-        (".model.visual.", ".model.model.visual."),
-    )
-    weights = load_file(file)
-    for old, new in old_names:
-        weights = {name.replace(old, new): tensor for name, tensor in weights.items()}
+    weights = {_today(name): tensor for name, tensor in _adapter_weights(folder).items()}
+    adapted = _adapted(model, folder)
     result: Any = set_peft_model_state_dict(adapted, weights)
     lost = [*result.unexpected_keys, *(k for k in result.missing_keys if "lora_" in k)]
     if lost:
@@ -248,3 +246,40 @@ def merge_adapter(model: Any, folder: Path) -> Any:
             f"first being {lost[0]}."
         )
     return adapted.merge_and_unload()
+
+
+def _today(name: str) -> str:
+    """An adapter's name of a tensor, as transformers and peft would write it now."""
+    for old, new in _OLD_NAMES:
+        name = re.sub(f"^{re.escape(old)}", new, name)
+    return name
+
+
+def _adapter_weights(folder: Path) -> dict[str, Tensor]:
+    file = folder / "adapter_model.safetensors"
+    if not file.exists():
+        raise InputRejected(f"The adapter {folder.name} has no adapter_model.safetensors.")
+    try:
+        return load_file(file)
+    except SafetensorError:
+        raise InputRejected(
+            f"adapter_model.safetensors in the folder {folder.name} is damaged; fetch the adapter "
+            "again."
+        ) from None
+
+
+def _adapted(model: Any, folder: Path) -> Any:
+    """The model with the layers of an adapter beside its own, their weights not yet read."""
+    from peft import LoraConfig, get_peft_model
+
+    kind = read_json(folder / "adapter_config.json").get("peft_type")
+    if kind != "LORA":
+        raise UnsupportedModel(
+            f"The adapter {folder.name} is of the kind {kind}; only LORA can be added to weights."
+        )
+    try:
+        return get_peft_model(model, LoraConfig.from_pretrained(str(folder)))
+    except (TypeError, ValueError, re.error) as error:  # peft's own error is a ValueError
+        raise InputRejected(
+            f"adapter_config.json in the folder {folder.name} does not suit its base model: {error}"
+        ) from None

@@ -14,7 +14,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from mrr.errors import InputRejected, UnsupportedModel
+from mrr.errors import InputRejected, MRRError, UnsupportedModel
 from mrr.model.checkpoint import check_supported
 from mrr.model.load import check_rotary, load_model
 from tests.tiny import DEVICE, save_checkpoint
@@ -225,13 +225,15 @@ def test_what_a_checkpoint_says_of_its_training_is_read(tmp_path) -> None:
     }
 
 
-def save_adapter(folder, base, rename=lambda name: name):
-    """A LoRA with random weights on every q_proj, its tensors under other names if asked."""
+Q_PROJ = r".*language_model.*\.q_proj"
+
+
+def save_adapter(folder, base, rename=lambda name: name, targets=Q_PROJ):
+    """A LoRA with random weights, its tensors under other names if asked."""
     from peft import LoraConfig, get_peft_model
     from safetensors.torch import load_file, save_file
 
     model = load_model(base, device=DEVICE).model
-    targets = r".*language_model.*\.q_proj"
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=targets))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
@@ -261,6 +263,50 @@ def test_a_lora_adapter_is_merged_into_its_base(tmp_path, checkpoints, old: bool
     assert merged.digest != base.digest
     assert merged.trained == {"band": [1, 2], "exit_layer": 2}
     assert "lora" not in "".join(name for name, _ in merged.model.named_modules())
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_vl"])
+def test_an_adapter_of_the_tower_is_merged_too(tmp_path, checkpoints, family, old: bool) -> None:
+    base = load_model(checkpoints[family], device=DEVICE)
+    save_adapter(
+        tmp_path,
+        checkpoints[family],
+        lambda name: name.replace(".model.model.visual", ".model.visual") if old else name,
+        targets=r".*visual.*\.(qkv|proj)",
+    )
+    merged = load_model(tmp_path, device=DEVICE)
+    for mine, plain in zip(merged.tower.blocks, base.tower.blocks, strict=True):
+        assert not torch.equal(mine.attn.qkv.weight, plain.attn.qkv.weight)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("peft_type", "PROMPT_TUNING", "of the kind PROMPT_TUNING"),
+        ("peft_type", None, "of the kind None"),
+        ("target_modules", ["nothing_like_it"], r"adapter_config\.json .* does not suit"),
+        ("r", "two", r"adapter_config\.json .* does not suit"),
+        ("base_model_name_or_path", ["a"], "set base_model_name_or_path"),
+    ],
+)
+def test_an_adapter_whose_settings_cannot_be_used_is_refused(
+    setting, value, words, tmp_path, checkpoints
+) -> None:
+    save_adapter(tmp_path, checkpoints["qwen3_vl"])
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {setting: value}))
+    with pytest.raises(MRRError, match=words):
+        load_model(tmp_path, device=DEVICE)
+
+
+@pytest.mark.parametrize("nbytes", [0, 100])
+def test_a_damaged_adapter_is_refused(nbytes: int, tmp_path, checkpoints) -> None:
+    save_adapter(tmp_path, checkpoints["qwen3_vl"])
+    file = tmp_path / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:nbytes])
+    with pytest.raises(InputRejected, match=r"adapter_model\.safetensors in the folder .* damaged"):
+        load_model(tmp_path, device=DEVICE)
 
 
 def test_an_adapter_that_does_not_fit_is_refused(tmp_path, checkpoints) -> None:
