@@ -158,7 +158,10 @@ def rank(query: str, system: Any, top_k: int | None, as_json: bool, **engine: An
     with _open_store(engine.pop("store")) as opened:
         reranker = _load(store=opened, **engine)
         ranked = reranker.rank(query, system=system, top_k=top_k)
+        trouble = opened.stats().note
         reranker.close()
+    if not ranked.hits and trouble:  # it looks empty, and may not be
+        raise InputRejected(trouble)
     _notes(ranked.notes)
     if not ranked.hits:
         _notes(("The store has no pages yet: mrr add FILE ...",))
@@ -298,7 +301,7 @@ def _existing(folder: Path | None) -> Path:
     from cache_db import default_store
 
     folder = folder or default_store()
-    name = folder.resolve().name or str(folder)
+    name = Path(os.path.abspath(folder)).name or str(folder)  # resolve() fails on a loop of links
     try:
         there = (folder / "store.db").exists()
     except OSError as error:
@@ -319,4 +322,7 @@ def main() -> None:
         cli(standalone_mode=True)
     except MRRError as error:
         click.echo(str(error), err=True)
+        raise SystemExit(2) from None
+    except OSError as error:  # of stdout: files and stores have errors of their own
+        click.echo(f"The output cannot be written: {error.strerror}.", err=True)
         raise SystemExit(2) from None

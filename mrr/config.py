@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from mrr.errors import InvalidConfig
 
@@ -17,6 +19,23 @@ DEFAULT_INSTRUCTION = "Given a search query, retrieve relevant candidates that a
 
 # (band start, exit layer) by depth; 28 layers is 2B, 36 is 4B and 8B. Source: miniReranker 3.2.
 _PAPER_BANDS = {28: (8, 16), 36: (8, 21)}
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    start, end = value
+    return operator.index(start), operator.index(end)
+
+
+_WHOLE: tuple[Callable[[Any], Any], str] = (operator.index, "a whole number")
+_NUMBERS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "exit_layer": _WHOLE,
+    "band": (_pair, "two whole numbers, start and end"),
+    "keep_ratio": (float, "a number"),
+    "min_pixels": _WHOLE,
+    "max_pixels": _WHOLE,
+    "seed": _WHOLE,
+}
+_MAY_BE_OPEN = frozenset(("exit_layer", "band", "min_pixels", "max_pixels"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +64,7 @@ class RerankConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._settle_types()
         for name, known in (("order", PromptOrder), ("pruner", Pruner), ("kv_dtype", KVDtype)):
             if getattr(self, name) not in get_args(known):
                 choices = ", ".join(get_args(known))
@@ -62,6 +82,21 @@ class RerankConfig:
             )
         if self.seed < 0:
             raise InvalidConfig(f"seed is {self.seed}; it must not be negative.")
+
+    def _settle_types(self) -> None:
+        """Take numbers and pairs as JSON and numpy give them, and refuse what is none."""
+        for name, (kind, meant) in _NUMBERS.items():
+            value = getattr(self, name)
+            if value is None and name in _MAY_BE_OPEN:
+                continue
+            try:
+                object.__setattr__(self, name, kind(value))
+            except (TypeError, ValueError):
+                raise InvalidConfig(f"{name} is {value!r}; it must be {meant}.") from None
+        try:
+            self.instruction.encode()
+        except (AttributeError, UnicodeEncodeError):
+            raise InvalidConfig(f"instruction is {self.instruction!r}; it must be text.") from None
 
     def resolve(self, n_layers: int) -> RerankConfig:
         """Fill in band and exit for a model of n_layers layers, and check them against it."""

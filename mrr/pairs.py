@@ -64,8 +64,11 @@ def rerank(
         pages = {page.page_id: page for page in placed if isinstance(page, Page)}
         _forget_old(engine, set(pages))
         ranked = engine.rank(query, pages=set(pages), scopes={p.scope for p in pages.values()})
-    scores = {hit.page.page_id: hit.logit for hit in ranked}
-    logits = [_logit(scores, page, i) for i, page in enumerate(placed)]
+        scores = {hit.page.page_id: hit.logit for hit in ranked}
+        logits = [
+            _logit(engine, text, scores, placed[i], document, i)
+            for i, document in enumerate(documents)
+        ]
     return _results(logits, documents if return_documents else None, top_n)
 
 
@@ -205,14 +208,25 @@ def _score_unstored(engine: MiniReranker, text: str, page: Page, image: Image.Im
     return float(cache.scorer.score([text], [kv], stages)[0])
 
 
-def _logit(scores: dict[str, float], placed: Page | float, index: int) -> float:
+def _logit(
+    engine: MiniReranker,
+    text: str,
+    scores: dict[str, float],
+    placed: Page | float,
+    document: Document,
+    index: int,
+) -> float:
+    """The score of a document; one that left the store meanwhile is read again, if it can be."""
     if not isinstance(placed, Page):
         return placed
-    if placed.page_id not in scores:
+    if placed.page_id in scores:
+        return scores[placed.page_id]
+    if isinstance(document, Page | Hit) or document == placed.page_id:
         raise InputRejected(
             f"Document {index}, {placed.label}, cannot be read any more. Add it again."
         )
-    return scores[placed.page_id]
+    item = _read(engine, document, f"document {index}")
+    return _score_unstored(engine, text, placed, item.image)
 
 
 def _forget_old(engine: MiniReranker, in_hand: set[str]) -> None:

@@ -271,6 +271,8 @@ class MiniReranker:
                 continue
             try:
                 yield self.add_page(item, scope)
+            except Closed:
+                raise
             except MRRError as error:
                 yield FailedFile(item.label, f"{item.label}: {error}")
 
@@ -284,14 +286,22 @@ class MiniReranker:
         self, files: Iterable[File], page_range: str | None = None
     ) -> Iterator[PageImage | FailedFile]:
         """Pages of files as they are decoded, with the files that are refused in their place."""
-        self.check_open()  # or a new decoding process would stay behind
+        for item in self._decode(files, page_range):
+            yield item
+            self.check_open()  # or a new decoding process would stay behind
+
+    def _decode(
+        self, files: Iterable[File], page_range: str | None
+    ) -> Iterator[PageImage | FailedFile]:
+        self.check_open()
         for file in files:
             try:
-                named = contents(file)
+                named, failed = contents(file)
             except InputRejected as error:
                 name = display_name(str(file)) if isinstance(file, str | Path) else "file"
                 yield FailedFile(name, str(error))
                 continue
+            yield from failed
             yield from read_pages(self.decoder, named, page_range)
 
     # ----------------------------------------------------------------- rank
@@ -326,6 +336,8 @@ class MiniReranker:
                 except PageLost as error:  # one page less, instead of no ranking at all
                     lost.add(error.page_id)
                     notes += (f"{error} The ranking is without it.",)
+        if not candidates:  # of a store that cannot be read, and looks empty
+            notes += tuple(filter(None, (self.store.stats().note,)))
         return _ranked(text, system, candidates, scored, stages, self.notes + notes)
 
     def _score(

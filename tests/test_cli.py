@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cache_db import PageStore
+from cache_db.database import Database
 from cache_db.evict import DOCUMENTS
 from cache_db.schema import MIGRATIONS
 from mrr import MiniReranker
@@ -244,6 +245,48 @@ def test_an_empty_ranking_as_json_says_what_to_do_on_stderr(pair, tmp_path: Path
     PageStore(tmp_path).close()
     result = mrr("rank", "x", "--model", pair[0], "--json", store=tmp_path)
     assert json.loads(result.stdout)["results"] == [] and "mrr add FILE" in result.stderr
+
+
+def test_a_store_that_stops_being_readable_is_no_empty_one(
+    folder: Path, pair, tmp_path: Path, monkeypatch
+) -> None:
+    models = ["--model", pair[0], "--embedder", pair[1]]
+    store = tmp_path / "store"
+    mrr("add", folder / "page0.png", *models, store=store)
+
+    def out_of_files(self: object) -> object:
+        raise OSError(24, "Too many open files")
+
+    from_pretrained = MiniReranker.from_pretrained
+
+    def then_fails(*given: object, **options: object) -> MiniReranker:
+        engine = from_pretrained(*given, **options)  # type: ignore[arg-type]
+        monkeypatch.setattr(Database, "_handle", out_of_files)
+        return engine
+
+    monkeypatch.setattr(MiniReranker, "from_pretrained", then_fails)
+    ranked = mrr("rank", "blue page", *models, store=store)
+    assert isinstance(ranked.exception, InputRejected)
+    assert "Too many open files" in str(ranked.exception) and ranked.stdout == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_output_that_cannot_be_written_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
+    PageStore(tmp_path).close()
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mrr", "store", "stats", "--store", str(tmp_path)],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "The output cannot be written: No space left on device.\n"
+
+
+def test_a_loop_of_links_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(InputRejected, match="store in a"):
+        raise mrr("store", "stats", store=tmp_path / "a").exception  # type: ignore[misc]
 
 
 def test_the_documents_of_rerank_can_be_removed_alone(tmp_path: Path) -> None:

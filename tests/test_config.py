@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from mrr.config import RerankConfig, digest, layer_range, paper_band
@@ -54,6 +55,30 @@ def test_a_page_of_no_pixels_is_refused(name: str, pixels: int) -> None:
 def test_a_seed_that_no_generator_takes_is_refused_at_once() -> None:
     with pytest.raises(InvalidConfig, match="seed is -1"):
         RerankConfig(seed=-1)
+
+
+def test_numbers_are_taken_as_json_and_numpy_give_them() -> None:
+    given = RerankConfig(band=[3, np.int64(5)], exit_layer=np.int64(6), keep_ratio=np.float32(0.5))
+    assert given == RerankConfig(band=(3, 5), exit_layer=6, keep_ratio=0.5)
+    assert hash(given) and digest(band=given.band, ratio=given.keep_ratio, end=given.exit_layer)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("exit_layer", 5.0),
+        ("band", (1, 2, 3)),
+        ("band", 7),
+        ("keep_ratio", "half"),
+        ("keep_ratio", None),
+        ("seed", None),
+        ("instruction", None),
+        ("instruction", "a\ud800b"),
+    ],
+)
+def test_what_is_no_value_of_a_setting_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(InvalidConfig, match=f"^{name} is .*; it must be "):
+        RerankConfig(**{name: value})
 
 
 def test_a_refused_setting_is_a_value_error_and_one_of_the_packages_own() -> None:

@@ -29,6 +29,27 @@ def test_rerank_gives_input_positions_in_descending_relevance(reranker: MiniRera
     assert all(r.document is None for r in results)
 
 
+def test_a_store_that_is_cleared_meanwhile_costs_no_document_in_hand(
+    reranker: MiniReranker, monkeypatch
+) -> None:
+    expected = reranker.rerank("blue page", DOCUMENTS)
+    added = reranker.add([DOCUMENTS[0]]).pages[0].page
+    rank = reranker.rank
+
+    def cleared(*given, **options):  # as by another process
+        reranker.store.clear()
+        return rank(*given, **options)
+
+    monkeypatch.setattr(reranker, "rank", cleared)
+    results = reranker.rerank("blue page", DOCUMENTS)
+    assert [r.index for r in results] == [r.index for r in expected]
+    logits = [r.logit for r in expected]
+    assert [r.logit for r in results] == pytest.approx(logits, abs=1e-4)
+    reranker.add([DOCUMENTS[0]])
+    with pytest.raises(InputRejected, match=r"Document 0, .*, cannot be read any more"):
+        reranker.rerank("blue page", [added])
+
+
 def test_top_n_and_documents_are_returned_on_request(reranker: MiniReranker) -> None:
     everything = reranker.rerank("blue page", DOCUMENTS)
     some = reranker.rerank("blue page", DOCUMENTS, top_n=2, return_documents=True)

@@ -195,6 +195,18 @@ def test_an_engine_that_is_closed_says_so_even_where_its_store_is_open(pair, tmp
                 use()
 
 
+def test_closing_while_pages_are_added_ends_the_adding_and_leaves_no_child(
+    pair, tmp_path: Path
+) -> None:
+    engine = reopen(pair, tmp_path)
+    adding = engine.add_iter([png(picture(0)), png(picture(1))])
+    next(adding)
+    engine.close()
+    with pytest.raises(Closed, match="from_pretrained"):
+        next(adding)
+    assert engine.decoder._child is None
+
+
 def test_a_ranking_is_complete_sorted_and_numbered(reranker: MiniReranker) -> None:
     reranker.add(pictures())
     ranked = reranker.rank("blue page")

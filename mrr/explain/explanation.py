@@ -131,6 +131,7 @@ def _find(engine: MiniReranker, page: Hit | Page | str, scopes: Collection[str])
     if isinstance(page, Hit):
         page = page.page
     page_id = page.page_id if isinstance(page, Page) else page
+    scopes = [scopes] if isinstance(scopes, str) else scopes  # not its letters
     found = engine.store.page(page_id)
     if found is None or found.scope not in scopes:
         raise InputRejected(

@@ -61,7 +61,9 @@ def _names(known: tuple[str, ...] | None) -> Any:
 @click.option(
     "--embedder", type=Given(), metavar="NAME", help="Folder or hub id of the first stage."
 )
-@click.option("--store", type=Given(path_type=Path), help="Keep the cached pages here.")
+@click.option(
+    "--store", type=Given(file_okay=False, path_type=Path), help="Keep the cached pages here."
+)
 @click.option("--device", help="cpu, cuda or cuda:1; by default the best there is.")
 @click.option(
     "--systems", default="mini", show_default=True, callback=_names(SYSTEMS),
@@ -71,10 +73,16 @@ def _names(known: tuple[str, ...] | None) -> Any:
     "--mode", type=click.Choice(["full", "candidates"]), default="full", show_default=True,
     help="Rank every page, or one relevant page and random others.",
 )  # fmt: skip
-@click.option("--negatives", default=19, show_default=True, help="Random others, in candidates.")
-@click.option("--seed", default=0, show_default=True, help="Of candidates, limit and intervals.")
+@click.option(
+    "--negatives", type=click.IntRange(1), default=19, show_default=True,
+    help="Random others, in candidates.",
+)  # fmt: skip
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True,
+    help="Of candidates, limit and intervals.",
+)  # fmt: skip
 @click.option("--kinds", callback=_names(None), help="Of queries, with commas between.")
-@click.option("--limit", type=int, help="Draw this many queries.")
+@click.option("--limit", type=click.IntRange(1), help="Draw this many queries.")
 @click.option(
     "--late-interaction", is_flag=True,
     help="Add what the vision tower alone ranks, without the language model.",
@@ -131,6 +139,10 @@ def eval_command(
             late_interaction=late_interaction,
             **task,
         )
+        if store and not reranker.store.stats().persistent:
+            click.echo(
+                "The store's folder cannot be written: nothing outlives this call.", err=True
+            )
         rows = ablation(reranker, dataset, **task) if with_ablation else ()
     table = eval_table(report) + (f"\n\n{ablation_table(rows)}" if rows else "")
     click.echo(table, err=as_json)

@@ -131,11 +131,12 @@ def _add_file(
 ) -> Iterator[tuple[str, AddedPage]]:
     only = ",".join(map(str, sorted(wanted))) if file.suffix.lower() == _PDF else None
     missing = dict(wanted)
-    for result in reranker.add_iter([file], page_range=only, scope=scope):
-        if isinstance(result, FailedFile):
-            raise InputRejected(f"{result.file} cannot be evaluated: {result.reason}")
-        if page_id := missing.pop(result.page.page_num, None):
-            yield page_id, result
+    for item in reranker.decode([file], only):
+        if isinstance(item, FailedFile):
+            raise InputRejected(f"{item.file} cannot be evaluated: {item.reason}")
+        # Not the number of the page that the store knows: that may be an equal picture's.
+        if page_id := missing.pop(item.page_num, None):
+            yield page_id, reranker.add_page(item, scope)
     if missing:
         numbers = ", ".join(map(str, sorted(missing)))
         raise InputRejected(f"{file.name} has no page {numbers}, which corpus.jsonl names.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ CLASSES = {
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
 }
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 # What a checkpoint needs; never pickles, never code.
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 # Beside an adapter: the band, exit and keep ratio that it was trained with, as JSON.
@@ -43,8 +45,8 @@ def local_folder(name: str | Path, revision: str | None) -> Path:
         raise InputRejected(f"There is no checkpoint folder {path.name}; check the path.")
     hub_id, _, commit = str(name).partition("@")
     revision = revision or commit or None
-    if revision is None:
-        logger.warning("%s is loaded without a pinned revision; name it %s@<commit>.", name, name)
+    if not _COMMIT.fullmatch(revision or ""):  # a branch or tag moves
+        logger.warning("%s is not pinned to a commit; name it %s@<commit>.", name, hub_id)
     try:
         fetched = Path(snapshot_download(hub_id, revision=revision, allow_patterns=_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):

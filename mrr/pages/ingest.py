@@ -40,14 +40,19 @@ def expand(
     found: dict[Path, str] = {}
     failed: list[FailedFile] = []
     for path in map(Path, paths):
-        shown = display_name(str(path))
+        shown, closed = display_name(str(path)), list[Path]()
         try:
-            inside = sorted(_page_files(path)) if path.is_dir() else [path]
+            inside = sorted(_page_files(path, closed)) if path.is_dir() else [path]
             exists = path.exists()
         except OSError:  # a name too long to be one
             inside, exists = [], False
         for file in inside if exists else ():
             found.setdefault(file, _name_within(path, file))
+        for unread in closed:
+            name = _name_within(path, unread)
+            failed.append(FailedFile(name, f"The folder {name} may not be read."))
+        if closed and not inside:
+            continue
         if not exists:
             failed.append(FailedFile(shown, f"{shown} does not exist. Check its name."))
         elif not inside:
@@ -61,7 +66,7 @@ def expand(
 
 def _name_within(root: Path, file: Path) -> str:
     """What a file is called that was found under root, or is root itself."""
-    parts = file.relative_to(root).parts or (file.name,)
+    parts = file.relative_to(root).parts or (file.resolve().name,)
     return " › ".join(map(display_name, parts))  # a name is a label, and no label looks like a path
 
 
@@ -75,21 +80,23 @@ def _is_named(file: tuple[object, ...]) -> bool:
     return len(file) == 2 and isinstance(file[0], str) and isinstance(file[1], Content)
 
 
-def contents(file: File) -> list[tuple[str, Content]]:
+def contents(file: File) -> tuple[list[tuple[str, Content]], list[FailedFile]]:
     """A file as (name, content) pairs; a folder is the page files in it.
 
-    Raises InputRejected for a path that is not there and for what no page can be read from.
+    The second list has the folders within it that may not be read. Raises InputRejected for a
+    path that is not there and for what no page can be read from.
     """
     if isinstance(file, tuple) and _is_named(file):
-        return [file]
+        return [file], []
     if isinstance(file, Image.Image):
-        return [("image", file)]
+        return [("image", file)], []
     if isinstance(file, bytes):
-        return [("file", file)]
+        return [("file", file)], []
     if isinstance(file, str) and not file:  # as a path it would be the current folder
         raise InputRejected("The name of a file is empty. Give its path.")
     if isinstance(file, str | Path):
-        return list(expand([file])[0])
+        found, failed = expand([file])
+        return [*found], failed
     raise InputRejected(
         f"A page cannot be read from {type(file).__name__}. Give a path, encoded bytes, a PIL "
         "image, or (name, one of these)."
@@ -135,8 +142,13 @@ def from_pil(image: Image.Image, label: str, limits: Limits) -> PageImage:
     return PageImage(page, shown, shown, 1)
 
 
-def _page_files(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):  # follows no links, so it ends
+def _page_files(folder: Path, closed: list[Path]) -> Iterator[Path]:
+    """Page files in a folder and those below it; closed receives those that may not be read."""
+
+    def skip(error: OSError) -> None:
+        closed.append(Path(error.filename))
+
+    for parent, folders, names in os.walk(folder, onerror=skip):  # follows no links, so it ends
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if not name.startswith(".") and Path(name).suffix.lower() in _EXTENSIONS:

@@ -197,7 +197,10 @@ def test_an_unknown_page_and_a_page_of_another_scope_are_refused(engine: MiniRer
             engine.explain(QUERY, page)
         with pytest.raises(InputRejected, match="no page"):
             engine.lenses(QUERY, [page])
-    assert engine.explain(QUERY, private, scopes=("alice",)).page == private
+    with pytest.raises(InputRejected, match="no page"):
+        engine.explain(QUERY, private, scopes="malice")  # a name, not its letters
+    for scopes in ("alice", ("alice",)):
+        assert engine.explain(QUERY, private, scopes=scopes).page == private
 
 
 def test_an_order_without_cached_pages_is_refused_by_name(engine: MiniReranker) -> None:

@@ -20,6 +20,7 @@ from mrr.measure.table import columns, eval_table
 from mrr.measure.tasks import make_tasks
 from mrr.types import SYSTEMS, RankedList
 from tests.measure.helpers import CORPUS, N_PAGES, QUERIES, write_dataset, write_lines
+from tests.pages.files import make_pdf
 from tests.tiny import DEVICE
 
 
@@ -91,6 +92,25 @@ def test_equal_pictures_are_all_ranked(engine: MiniReranker, folder: Path) -> No
     for ranking in run.values():
         assert len(ranking) == N_PAGES + 1
         assert ranking.index("twin") == ranking.index("p1") + 1
+
+
+def test_equal_pages_of_several_files_keep_their_own_numbers(
+    engine: MiniReranker, tmp_path: Path
+) -> None:
+    """The same two pages, once in this order and once in the other, and a repeated page."""
+    one, two = b"1 0 0 rg 0 0 99 99 re f", b"0 0 1 rg 9 9 50 50 re f"
+    (tmp_path / "a.pdf").write_bytes(make_pdf([one, two]))
+    (tmp_path / "b.pdf").write_bytes(make_pdf([two, one, two]))
+    pages = [
+        {"page_id": f"{file}{n}", "file": f"{file}.pdf", "page_num": n}
+        for file, n in (("a", 1), ("a", 2), ("b", 1), ("b", 2), ("b", 3))
+    ]
+    write_lines(tmp_path / "corpus.jsonl", pages)
+    write_lines(tmp_path / "queries.jsonl", QUERIES[:1])
+    (tmp_path / "qrels.tsv").write_text("q1\t0\ta1\t1\n", encoding="utf-8")
+    corpus = add_corpus(engine, read_dataset(tmp_path)).pages
+    assert corpus["a1"] == corpus["b2"] != corpus["a2"]
+    assert corpus["a2"] == corpus["b1"] == corpus["b3"]
 
 
 def test_the_report_is_complete_and_goes_into_json(engine: MiniReranker, dataset: Dataset) -> None:

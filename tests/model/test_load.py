@@ -346,6 +346,18 @@ def test_a_hub_id_is_fetched_at_its_revision_without_pickles_or_code(
     assert (asked["name"], asked["revision"]) == ("org/checkpoint", "def456")
 
 
+@pytest.mark.parametrize(
+    ("name", "warned"), [("org/x", True), ("org/x@main", True), ("org/x@" + "0a" * 20, False)]
+)
+def test_what_is_not_pinned_to_a_commit_is_warned_about(
+    name: str, warned: bool, checkpoints, monkeypatch, caplog
+) -> None:
+    folder = str(checkpoints["qwen3_vl"])
+    monkeypatch.setattr("mrr.model.checkpoint.snapshot_download", lambda *a, **k: folder)
+    load_model(name, device=DEVICE)
+    assert ("name it org/x@<commit>" in caplog.text) is warned
+
+
 def test_a_name_that_the_hub_does_not_know_is_refused_in_a_sentence(monkeypatch) -> None:
     def hub(name: str, **options: object) -> str:
         raise RepositoryNotFoundError(

@@ -65,6 +65,26 @@ def test_what_is_missing_does_not_keep_the_other_files_out(tmp_path: Path) -> No
     ]
 
 
+def test_a_folder_that_may_not_be_read_is_named_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    (tmp_path / "secret").mkdir()
+    scandir = os.scandir
+
+    def locked(folder: str) -> object:  # as for anybody but root
+        if Path(folder).name == "secret":
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    refused = [FailedFile("secret", "The folder secret may not be read.")]
+    assert expand([tmp_path]) == ([("a.png", tmp_path / "a.png")], refused)
+    assert contents(tmp_path)[1] == refused
+    with pytest.raises(InputRejected, match=r"^The folder secret may not be read\.$"):
+        expand([tmp_path / "secret"])
+
+
 def test_a_link_to_a_parent_folder_does_not_go_round(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
@@ -150,11 +170,11 @@ def test_files_are_read_one_at_a_time_as_pages_are_asked_for(tmp_path: Path) -> 
 def test_files_are_taken_in_every_form_that_a_caller_may_hold_them_in(tmp_path: Path) -> None:
     path, picture = tmp_path / "a.png", photo()
     path.write_bytes(PNG)
-    assert contents(str(path)) == contents(path) == contents(tmp_path) == [("a.png", path)]
-    assert contents(PNG) == [("file", PNG)]
-    assert contents(picture) == [("image", picture)]
-    assert contents(("cat.png", picture)) == [("cat.png", picture)]
-    assert contents(("cat.png", PNG)) == [("cat.png", PNG)]
+    assert contents(str(path)) == contents(path) == contents(tmp_path) == ([("a.png", path)], [])
+    assert contents(PNG) == ([("file", PNG)], [])
+    assert contents(picture) == ([("image", picture)], [])
+    assert contents(("cat.png", picture)) == ([("cat.png", picture)], [])
+    assert contents(("cat.png", PNG)) == ([("cat.png", PNG)], [])
     with pytest.raises(InputRejected, match="The name of a file is empty"):
         contents("")
     with pytest.raises(InputRejected, match="cannot be read from ndarray"):
