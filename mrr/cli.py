@@ -323,6 +323,8 @@ def main() -> None:
     except MRRError as error:
         click.echo(str(error), err=True)
         raise SystemExit(2) from None
-    except OSError as error:  # of stdout: files and stores have errors of their own
-        click.echo(f"The output cannot be written: {error.strerror}.", err=True)
+    except OSError as error:
+        if error.filename is not None:  # not stdout's, and nothing that is expected
+            raise
+        click.echo(f"The output cannot be written: {error.strerror or error}.", err=True)
         raise SystemExit(2) from None

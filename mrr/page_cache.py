@@ -212,7 +212,10 @@ class PageCache:
         return vector, importance
 
     def vectors(self, pages: Sequence[Page], stages: Stages) -> np.ndarray:
-        """(N, d) first-stage vectors of pages, embedding those that another model added."""
+        """(N, d) first-stage vectors of pages, embedding those that another model added.
+
+        Raises PageLost for one whose picture is gone or whose embedding is not finite.
+        """
         with stages("retrieve"):
             scopes = {page.scope for page in pages}
             ids, vectors = self.pages.vectors(self.embedding_fingerprint, scopes)

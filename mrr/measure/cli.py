@@ -139,10 +139,6 @@ def eval_command(
             late_interaction=late_interaction,
             **task,
         )
-        if store and not reranker.store.stats().persistent:
-            click.echo(
-                "The store's folder cannot be written: nothing outlives this call.", err=True
-            )
         rows = ablation(reranker, dataset, **task) if with_ablation else ()
     table = eval_table(report) + (f"\n\n{ablation_table(rows)}" if rows else "")
     click.echo(table, err=as_json)

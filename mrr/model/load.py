@@ -251,7 +251,8 @@ def merge_adapter(model: Any, folder: Path) -> Any:
 def _today(name: str) -> str:
     """An adapter's name of a tensor, as transformers and peft would write it now."""
     for old, new in _OLD_NAMES:
-        name = re.sub(f"^{re.escape(old)}", new, name)
+        if name.startswith(old):
+            return new + name.removeprefix(old)
     return name
 
 

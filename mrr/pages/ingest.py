@@ -34,8 +34,8 @@ def expand(
 
     A file found in a folder is named by its way from there, so that reports of the same name can
     be told apart. Hidden files and folders within a folder are left out. The second list has the
-    paths that do not exist and the folders without such files. Raises InputRejected where nothing
-    is left.
+    paths that do not exist, the folders that may not be read and those without such files. Raises
+    InputRejected where nothing is left.
     """
     found: dict[Path, str] = {}
     failed: list[FailedFile] = []
@@ -66,7 +66,7 @@ def expand(
 
 def _name_within(root: Path, file: Path) -> str:
     """What a file is called that was found under root, or is root itself."""
-    parts = file.relative_to(root).parts or (file.resolve().name,)
+    parts = file.relative_to(root).parts or (file.name or file.resolve().name,)  # "." has none
     return " › ".join(map(display_name, parts))  # a name is a label, and no label looks like a path
 
 

@@ -32,6 +32,13 @@ def test_a_folder_is_searched_and_sorted_and_a_named_file_is_kept_as_it_is(tmp_p
     assert found == [("d.txt", text), first, second, third]
 
 
+def test_a_link_is_called_by_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(PNG)
+    link = tmp_path / "report.png"
+    link.symlink_to(tmp_path / "blob")
+    assert expand([link])[0] == contents(link)[0] == [("report.png", link)]
+
+
 def test_files_of_one_name_in_several_folders_are_told_apart(
     decoder: Decoder, tmp_path: Path
 ) -> None:
