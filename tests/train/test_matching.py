@@ -72,13 +72,15 @@ def test_a_search_finds_printed_words_before_it_is_trained_and_rests_on_the_othe
     n_before, n_cells = len(matcher.prefix_ids), visual.shape[1]
     head = seen.page_attention[matcher.depths.match_layer][:, 0]
     mass = head[..., n_before : n_before + n_cells].sum(-1)
-    word = batch.word_of.clamp(min=0).expand(len(batch.present), -1, -1)
-    is_word = (batch.word_of >= 0).expand_as(word)
-    there = batch.present.gather(2, word) > 0
-    printed, other = mass[is_word & there], mass[is_word & ~there]
-    # A word that the prompt itself holds is found there: not in the mean, then.
-    assert printed.median() > 5 * other.median()
-    assert other.median() < 0.5
+    is_word, word = batch.word_of >= 0, batch.word_of.clamp(min=0)
+    there = batch.present.gather(2, word.expand(len(batch.present), -1, -1)) > 0
+    # How much a word that the prompt itself holds finds there differs from word to word, so each
+    # is compared with itself: its mass on pages that print it, and on those that do not.
+    somewhere = is_word & there.any(0) & ~there.all(0)
+    printed = mass.log().where(there, torch.nan).nanmean(0)[somewhere]
+    other = mass.log().where(~there, torch.nan).nanmean(0)[somewhere]
+    assert (printed - other).median().exp() > 2
+    assert mass[is_word.expand_as(there) & ~there].median() < 0.5
 
 
 def test_pruning_keeps_half_of_the_cells_and_the_share_of_print_is_counted(
