@@ -8,8 +8,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForCondi
 from transformers.initialization import no_init_weights
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from mrr.model.layers import ATTENTION
-from mrr.model.load import LoadedModel
+from mrr.model.load import LoadedModel, ready
 from mrr.model.prompt import EMBEDDER_PROMPT, MONOQWEN, QWEN_RERANKER
 
 CONTROL = (
@@ -93,14 +92,13 @@ def random_model(dims: str, device: torch.device, dtype: torch.dtype, seed: int 
     )
     with no_init_weights():
         model = Qwen3VLForConditionalGeneration._from_config(config, dtype=dtype)
-    model = model.to(device).eval().requires_grad_(False)
+    model = ready(model.to(device))
     generator = torch.Generator(device).manual_seed(seed)
     for name, weight in model.named_parameters():
         if "norm" in name and weight.ndim == 1 and name.endswith("weight"):
             weight.fill_(1.0)
         else:
             weight.normal_(0.0, 0.02, generator=generator)
-    model.set_attn_implementation({"text_config": ATTENTION, "vision_config": "sdpa"})
     return LoadedModel(
         name=f"random Qwen3-VL {dims}",
         model=model,

@@ -28,6 +28,7 @@ from mrr.model.checkpoint import (
     read_trained,
 )
 from mrr.model.layers import ATTENTION
+from mrr.model.norms import fuse_norms
 
 MAX_VISUAL_TOKENS = 1800
 # What adapters begin with that were saved before transformers put a model inside the model.
@@ -140,8 +141,7 @@ def _load(folder: Path, name: str, device: torch.device, dtype: torch.dtype | No
     model = _stock_model(base, config, dtype)
     if adapter.exists():
         model = merge_adapter(model, folder)
-    model = model.to(device).eval().requires_grad_(False)
-    model.set_attn_implementation({"text_config": ATTENTION, "vision_config": "sdpa"})
+    model = ready(model.to(device))
     check_rotary(model)
     return LoadedModel(
         name=name,
@@ -151,6 +151,13 @@ def _load(folder: Path, name: str, device: torch.device, dtype: torch.dtype | No
         digest=identity([base] if folder == base else [base, folder]),
         trained=trained,
     )
+
+
+def ready(model: Any) -> Any:
+    """A stock model with what it shares with the layer loop: our attention, fused norms."""
+    model.set_attn_implementation({"text_config": ATTENTION, "vision_config": "sdpa"})
+    fuse_norms(model)
+    return model.eval().requires_grad_(False)
 
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:

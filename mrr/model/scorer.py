@@ -26,7 +26,7 @@ from mrr.model.vision import Pixels, Sight, preprocess
 from mrr.timing import Stages
 
 # Raised whenever the code changes what a page's K/V is, so that older entries become misses.
-FORMAT = 1
+FORMAT = 2
 # Pages' columns in one batch: bounds masks, and on a GPU a layer's expanded K/V.
 _MAX_BATCH_COLUMNS = 65_536
 # Lengths of captured shapes: few for the graphs' sake, and what attention kernels are aligned to.
