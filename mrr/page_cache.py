@@ -162,6 +162,7 @@ class PageCache:
         if self.resident is not None:
             for key, page in zip(keys, pages, strict=True):
                 if key not in held:
+                    found[key] = found[key].expanded(self.scorer.loaded.dtype)
                     self.resident.put(key, page.page_id, found[key])
         return [found[key] for key in keys]
 

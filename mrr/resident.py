@@ -1,5 +1,6 @@
 """Page K/V that stays on the accelerator between queries, so that only new pages cross the bus.
 
+It stays there in the compute type: twice the memory of int8, and nothing to expand at a query.
 On a CPU the store's memory tier is this already: its arrays are used where they lie.
 """
 

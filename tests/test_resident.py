@@ -51,6 +51,8 @@ def test_a_second_query_takes_its_pages_from_the_device_and_scores_the_same(
     monkeypatch.setattr(reranker.store, "get_many", lambda k: asked.extend(k) or from_store(k))
     assert logits(reranker.rank("blue page")) == pytest.approx(expected, abs=1e-6)
     assert asked == [], "pages that are on the device were read again"
+    (held, *_) = (resident.get(reranker.cache.key(p)) for p in reranker.store.pages(["public"]))
+    assert held.k.scale is None and held.k.values.dtype == reranker.loaded.dtype
     used: list[str] = []
     monkeypatch.setattr(reranker.store, "touch", used.extend)
     reranker.rank("blue page")

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mrr.model.band import run_before_band
+from mrr.model.band import band_layer, run_before_band
 from mrr.model.graphs import Graph
 from mrr.model.kv import KVPage
-from mrr.model.layers import project_kv, run_layers
+from mrr.model.layers import run_layers
 from mrr.model.page_attention import Group, PageAttention
 from mrr.model.prefix import InstructionKV
 from mrr.model.scorer import Scorer
@@ -53,7 +53,7 @@ def bare_band(scorer: Scorer, query: str, pages: Sequence[KVPage]) -> Callable[[
     (start, end), exit_layer = config.band, config.exit_layer
     ids = torch.tensor([scorer.prompt(query, 1).suffix], device=loaded.device)
     n = ids.shape[1]
-    like = run_before_band(loaded, config, [ids[0].tolist()]).hidden.expand(len(pages), -1, -1)
+    like = run_before_band(loaded, config, [ids[0].tolist()]).hidden
     ready = _ReadyPages(scorer.instruction(), pages, range(start, end), n, like)
     last = torch.full((len(pages),), n - 1, device=loaded.device)
     lm = loaded.lm
@@ -65,21 +65,11 @@ def bare_band(scorer: Scorer, query: str, pages: Sequence[KVPage]) -> Callable[[
     @torch.inference_mode()
     def run() -> Tensor:
         hidden = run_layers(lm, lm.embed_tokens(ids), alone, range(start))
-        hidden = hidden.expand(len(pages), -1, -1)
-        if exit_layer > end:
-            hidden = run_layers(lm, hidden, there, range(start, end), pages=ready)
-            hidden = run_layers(lm, hidden, alone, range(end, exit_layer))
-            return scorer.head.logits(hidden[:, -1])
-        hidden = run_layers(lm, hidden, there, range(start, end - 1), pages=ready)
-        ready.hold(*project_kv(lm.layers[end - 1], hidden, there), last)
-        hidden = run_layers(
-            lm,
-            hidden[:, -1:],
-            (there[0][:, -1:], there[1][:, -1:]),
-            range(end - 1, end),
-            pages=ready,
-        )
-        return scorer.head.logits(hidden[:, 0])
+        for layer in range(start, end):
+            is_exit = layer + 1 == exit_layer
+            hidden = band_layer(lm, layer, hidden, there, ready, last if is_exit else None)
+        hidden = run_layers(lm, hidden, alone, range(end, exit_layer))
+        return scorer.head.logits(hidden[:, -1])
 
     if scorer.graphs is None:
         return lambda stages: run()

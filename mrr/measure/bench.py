@@ -277,6 +277,7 @@ def _compare(
             for key, entry in store.get_many([key for key in keys if key not in held]).items():
                 held[key] = unpack(entry.tensors, entry.meta, loaded.device)
                 if resident is not None:
+                    held[key] = held[key].expanded(loaded.dtype)
                     resident.put(key, "", held[key])
             return [held[key] for key in keys]
 

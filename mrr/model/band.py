@@ -15,10 +15,19 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mrr.config import RerankConfig
-from mrr.model.kv import KVPage, PageStack
-from mrr.model.layers import CosSin, Observer, Recorder, project_kv, run_layers
+from mrr.model.kv import KVPage
+from mrr.model.layers import (
+    CosSin,
+    Observer,
+    Recorder,
+    after_attention,
+    project_kv,
+    project_q,
+    run_layers,
+)
 from mrr.model.load import LoadedModel
 from mrr.model.page_attention import PageAttention
+from mrr.model.page_stack import PageStack
 from mrr.model.prefix import InstructionKV
 
 
@@ -100,8 +109,7 @@ def run_band(
     """
     assert config.band is not None and config.exit_layer is not None
     start, end = config.band
-    hidden = suffix.hidden.expand(len(pages), -1, -1)
-    last = suffix.last.expand(len(pages))
+    hidden, last = suffix.hidden, suffix.last.expand(len(pages))
     attention = PageAttention(
         instruction,
         pages,
@@ -113,18 +121,14 @@ def run_band(
     )
     cos_sin = _cos_sin(loaded, hidden, attention.next_position)
     traced = observe is not None or recorder is not None
-    trim = end - 1 if end == config.exit_layer and not traced else end
-    hidden = run_layers(
-        loaded.lm,
-        hidden,
-        cos_sin,
-        range(start, trim),
-        pages=attention,
-        observe=observe,
-        recorder=recorder,
-    )
-    if trim < end:
-        return _last_token_layer(loaded.lm, hidden, cos_sin, trim, attention, last)
+    for layer in range(start, end):
+        is_exit = layer + 1 == config.exit_layer and not traced
+        asks = last if is_exit else None
+        hidden = band_layer(loaded.lm, layer, hidden, cos_sin, attention, asks, recorder)
+        if is_exit:
+            return hidden[:, 0]
+        if observe is not None:
+            observe(layer, hidden)
     hidden = run_layers(
         loaded.lm,
         hidden,
@@ -136,16 +140,31 @@ def run_band(
     return hidden[torch.arange(len(pages), device=hidden.device), last]
 
 
-def _last_token_layer(
-    lm: Any, hidden: Tensor, cos_sin: CosSin, layer: int, attention: PageAttention, last: Tensor
+def band_layer(
+    lm: Any,
+    layer: int,
+    hidden: Tensor,
+    cos_sin: CosSin,
+    attention: PageAttention,
+    last: Tensor | None = None,
+    recorder: Recorder | None = None,
 ) -> Tensor:
-    """One layer for the last token alone; the others contribute their K/V and nothing else."""
-    attention.hold(*project_kv(lm.layers[layer], hidden, cos_sin), last)
-    each = torch.arange(hidden.shape[0], device=hidden.device)
-    cos, sin = (t.expand(hidden.shape[0], -1, -1)[each, last][:, None] for t in cos_sin)
-    token = hidden[each, last][:, None]
-    out = run_layers(lm, token, (cos, sin), range(layer, layer + 1), pages=attention)
-    return out[:, 0]
+    """One layer against N pages: hidden (B, n, d), where B is 1 or N, to (N, n, d).
+
+    One text is the same for every page when it enters the band, so it is projected once. last:
+    (N,), the only token of each that is asked for: (N, 1, d); the others contribute their K/V.
+    """
+    module = lm.layers[layer]
+    k, v = project_kv(module, hidden, cos_sin)
+    if last is not None:
+        each = torch.arange(len(last), device=last.device)
+        hidden = hidden.expand(len(last), -1, -1)[each, last][:, None]
+        cos, sin = (t.expand(len(last), -1, -1)[each, last][:, None] for t in cos_sin)
+        cos_sin = cos, sin
+    query = project_q(module, hidden, cos_sin)
+    scaling = module.self_attn.scaling
+    attended = attention.attend(layer, query, k, v, scaling, last=last, recorder=recorder)
+    return after_attention(module, hidden, attended)
 
 
 def _cos_sin(loaded: LoadedModel, hidden: Tensor, starts: Tensor | None = None) -> CosSin:

@@ -24,7 +24,7 @@ Inputs = tuple[Tensor, ...]
 # It works on the GPU alone: it waits for nothing and takes nothing from the host.
 Function = Callable[..., Tensor]
 # Shapes held at once: one for each length of query, and each number and size of candidates.
-_MAX_GRAPHS = 12
+_MAX_GRAPHS = 24
 _WARM_UP_RUNS = 2
 # Captures that broke off. The allocator goes on asking them what belongs to them, so they stay
 # alive, and no other capture is begun beside them.
@@ -178,8 +178,14 @@ def graphs_for(loaded: LoadedModel) -> Graphs | None:
 
 
 def put(host: Tensor, device: torch.device, into: Tensor | None) -> Tensor:
-    """A tensor of the host on the device, in new memory or in a graph's input."""
-    return host.to(device) if into is None else into.copy_(host)
+    """A tensor of the host on the device, in new memory or in a graph's input.
+
+    It is queued like everything else. The host need not wait: what is not pinned is copied from it
+    before the call returns.
+    """
+    if into is None:
+        return host.to(device, non_blocking=True)
+    return into.copy_(host, non_blocking=True)
 
 
 def round_up(n: int, multiple: int) -> int:

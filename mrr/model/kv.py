@@ -6,8 +6,7 @@ layout that the K/V quantisation literature found to lose least.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,49 +40,14 @@ class Quantized:
 
     def write(self, layer: int, out: Tensor) -> None:
         """Write layer `layer`, in out's dtype, into out, shaped as that layer of the values."""
-        if self.scale is None:
-            out.copy_(self.values[layer])
-        elif not out.is_cuda:  # torch.mul would make a float32 copy of the values first
-            out.copy_(self.values[layer]).mul_(self.scale[layer])
-        else:
-            torch.mul(self.values[layer], self.scale[layer], out=out)
+        out.copy_(self.values[layer])
+        if self.scale is not None:  # one torch.mul would make a float32 copy of the values first
+            out.mul_(self.scale[layer])
 
-
-def stack(
-    parts: Sequence[Quantized], n_tokens: int | None = None, into: Quantized | None = None
-) -> Quantized:
-    """Stored tensors (L, H, T, D) of N pages, all int8 or none, as one (L, N, H, n_tokens, D).
-
-    Shorter pages are filled up with zeros; n_tokens None is the longest. into: an earlier result
-    of the same shapes, to be overwritten. A GPU expands one layer of it in one go, where page by
-    page it would wait for its orders.
-    """
-    n = n_tokens or max(part.values.shape[2] for part in parts)
-    values = _side_by_side([p.values for p in parts], n, None if into is None else into.values)
-    scales = [part.scale for part in parts if part.scale is not None]
-    if not scales:
-        return Quantized(values, None)
-    rows = n if scales[0].shape[3] == 1 else 1  # one a token, as V has; K has one a channel
-    return Quantized(values, _side_by_side(scales, rows, None if into is None else into.scale))
-
-
-def _side_by_side(parts: Sequence[Tensor], n: int, into: Tensor | None) -> Tensor:
-    """Tensors (L, H, T, D), zeros up to n tokens after each, as a view (L, N, H, n, D).
-
-    They lie as (L, H, N x n, D): tensors of up to four axes are joined in one launch.
-    """
-    n_layers, heads, _, d = parts[0].shape
-    per_token = n_layers * heads * d
-    zeros = parts[0].new_zeros(per_token * (n - min(part.shape[2] for part in parts)))
-    filled = []
-    for part in parts:
-        filled.append(part)
-        if missing := n - part.shape[2]:
-            filled.append(zeros[: per_token * missing].view(n_layers, heads, missing, d))
-    shape = (n_layers, heads, len(parts) * n, d)
-    out = None if into is None else into.transpose(1, 2).view(shape)
-    joined = torch.cat(filled, 2, out=out)
-    return joined.view(n_layers, heads, len(parts), n, d).transpose(1, 2)
+    def expanded(self, dtype: torch.dtype) -> Quantized:
+        """The same in a compute type and without a scale; itself where that is how it is."""
+        values = self.values.to(dtype)
+        return Quantized(values if self.scale is None else values.mul_(self.scale), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,33 +72,9 @@ class KVPage:
     def nbytes(self) -> int:
         return self.k.nbytes + self.v.nbytes
 
-
-@dataclass(frozen=True, slots=True)
-class PageStack:
-    """K/V of N pages in one tensor each, which may be longer than the longest page.
-
-    k, v: (L, N, H, T, D), as `stack` makes them. n_tokens, next_position: (N,) int64, of each page.
-    """
-
-    k: Quantized
-    v: Quantized
-    n_tokens: Tensor
-    next_position: Tensor
-
-    def __len__(self) -> int:
-        return self.n_tokens.shape[0]
-
-    @classmethod
-    def of(cls, pages: Sequence[KVPage], device: torch.device) -> PageStack:
-        """Pages as they are, filled up to the longest."""
-        n_tokens, next_position = places(pages).to(device)
-        k, v = stack([page.k for page in pages]), stack([page.v for page in pages])
-        return cls(k, v, n_tokens, next_position)
-
-
-def places(pages: Sequence[KVPage]) -> Tensor:
-    """(2, N) int64: tokens of each page, and the position after it."""
-    return torch.tensor([[page.n_tokens for page in pages], [page.next_position for page in pages]])
+    def expanded(self, dtype: torch.dtype) -> KVPage:
+        """The same page with K/V in a compute type."""
+        return replace(self, k=self.k.expanded(dtype), v=self.v.expanded(dtype))
 
 
 def lossless(dtype: torch.dtype) -> KVDtype:

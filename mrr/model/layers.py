@@ -1,9 +1,10 @@
 """The segment loop: run some decoder layers over some tokens, with K/V read from elsewhere.
 
-transformers' own layers do the work. What is ours is the attention function, which hands tokens
-that attend to cached pages over to these, and shows a traced pass what was attended to. The two
-silent traps here: a cached prefix without an explicit mask attends only to its first tokens, and
-a boolean mask is wrong under eager attention; so masks are always explicit and additive.
+transformers' own layers do the work; where they would do more than is needed, their parts do, one
+after another. What is ours is the attention function, which shows a traced pass what was attended
+to. The two silent traps here: a cached prefix without an explicit mask attends only to its first
+tokens, and a boolean mask is wrong under eager attention; so masks are always explicit and
+additive.
 """
 
 from __future__ import annotations
@@ -32,21 +33,6 @@ class KVSource(Protocol):
         """Take the segment's K/V (B, H, n, D) and return the K/V that it attends to."""
 
 
-class PageSource(Protocol):
-    """Cached pages, as the attention function sees them."""
-
-    def attend(
-        self,
-        layer: int,
-        query: Tensor,
-        k: Tensor,
-        v: Tensor,
-        scaling: float,
-        recorder: Recorder | None = None,
-    ) -> Tensor:
-        """Query (B, heads, n, D) with its own k, v (B, H, n, D): output (B, n, heads, D)."""
-
-
 class Recorder(Protocol):
     """Receives what attention saw, in a traced pass only."""
 
@@ -64,7 +50,6 @@ def run_layers(
     *,
     mask: Tensor | None = None,
     kv: KVSource | None = None,
-    pages: PageSource | None = None,
     deepstack: tuple[Tensor, ...] = (),
     visual_rows: Tensor | None = None,
     observe: Observer | None = None,
@@ -72,12 +57,10 @@ def run_layers(
 ) -> Tensor:
     """hidden (B, n, d) through `layers`; mask None is causal over the n tokens themselves.
 
-    pages: cached pages that the tokens attend to besides themselves, in place of a mask.
     deepstack: (T, d) features added at visual_rows (T,) after each of the first layers, B = 1.
     observe(i, hidden) sees every layer's output. recorder sees every layer's attention.
     """
-    given = {"recorder": recorder, "pages": pages}
-    extra = {name: value for name, value in given.items() if value is not None}
+    extra = {} if recorder is None else {"recorder": recorder}
     for i in layers:
         hidden = lm.layers[i](
             hidden,
@@ -95,6 +78,19 @@ def run_layers(
     return hidden
 
 
+def project_q(layer: Any, hidden: Tensor, cos_sin: CosSin) -> Tensor:
+    """Q (rotary applied) of one layer for hidden (B, n, d): (B, heads, n, D).
+
+    One row of hidden under N rows of rotary tables gives N; so it does in `project_kv`.
+    """
+    attention = layer.self_attn
+    x = layer.input_layernorm(hidden)
+    q = attention.q_proj(x).view(*x.shape[:-1], -1, attention.head_dim)
+    if hasattr(attention, "q_norm"):  # Qwen3 only
+        q = attention.q_norm(q)
+    return rotate(q.transpose(1, 2), cos_sin)
+
+
 def project_kv(layer: Any, hidden: Tensor, cos_sin: CosSin) -> tuple[Tensor, Tensor]:
     """K (rotary applied) and V of one layer for hidden (B, n, d): each (B, H, n, D)."""
     attention = layer.self_attn
@@ -104,7 +100,15 @@ def project_kv(layer: Any, hidden: Tensor, cos_sin: CosSin) -> tuple[Tensor, Ten
     if hasattr(attention, "k_norm"):  # Qwen3 only
         k = attention.k_norm(k)
     v = attention.v_proj(x).view(heads).transpose(1, 2)
-    return rotate(k.transpose(1, 2), cos_sin), v
+    k = rotate(k.transpose(1, 2), cos_sin)
+    return k, v.expand(k.shape[0], -1, -1, -1)
+
+
+def after_attention(layer: Any, hidden: Tensor, attended: Tensor) -> Tensor:
+    """The rest of one layer: hidden (B, n, d) and attention's output (B, n, heads, D) to hidden."""
+    hidden = hidden + layer.self_attn.o_proj(attended.flatten(2))
+    out: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return out
 
 
 def rotate(x: Tensor, cos_sin: CosSin) -> Tensor:
@@ -128,14 +132,11 @@ def attention_forward(
     scaling: float | None = None,
     dropout: float = 0.0,
     recorder: Recorder | None = None,
-    pages: PageSource | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' sdpa, except for tokens that attend to pages as well."""
-    scale = scaling or module.scaling
-    if pages is not None:
-        return pages.attend(module.layer_idx, query, key, value, scale, recorder), None
+    """transformers' sdpa, shown to a recorder where there is one."""
     if recorder is not None:
+        scale = scaling or module.scaling
         recorder.record(module.layer_idx, query, key, attention_mask, scale)
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs

@@ -1,8 +1,8 @@
 """The query's attention to many pages: over [instruction | page | pad | query] for each of them.
 
-Stored K/V of one layer is expanded into a buffer, for a group of pages at a time. On a CPU a group
-is what the caches hold: K/V that goes out to memory and back takes three times as long. A GPU
-takes all pages in one go.
+On a CPU stored K/V of one layer is expanded into a buffer, for a group of pages at a time: as many
+as the caches hold, for K/V that goes out to memory and back takes three times as long. On a GPU
+all pages are one group, which lies there ready for every layer (PageStack).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mrr.model.kv import KVPage, PageStack, places
+from mrr.model.kv import KVPage
 from mrr.model.layers import NEG_INF, Recorder, causal_mask, folded_attention
+from mrr.model.page_stack import PageStack, places
 from mrr.model.prefix import InstructionKV
 
 # Expanded K/V of one group on a CPU, for each thread: its share of the last cache, more or less.
@@ -53,34 +54,35 @@ class PageAttention:
         at_once: bool = False,
     ) -> None:
         if like.is_cuda and not isinstance(pages, PageStack):
-            pages = PageStack.of(pages, like.device)
+            pages = PageStack.of(instruction, pages, n_suffix)
         self._instruction = instruction
         self._pages = pages
         self._first = first_layer
         self._n_head, self._n_suffix = instruction.n_tokens, n_suffix
         if isinstance(pages, PageStack):
             self._n_tokens, self.next_position = pages.n_tokens, pages.next_position
-            lengths = [pages.k.values.shape[3]] * len(pages)
-            at_once = True
+            lengths = [pages.k.shape[3] - self._n_head - n_suffix] * len(pages)
+            size = len(pages)
         else:
             self._n_tokens, self.next_position = places(pages).to(like.device)
             lengths = [page.n_tokens for page in pages]
-        _, heads, _, d = instruction.k.shape
-        n_columns = self._n_head + max(lengths) + n_suffix
-        page_bytes = 2 * heads * n_columns * d * like.element_size()
-        in_cache = max(1, _GROUP_BYTES_PER_THREAD * torch.get_num_threads() // page_bytes)
-        size = len(lengths) if at_once else min(in_cache, len(lengths))
-        self._k = like.new_empty(size, heads, n_columns, d)
-        self._v = like.new_empty(size, heads, n_columns, d)
-        if not isinstance(pages, PageStack):  # a stack is filled up already
-            # A padded column has weight 0, but 0 x NaN from fresh memory would still be NaN.
-            self._k.zero_()
-            self._v.zero_()
-        self._own: tuple[Tensor, Tensor, Tensor] | None = None
+            size = self._make_buffers(lengths, like, at_once)
         self.groups = [
             self._group(slice(i, min(i + size, len(lengths))), lengths, like, hidden_cells)
             for i in range(0, len(lengths), size)
         ]
+
+    def _make_buffers(self, lengths: list[int], like: Tensor, at_once: bool) -> int:
+        """Room for one layer's K/V of one group; how many pages that is."""
+        _, heads, _, d = self._instruction.k.shape
+        n_columns = self._n_head + max(lengths) + self._n_suffix
+        page_bytes = 2 * heads * n_columns * d * like.element_size()
+        in_cache = max(1, _GROUP_BYTES_PER_THREAD * torch.get_num_threads() // page_bytes)
+        size = len(lengths) if at_once else min(in_cache, len(lengths))
+        # A padded column has weight 0, but 0 x NaN from fresh memory would still be NaN.
+        self._k = like.new_zeros(size, heads, n_columns, d)
+        self._v = like.new_zeros(size, heads, n_columns, d)
+        return size
 
     def _group(
         self, some: slice, lengths: list[int], like: Tensor, hidden_cells: Tensor | None
@@ -97,10 +99,6 @@ class PageAttention:
         mask[..., n_prefix:] = causal_mask(n, like)
         return Group(some, n_prefix, mask)
 
-    def hold(self, k: Tensor, v: Tensor, last: Tensor) -> None:
-        """The query's K/V (N, H, n, D) of the next layer, which asks for token `last` (N,) only."""
-        self._own = k, v, last
-
     def attend(
         self,
         layer: int,
@@ -108,16 +106,15 @@ class PageAttention:
         k: Tensor,
         v: Tensor,
         scaling: float,
+        *,
+        last: Tensor | None = None,
         recorder: Recorder | None = None,
     ) -> Tensor:
         """query (N, heads, n, D) with its own k, v (N, H, n, D): (N, n, heads, D).
 
-        After `hold` query is (N, heads, 1, D), and what was held takes the place of k and v. A
-        recorder wants all pages at once.
+        last: (N,), the one token of each that asks; query is then (N, heads, 1, D). A recorder
+        wants all pages at once.
         """
-        last = None
-        if self._own is not None:
-            (k, v, last), self._own = self._own, None
         seen = []
         for group in self.groups:
             keys, values = self.expand(layer, group)
@@ -135,20 +132,18 @@ class PageAttention:
     def expand(self, layer: int, group: Group) -> tuple[Tensor, Tensor]:
         """K and V (g, H, S, D) of one group, the query's own columns not yet written.
 
-        They are the buffer: the next call overwrites them.
+        On a CPU they are the buffer: the next call overwrites them.
         """
         i, head, end = layer - self._first, self._n_head, group.n_prefix
+        if isinstance(self._pages, PageStack):
+            return self._pages.k[i], self._pages.v[i]
         n_pages = group.mask.shape[0]
         keys = self._k[:n_pages, :, : end + self._n_suffix]
         values = self._v[:n_pages, :, : end + self._n_suffix]
         keys[:, :, :head] = self._instruction.k[i]
         values[:, :, :head] = self._instruction.v[i]
-        if isinstance(self._pages, PageStack):
-            self._pages.k.write(i, keys[:, :, head:end])
-            self._pages.v.write(i, values[:, :, head:end])
-        else:  # copying the stored K/V together first would only take memory
-            for row, page in enumerate(self._pages[group.pages]):
-                own = slice(head, head + page.n_tokens)
-                page.k.write(i, keys[row, :, own])
-                page.v.write(i, values[row, :, own])
+        for row, page in enumerate(self._pages[group.pages]):
+            own = slice(head, head + page.n_tokens)
+            page.k.write(i, keys[row, :, own])
+            page.v.write(i, values[row, :, own])
         return keys, values

@@ -18,8 +18,9 @@ from mrr.model.dense import run_original
 from mrr.model.graphs import Graphs, Inputs, put, round_up
 from mrr.model.head import RelevanceHead
 from mrr.model.joint import run_joint
-from mrr.model.kv import KVPage, PageStack, Quantized, places, stack
+from mrr.model.kv import KVPage
 from mrr.model.load import MAX_VISUAL_TOKENS, LoadedModel
+from mrr.model.page_stack import PageStack, places, stack
 from mrr.model.prefix import InstructionKV, encode_instruction, encode_page
 from mrr.model.prompt import Order, Prompt, PromptEncoder
 from mrr.model.vision import Pixels, Sight, preprocess
@@ -30,7 +31,7 @@ FORMAT = 2
 # Pages' columns in one batch: bounds masks, and on a GPU a layer's expanded K/V.
 _MAX_BATCH_COLUMNS = 65_536
 # Lengths of captured shapes: few for the graphs' sake, and what attention kernels are aligned to.
-_SUFFIX_MULTIPLE, _COLUMN_MULTIPLE = 8, 64
+_SUFFIX_MULTIPLE, _COLUMN_MULTIPLE = 4, 64
 _serials = itertools.count()
 
 
@@ -171,39 +172,35 @@ class Scorer:
         """
         assert self.graphs is not None
         device, n = self.loaded.device, suffix.hidden.shape[1]
-        beside = self.instruction().n_tokens + n
+        instruction = self.instruction()
         longest = max(page.n_tokens for page in pages)
-        n_tokens = round_up(beside + longest, _COLUMN_MULTIPLE) - beside
+        n_columns = round_up(instruction.n_tokens + longest + n, _COLUMN_MULTIPLE)
         # One transfer: the last token, then each page's tokens and the position after it.
         where = torch.cat([suffix.last.expand(1, len(pages)), places(pages)])
 
         def write(into: Inputs | None) -> Inputs:
             if into is None:
-                hidden, there, k, v = suffix.hidden.clone(), None, None, None
+                hidden, there, kv = suffix.hidden.clone(), None, None
             else:
-                hidden, there, (k, v) = into[0], into[1], _nested(into[2:])
+                hidden, there, kv = into[0], into[1], (into[2], into[3])
                 hidden.copy_(suffix.hidden)
-            there = put(where, device, there)
-            k = stack([page.k for page in pages], n_tokens, k)
-            v = stack([page.v for page in pages], n_tokens, v)
-            return hidden, there, *_flat(k), *_flat(v)
+            return hidden, put(where, device, there), *stack(instruction, pages, n_columns, kv)
 
         # Instruction, band and head are this object's.
-        key = (self._serial, "band", len(pages), n_tokens, n, str(pages[0].k.values.dtype))
+        key = (self._serial, "band", len(pages), n_columns, n)
         return self.graphs.run(key, self.band_pass, write)
 
     def query_pass(self, ids: Tensor) -> Tensor:
         """Ids (1, n) to hidden states before the band (1, n, d), by the GPU alone."""
         return before_band(self.loaded, self.config, ids)
 
-    def band_pass(self, hidden: Tensor, where: Tensor, *stored: Tensor) -> Tensor:
-        """Hidden states (1, n, d) to logits (N,) against N stacked pages, by the GPU alone.
+    def band_pass(self, hidden: Tensor, where: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Hidden states (1, n, d) to logits (N,) against a PageStack's k and v, by the GPU alone.
 
         where: (3, N) int64: last token of the text, tokens of each page, position after it.
-        stored: K, and then V, of all pages: values, and for int8 their scale.
         """
         last, n_tokens, next_position = where.unbind()
-        pages = PageStack(*_nested(stored), n_tokens, next_position)
+        pages = PageStack(k, v, n_tokens, next_position)
         suffix = Suffix(hidden, last)
         state = run_band(self.loaded, self.config, suffix, self.instruction(), pages)
         return self.head.logits(state)
@@ -240,17 +237,6 @@ class Scorer:
         if not np.isfinite(values).all():
             raise NotFinite("A relevance logit is not finite; the weights may be damaged.")
         return values
-
-
-def _flat(stored: Quantized) -> Inputs:
-    return (stored.values,) if stored.scale is None else (stored.values, stored.scale)
-
-
-def _nested(stored: Inputs) -> tuple[Quantized, Quantized]:
-    """K and V of what `_flat` made of each."""
-    if len(stored) == 2:
-        return Quantized(stored[0], None), Quantized(stored[1], None)
-    return Quantized(stored[0], stored[1]), Quantized(stored[2], stored[3])
 
 
 def batches(lengths: Sequence[int], max_columns: int) -> list[list[int]]:

@@ -16,9 +16,7 @@ import torch
 
 from mrr.measure.bare import bare_band
 from mrr.model import graphs
-from mrr.model.band import run_band, run_before_band
 from mrr.model.graphs import Graph, Graphs, graphs_for, round_up
-from mrr.model.kv import PageStack, quantize, stack
 from mrr.model.load import LoadedModel, load_model
 from tests.model.helpers import DENSE, SIZES, SPARSE, STAGES, case, scorer
 from tests.tiny import DEVICE, picture
@@ -91,38 +89,6 @@ def test_padded_pages_and_a_padded_query_score_as_they_do_unpadded(
             assert np.abs(s.score([query], pages, STAGES) - expected).max() < 1e-4
     assert len(stand_in.made) >= 2 * 2, "nothing was captured"
     assert np.ptp(expected) > 1e-2, "the pages do not differ"
-
-
-def test_what_fills_a_stack_up_is_not_seen(qwen3: LoadedModel) -> None:
-    s = scorer(qwen3, SPARSE)
-    pages = pages_of(s)
-    suffix = run_before_band(qwen3, s.config, [s.prompt("x", 1).suffix])
-    exact = PageStack.of(pages, qwen3.device)
-    k, v = (stack([getattr(p, n) for p in pages], 200) for n in "kv")
-    padded = PageStack(k, v, exact.n_tokens, exact.next_position)
-    for i, page in enumerate(pages):
-        for stored in (k, v):
-            stored.values[:, i, :, page.n_tokens :] = 1e3
-    states = [run_band(qwen3, s.config, suffix, s.instruction(), x) for x in (exact, padded)]
-    assert (states[0] - states[1]).abs().max() < 1e-4
-    shorter = PageStack(k, v, exact.n_tokens - 1, exact.next_position)
-    changed = run_band(qwen3, s.config, suffix, s.instruction(), shorter)
-    assert (changed - states[0]).abs().max() > 1e-3, "the lengths decide nothing"
-
-
-@pytest.mark.parametrize(("kv_dtype", "axis"), [("int8", 2), ("int8", 3), ("fp32", 2)])
-def test_a_stack_is_overwritten_in_place_by_pages_of_other_lengths(kv_dtype, axis) -> None:
-    first, second = (
-        [quantize(torch.randn(2, 3, n, 4), kv_dtype, axis=axis) for n in lengths]
-        for lengths in ((5, 7), (8, 2))
-    )
-    there = stack(first, 8)
-    again = stack(second, 8, there)
-    assert again.values.data_ptr() == there.values.data_ptr()
-    fresh = stack(second, 8)
-    assert torch.equal(there.values, fresh.values) and there.values.shape == (2, 2, 3, 8, 4)
-    if fresh.scale is not None:
-        assert torch.equal(there.scale, fresh.scale)
 
 
 def test_a_shape_is_captured_when_it_comes_again(stand_in) -> None:

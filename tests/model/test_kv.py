@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mrr.config import KVDtype
-from mrr.model.kv import lossless, pack, quantize, quantize_page, stack, unpack
+from mrr.model.kv import lossless, pack, quantize, quantize_page, unpack
 
 CPU = torch.device("cpu")
 
@@ -87,16 +87,20 @@ def test_lossless_storage_is_the_models_own_type() -> None:
     assert lossless(torch.float32) == "fp32"
 
 
-@pytest.mark.parametrize("kv_dtype", ["int8", "fp32"])
-def test_pages_stacked_for_a_gpu_expand_as_each_page_does(kv_dtype: KVDtype) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kv_dtype", ["int8", "bf16", "fp32"])
+def test_a_whole_page_expands_as_it_does_layer_by_layer(
+    kv_dtype: KVDtype, dtype: torch.dtype
+) -> None:
     torch.manual_seed(0)
-    parts = [quantize(torch.randn(2, 3, n, 4), kv_dtype, axis=axis) for n, axis in ((5, 2), (7, 2))]
-    tokenwise = [quantize(torch.randn(2, 3, n, 4), kv_dtype, axis=3) for n in (5, 7)]
-    for pages in (parts, tokenwise):
-        together = torch.empty(2, 3, 7, 4)
-        stack(pages).write(1, together)
-        for out, page in zip(together, pages, strict=True):
-            n = page.values.shape[2]
-            alone = torch.empty(3, n, 4)
-            page.write(1, alone)
-            assert torch.equal(out[:, :n], alone) and not out[:, n:].any()
+    for axis in (2, 3):
+        stored = quantize(torch.randn(2, 3, 5, 4), kv_dtype, axis=axis)
+        before = stored.values.clone()
+        ready = stored.expanded(dtype)
+        assert ready.scale is None and ready.values.dtype == dtype
+        for layer in range(2):
+            out = torch.empty(3, 5, 4, dtype=dtype)
+            stored.write(layer, out)
+            assert torch.equal(ready.values[layer], out)
+        assert torch.equal(stored.values, before)
+        assert ready.expanded(dtype).values is ready.values

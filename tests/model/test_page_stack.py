@@ -1,0 +1,82 @@
+"""Pages side by side, as a GPU attends to them, score as they do one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mrr.config import KVDtype, RerankConfig
+from mrr.model.band import run_band, run_before_band
+from mrr.model.kv import KVPage
+from mrr.model.load import LoadedModel
+from mrr.model.page_stack import PageStack, places, stack
+from mrr.model.scorer import Scorer
+from tests.model.helpers import DENSE, QUERY, SIZES, SPARSE, case, scorer
+from tests.tiny import picture
+
+EXIT = replace(DENSE, band=(2, 5), exit_layer=5)
+
+
+def pages_of(s: Scorer, order=(0, 1, 2, 3)) -> list[KVPage]:
+    return [case(s, picture(i, SIZES[i])).page for i in order]
+
+
+@pytest.mark.parametrize("kv_dtype", ["int8", "bf16", "fp32"])
+@pytest.mark.parametrize("config", [DENSE, SPARSE, EXIT])
+def test_a_stack_of_pages_gives_the_states_of_each_page_alone(
+    loaded: LoadedModel, config: RerankConfig, kv_dtype: KVDtype
+) -> None:
+    s = scorer(loaded, replace(config, kv_dtype=kv_dtype))
+    pages = pages_of(s)
+    suffix = run_before_band(loaded, s.config, [s.prompt(QUERY, 1).suffix])
+    together = PageStack.of(s.instruction(), pages, suffix.hidden.shape[1])
+    states = run_band(loaded, s.config, suffix, s.instruction(), together)
+    for state, page in zip(states, pages, strict=True):
+        alone = run_band(loaded, s.config, suffix, s.instruction(), [page])
+        assert (state - alone[0]).abs().max() < 1e-4
+    assert (states[0] - states[1]).abs().max() > 1e-2, "the pages do not differ"
+
+
+def test_columns_lie_as_instruction_page_and_zeros(qwen3: LoadedModel) -> None:
+    s = scorer(qwen3, replace(SPARSE, kv_dtype="int8"))
+    pages, head = pages_of(s), s.instruction()
+    k, v = stack(head, pages, 200)
+    assert k.shape == v.shape == (2, 4, *head.k.shape[1:2], 200, head.k.shape[3])
+    for i, page in enumerate(pages):
+        ready = page.expanded(head.k.dtype)
+        for there, own, first in ((k, ready.k, head.k), (v, ready.v, head.v)):
+            end = head.n_tokens + page.n_tokens
+            assert torch.equal(there[:, i, :, : head.n_tokens], first)
+            assert torch.equal(there[:, i, :, head.n_tokens : end], own.values)
+            assert not there[:, i, :, end:].any()
+
+
+def test_a_stack_is_overwritten_in_place_by_pages_of_other_lengths(qwen3: LoadedModel) -> None:
+    s = scorer(qwen3, replace(SPARSE, kv_dtype="int8"))
+    head = s.instruction()
+    there = stack(head, pages_of(s), 200)
+    for tensor in there:
+        tensor[..., 190:, :] = 7.0  # as a query leaves its own columns
+    second = pages_of(s, (3, 0, 2, 2))
+    again = stack(head, second, 200, there)
+    for old, new, fresh in zip(there, again, stack(head, second, 200), strict=True):
+        assert new.data_ptr() == old.data_ptr() and torch.equal(old, fresh)
+
+
+def test_what_fills_a_stack_up_is_not_seen(qwen3: LoadedModel) -> None:
+    s = scorer(qwen3, SPARSE)
+    pages, head = pages_of(s), s.instruction()
+    suffix = run_before_band(qwen3, s.config, [s.prompt("x", 1).suffix])
+    exact = PageStack.of(head, pages, suffix.hidden.shape[1])
+    k, v = stack(head, pages, 200)
+    padded = PageStack(k, v, *places(pages).to(qwen3.device))
+    for i, page in enumerate(pages):
+        for stored in (k, v):
+            stored[:, i, :, head.n_tokens + page.n_tokens :] = 1e3
+    states = [run_band(qwen3, s.config, suffix, head, x) for x in (exact, padded)]
+    assert (states[0] - states[1]).abs().max() < 1e-4
+    shorter = PageStack(k, v, exact.n_tokens - 1, exact.next_position)
+    changed = run_band(qwen3, s.config, suffix, head, shorter)
+    assert (changed - states[0]).abs().max() > 1e-3, "the lengths decide nothing"
