@@ -311,7 +311,6 @@ def _compare(
     )
     costs = Costs(loaded, mini.config)
     times = {name: _timing(ms) for name, ms in (*runs.items(), ("original", original))}
-    mini_flops = costs.mini_per_page(work) + costs.mini_per_query(work) / k
     assert mini.config.band is not None and mini.config.exit_layer is not None
     return BenchReport(
         model=loaded.name,
@@ -327,9 +326,9 @@ def _compare(
             SystemResult("original", 1, times["original"], times["original"].median_ms,
                          costs.original(work), 0),
             SystemResult("dense + reuse", k, times["dense"], times["dense"].median_ms / k,
-                         costs.dense_reuse(work), cached["dense"][0].nbytes),
+                         costs.dense_reuse(work, k), cached["dense"][0].nbytes),
             SystemResult("mini", k, times["mini"], times["mini"].median_ms / k,
-                         mini_flops, page.nbytes),
+                         costs.mini(work, k), page.nbytes),
         ],
         caching_ms=_timing(caching),
         caching_flops=costs.caching(work),

@@ -57,28 +57,31 @@ class Costs:
         n = w.n_visual + w.n_text + w.n_suffix
         return self.vision(w.n_patches) + self.layers(n, 0, self._n_layers)
 
-    def dense_reuse(self, w: Workload) -> float:
-        """One query against one cached page: every layer, every token, the same engine."""
-        return self._against_page(w, w.n_visual + w.n_text, self._n_layers)
+    def dense_reuse(self, w: Workload, n_pages: int) -> float:
+        """One of n_pages cached pages for a query: every layer, every token, the same engine."""
+        n_prefix = w.n_visual + w.n_text
+        return self._against_page(w, n_prefix, (0, self._n_layers), self._n_layers, n_pages)
 
-    def mini_per_query(self, w: Workload) -> float:
-        """Before the band: once per query, whatever the number of pages."""
-        return self.layers(w.n_suffix, 0, self._band[0])
-
-    def mini_per_page(self, w: Workload) -> float:
-        """The band and what follows; the exit layer runs for the last token only."""
-        start, end = self._band
+    def mini(self, w: Workload, n_pages: int) -> float:
+        """One of n_pages cached pages for a query, with its share of the layers before the band."""
         n_prefix = w.n_kept + w.n_text
-        if end < self._exit:
-            after = self.layers(w.n_suffix, 0, self._exit - end)
-            return self.layers(w.n_suffix, n_prefix, end - start) + after
-        return self._against_page(w, n_prefix, end - start)
+        alone = self.layers(w.n_suffix, 0, self._band[0]) / n_pages
+        return alone + self._against_page(w, n_prefix, self._band, self._exit, n_pages)
 
-    def _against_page(self, w: Workload, n_prefix: int, n_layers: int) -> float:
-        """Layers over page K/V; the last one runs for one token, the others give it K and V."""
-        keys_values = 2 * (w.n_suffix - 1) * 2 * self._d * self._kv
-        last = self.layers(1, n_prefix + w.n_suffix - 1, 1) + keys_values
-        return self.layers(w.n_suffix, n_prefix, n_layers - 1) + last
+    def _against_page(
+        self, w: Workload, n_prefix: int, band: tuple[int, int], exit_layer: int, n_pages: int
+    ) -> float:
+        """From the band to the exit. The first layer projects the query once for all pages; the
+        last one, where it is the exit's, runs for one token, and the others give it K and V."""
+        n, n_layers = w.n_suffix, band[1] - band[0]
+        if band[1] < exit_layer:
+            flops = self.layers(n, n_prefix, n_layers) + self.layers(n, 0, exit_layer - band[1])
+            shared = self._q + 2 * self._kv
+        else:
+            last = self.layers(1, n_prefix + n - 1, 1) + 2 * (n - 1) * 2 * self._d * self._kv
+            flops = self.layers(n, n_prefix, n_layers - 1) + last
+            shared = 2 * self._kv + (self._q if n_layers > 1 else 0)
+        return flops - 2 * n * self._d * shared * (1 - 1 / n_pages)
 
     def caching(self, w: Workload) -> float:
         """Adding one page: vision and the prefix up to K and V of the band's last layer."""

@@ -57,23 +57,26 @@ def test_costs_at_2b_dimensions_are_those_worked_out_by_hand() -> None:
     costs = Costs(dimensions("2b"), RerankConfig())
     assert costs.vision(PAGE.n_patches) == pytest.approx(4.04e12, rel=0.02)
     assert costs.original(PAGE) - costs.vision(PAGE.n_patches) == pytest.approx(3.16e12, rel=0.01)
-    assert costs.mini_per_query(PAGE) == pytest.approx(20.2e9, rel=0.01)
-    # A whole band of 8 layers would be 21.0 GFLOP; the exit layer runs for one token only.
-    assert 18.4e9 < costs.mini_per_page(PAGE) < 19.0e9
+    # A whole band of 8 layers would be 21.0 GFLOP; the exit layer runs for one token only (18.7),
+    # and at the first one the query, the same for all pages, is projected once (0.42 less).
+    per_page, n = costs.mini(PAGE, 10**9), 20
+    assert per_page == pytest.approx(18.3e9, rel=0.01)
+    assert n * (costs.mini(PAGE, n) - per_page) == pytest.approx(20.2e9 + 0.42e9, rel=0.01)
+    assert costs.mini(PAGE, 1) - per_page == pytest.approx(20.2e9 + 0.42e9, rel=0.01)
 
 
 def test_mini_costs_less_than_reuse_costs_less_than_original() -> None:
     for dims in DIMENSIONS:
         costs = Costs(dimensions(dims), RerankConfig())
-        mini = costs.mini_per_page(PAGE) + costs.mini_per_query(PAGE) / 20
-        assert 2.8 * mini < costs.dense_reuse(PAGE)
+        mini = costs.mini(PAGE, 20)
+        assert 2.8 * mini < costs.dense_reuse(PAGE, 20)
         assert 100 * mini < costs.original(PAGE)
 
 
 def test_a_band_that_ends_before_the_exit_costs_more_than_one_that_does_not() -> None:
     early = Costs(dimensions("2b"), RerankConfig(band=(8, 12), exit_layer=12))
     later = Costs(dimensions("2b"), RerankConfig(band=(8, 12), exit_layer=16))
-    assert early.mini_per_page(PAGE) < later.mini_per_page(PAGE)
+    assert early.mini(PAGE, 20) < later.mini(PAGE, 20)
 
 
 def test_the_bare_loop_gives_the_engines_logits(qwen3: LoadedModel) -> None:
