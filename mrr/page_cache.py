@@ -139,18 +139,27 @@ class PageCache:
 
     def load(self, pages: Sequence[Page], stages: Stages) -> list[KVPage]:
         """K/V of pages, encoding what is missing; stages notes what that was, and what was read."""
-        keys = [self.key(page) for page in pages]
-        held = self._on_device(keys)
-        self.kv.touch(held)
-        found = dict(held)
-        with self.kv.pinned(keys):
+        wanted = {self.key(page): page for page in pages}
+        with stages("load"):
+            found = self._on_device(list(wanted))
+            self.kv.touch(found)
+        missing = {key: page for key, page in wanted.items() if key not in found}
+        if missing:  # to pin is to write, which a query whose pages are all at hand need not
+            found |= self._from_store(missing, stages)
+        return [found[self.key(page)] for page in pages]
+
+    def _from_store(self, wanted: dict[str, Page], stages: Stages) -> dict[str, KVPage]:
+        """K/V of pages by their keys, from the store or else computed, left on an accelerator."""
+        found: dict[str, KVPage] = {}
+        with self.kv.pinned(wanted):
             with stages("load"):
-                entries = self.kv.get_many([key for key in keys if key not in found])
+                entries = self.kv.get_many(list(wanted))
                 for key, entry in entries.items():
                     found[key] = unpack(entry.tensors, entry.meta, self.scorer.loaded.device)
             stages.bytes_read += sum(e.nbytes for e in entries.values() if e.source == "disk")
-            missing = {k: p for k, p in zip(keys, pages, strict=True) if k not in found}
-            for key, page in missing.items():
+            for key, page in wanted.items():
+                if key in found:
+                    continue
                 stages.missed.add(page.page_id)
                 with stages("encode"):
                     inner = Stages(self.scorer.loaded.device)
@@ -160,11 +169,10 @@ class PageCache:
                     except NotFinite as error:  # one page less, instead of no ranking at all
                         raise PageLost(page.page_id, f"{page.label}: {error}") from error
         if self.resident is not None:
-            for key, page in zip(keys, pages, strict=True):
-                if key not in held:
-                    found[key] = found[key].expanded(self.scorer.loaded.dtype)
-                    self.resident.put(key, page.page_id, found[key])
-        return [found[key] for key in keys]
+            for key, page in wanted.items():
+                found[key] = found[key].expanded(self.scorer.loaded.dtype)
+                self.resident.put(key, page.page_id, found[key])
+        return found
 
     def _on_device(self, keys: Sequence[str]) -> dict[str, KVPage]:
         """K/V that an earlier query left on the accelerator."""

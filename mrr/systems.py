@@ -15,9 +15,9 @@ from mrr.page_cache import PageCache
 from mrr.timing import Stages
 from mrr.types import Page
 
-# Page K/V held at once, whatever the number of candidates: about 1 GB at 2B dimensions, and with
-# every layer and token, which are many times as large, about 2 GB; twice that on a GPU (PageStack),
-# where graphs keep as much again (mrr/model/graphs.py).
+# Page K/V held at once, whatever the number of candidates: about 1 GB of int8 at 2B dimensions, and
+# with every layer and token, which are many times as large, about 2 GB. A GPU holds it in the
+# compute type (2 GB each) and once more side by side (PageStack), which its graphs keep.
 PAGES_AT_ONCE, DENSE_PAGES_AT_ONCE = 128, 16
 _ORIGINAL_BATCH_ON_GPU = 8
 

@@ -155,13 +155,17 @@ def band_layer(
     (N,), the only token of each that is asked for: (N, 1, d); the others contribute their K/V.
     """
     module = lm.layers[layer]
-    k, v = project_kv(module, hidden, cos_sin)
+    normed = module.input_layernorm(hidden)
+    k, v = project_kv(module, normed, cos_sin)
     if last is not None:
         each = torch.arange(len(last), device=last.device)
-        hidden = hidden.expand(len(last), -1, -1)[each, last][:, None]
-        cos, sin = (t.expand(len(last), -1, -1)[each, last][:, None] for t in cos_sin)
-        cos_sin = cos, sin
-    query = project_q(module, hidden, cos_sin)
+
+        def asking(x: Tensor) -> Tensor:
+            return x.expand(len(last), -1, -1)[each, last][:, None]
+
+        hidden, normed = asking(hidden), asking(normed)
+        cos_sin = asking(cos_sin[0]), asking(cos_sin[1])
+    query = project_q(module, normed, cos_sin)
     scaling = module.self_attn.scaling
     attended = attention.attend(layer, query, k, v, scaling, last=last, recorder=recorder)
     return after_attention(module, hidden, attended)

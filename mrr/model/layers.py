@@ -78,28 +78,26 @@ def run_layers(
     return hidden
 
 
-def project_q(layer: Any, hidden: Tensor, cos_sin: CosSin) -> Tensor:
-    """Q (rotary applied) of one layer for hidden (B, n, d): (B, heads, n, D).
+def project_q(layer: Any, normed: Tensor, cos_sin: CosSin) -> Tensor:
+    """Q (rotary applied) of one layer for its normed input (B, n, d): (B, heads, n, D).
 
-    One row of hidden under N rows of rotary tables gives N; so it does in `project_kv`.
+    One row of input under N rows of rotary tables gives N; so it does in `project_kv`.
     """
     attention = layer.self_attn
-    x = layer.input_layernorm(hidden)
-    q = attention.q_proj(x).view(*x.shape[:-1], -1, attention.head_dim)
+    q = attention.q_proj(normed).view(*normed.shape[:-1], -1, attention.head_dim)
     if hasattr(attention, "q_norm"):  # Qwen3 only
         q = attention.q_norm(q)
     return rotate(q.transpose(1, 2), cos_sin)
 
 
-def project_kv(layer: Any, hidden: Tensor, cos_sin: CosSin) -> tuple[Tensor, Tensor]:
-    """K (rotary applied) and V of one layer for hidden (B, n, d): each (B, H, n, D)."""
+def project_kv(layer: Any, normed: Tensor, cos_sin: CosSin) -> tuple[Tensor, Tensor]:
+    """K (rotary applied) and V of one layer for its normed input (B, n, d): each (B, H, n, D)."""
     attention = layer.self_attn
-    x = layer.input_layernorm(hidden)
-    heads = (*x.shape[:-1], -1, attention.head_dim)
-    k = attention.k_proj(x).view(heads)
+    heads = (*normed.shape[:-1], -1, attention.head_dim)
+    k = attention.k_proj(normed).view(heads)
     if hasattr(attention, "k_norm"):  # Qwen3 only
         k = attention.k_norm(k)
-    v = attention.v_proj(x).view(heads).transpose(1, 2)
+    v = attention.v_proj(normed).view(heads).transpose(1, 2)
     k = rotate(k.transpose(1, 2), cos_sin)
     return k, v.expand(k.shape[0], -1, -1, -1)
 

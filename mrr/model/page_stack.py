@@ -50,11 +50,12 @@ def stack(
 
     Pages that are stored in another type than the instruction's are expanded first.
     """
-    ready = [page.expanded(instruction.k.dtype) for page in pages]
-    old = into or (None, None)
+    once = {id(page): page.expanded(instruction.k.dtype) for page in pages}  # one may come often
+    ready = [once[id(page)] for page in pages]
+    k, v = into or (None, None)
     return (
-        _side_by_side(instruction.k, [page.k.values for page in ready], n_columns, old[0]),
-        _side_by_side(instruction.v, [page.v.values for page in ready], n_columns, old[1]),
+        _side_by_side(instruction.k, [page.k.values for page in ready], n_columns, k),
+        _side_by_side(instruction.v, [page.v.values for page in ready], n_columns, v),
     )
 
 

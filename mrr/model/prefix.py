@@ -142,5 +142,6 @@ def _band_kv(
         deepstack=() if visual is None else tuple(f[kept] for f in visual.deepstack),
         visual_rows=None if visual_rows is None else visual_rows.to(loaded.device),
     )
-    k, v = project_kv(loaded.lm.layers[end - 1], hidden, cos_sin)
+    last = loaded.lm.layers[end - 1]
+    k, v = project_kv(last, last.input_layernorm(hidden), cos_sin)
     return torch.stack([*notes.k, k[0]]), torch.stack([*notes.v, v[0]])
