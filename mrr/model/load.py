@@ -103,8 +103,13 @@ def load_model(
     device None is CUDA where there is one; dtype None is bf16 on CUDA and fp32 elsewhere.
     Raises UnsupportedModel for an architecture that the layer loop cannot run and for weights
     that do not fill it, InputRejected for a folder that holds no checkpoint, or a damaged one, or
-    may not be read, and for a device that is not there.
+    may not be read, for a revision of a folder, and for a device that is not there.
     """
+    if revision is not None and Path(name).expanduser().is_dir():
+        raise InputRejected(
+            f"{Path(name).name} is a folder here, which has no revision {revision}: that is a "
+            "commit on the hub. Leave it out, or name the checkpoint by its hub id."
+        )
     try:
         return _load(local_folder(name, revision), str(name), pick_device(device), dtype)
     except PermissionError as error:

@@ -327,6 +327,11 @@ def test_a_hub_repository_without_a_checkpoint_is_refused(tmp_path, monkeypatch)
         load_model("org/quantised", revision="abc123", device=DEVICE)
 
 
+def test_a_revision_of_a_folder_is_refused_instead_of_ignored(checkpoints) -> None:
+    with pytest.raises(InputRejected, match="qwen3_vl is a folder here"):
+        load_model(checkpoints["qwen3_vl"], revision="abc123", device=DEVICE)
+
+
 def test_a_hub_id_is_fetched_at_its_revision_without_pickles_or_code(
     checkpoints, monkeypatch
 ) -> None:
