@@ -145,33 +145,34 @@ class PageCache:
             self.kv.touch(found)
         missing = {key: page for key, page in wanted.items() if key not in found}
         if missing:  # to pin is to write, which a query whose pages are all at hand need not
-            found |= self._from_store(missing, stages)
+            with self.kv.pinned(wanted):
+                found |= self._from_store(missing, stages)
         return [found[self.key(page)] for page in pages]
 
     def _from_store(self, wanted: dict[str, Page], stages: Stages) -> dict[str, KVPage]:
         """K/V of pages by their keys, from the store or else computed, left on an accelerator."""
         found: dict[str, KVPage] = {}
-        with self.kv.pinned(wanted):
-            with stages("load"):
-                entries = self.kv.get_many(list(wanted))
-                for key, entry in entries.items():
-                    found[key] = unpack(entry.tensors, entry.meta, self.scorer.loaded.device)
-            stages.bytes_read += sum(e.nbytes for e in entries.values() if e.source == "disk")
-            for key, page in wanted.items():
-                if key in found:
-                    continue
-                stages.missed.add(page.page_id)
-                with stages("encode"):
-                    inner = Stages(self.scorer.loaded.device)
-                    sight = self.scorer.sight(self.picture(page), inner)
-                    try:
-                        found[key], _ = self.encode(page, sight, inner)
-                    except NotFinite as error:  # one page less, instead of no ranking at all
-                        raise PageLost(page.page_id, f"{page.label}: {error}") from error
+        with stages("load"):
+            entries = self.kv.get_many(list(wanted))
+            for key, entry in entries.items():
+                found[key] = unpack(entry.tensors, entry.meta, self.scorer.loaded.device)
+        stages.bytes_read += sum(e.nbytes for e in entries.values() if e.source == "disk")
+        for key, page in wanted.items():
+            if key in found:
+                continue
+            stages.missed.add(page.page_id)
+            with stages("encode"):
+                inner = Stages(self.scorer.loaded.device)
+                sight = self.scorer.sight(self.picture(page), inner)
+                try:
+                    found[key], _ = self.encode(page, sight, inner)
+                except NotFinite as error:  # one page less, instead of no ranking at all
+                    raise PageLost(page.page_id, f"{page.label}: {error}") from error
         if self.resident is not None:
-            for key, page in wanted.items():
-                found[key] = found[key].expanded(self.scorer.loaded.dtype)
-                self.resident.put(key, page.page_id, found[key])
+            with stages("load"):
+                for key, page in wanted.items():
+                    found[key] = found[key].expanded(self.scorer.loaded.dtype)
+                    self.resident.put(key, page.page_id, found[key])
         return found
 
     def _on_device(self, keys: Sequence[str]) -> dict[str, KVPage]:

@@ -1,6 +1,7 @@
 """Page K/V that stays on the accelerator between queries, so that only new pages cross the bus.
 
-It stays there in the compute type: twice the memory of int8, and nothing to expand at a query.
+It stays there in the compute type (in bfloat16 twice the memory of int8), so that a query need not
+expand it.
 On a CPU the store's memory tier is this already: its arrays are used where they lie.
 """
 

@@ -2,7 +2,8 @@
 
 An accelerator works behind the host, so there a stage is timed by marks in its own queue: they
 cost next to nothing, while to wait for it at every stage would leave it idle in between. A stage
-then is the time from the end of what came before it, and all together are the time of the whole.
+then is the time from the end of what was queued before it to the end of its own work, and what is
+queued between two stages belongs to neither.
 """
 
 from __future__ import annotations

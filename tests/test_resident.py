@@ -53,6 +53,9 @@ def test_a_second_query_takes_its_pages_from_the_device_and_scores_the_same(
     assert asked == [], "pages that are on the device were read again"
     (held, *_) = (resident.get(reranker.cache.key(p)) for p in reranker.store.pages(["public"]))
     assert held.k.scale is None and held.k.values.dtype == reranker.loaded.dtype
+    with monkeypatch.context() as patched:
+        patched.setattr(reranker.store, "pinned", None)  # to pin is to write
+        reranker.rank("blue page")
     used: list[str] = []
     monkeypatch.setattr(reranker.store, "touch", used.extend)
     reranker.rank("blue page")
@@ -64,3 +67,18 @@ def test_a_second_query_takes_its_pages_from_the_device_and_scores_the_same(
 
 def test_a_cpu_needs_none_of_it() -> None:
     assert resident_for(torch.device("cpu")) is None
+
+
+def test_pages_on_the_device_are_kept_in_the_store_while_others_are_computed(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reranker.add(pictures())
+    resident = reranker.cache.resident = reranker._resident = Resident(10**9)
+    reranker.rank("blue page")
+    keys = [reranker.cache.key(page) for page in reranker.store.pages(["public"])]
+    resident._drop(keys[0])
+    pinned: list[set[str]] = []
+    pin = reranker.store.pinned
+    monkeypatch.setattr(reranker.store, "pinned", lambda k: pinned.append(set(k)) or pin(k))
+    reranker.rank("blue page")
+    assert pinned == [set(keys)]

@@ -17,7 +17,7 @@ from mrr.model.kv import KVPage
 from mrr.model.scorer import Scorer, batches
 from mrr.model.vision import Pixels, encode_vision
 
-# Prefix columns in one traced batch: bounds the expanded K/V of a layer.
+# Prefix columns in one traced batch: bounds the expanded K/V, of a layer or on a GPU of the band.
 MAX_BATCH_COLUMNS = 16_384
 
 

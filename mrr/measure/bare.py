@@ -23,7 +23,10 @@ from mrr.timing import Stages
 
 
 class _ReadyPages(PageAttention):
-    """Attention to pages whose K/V lies expanded in memory, each layer and group by itself."""
+    """Attention to pages whose K/V lies expanded in memory, each layer and group by itself.
+
+    On a GPU it does so already.
+    """
 
     def __init__(
         self,
@@ -38,7 +41,9 @@ class _ReadyPages(PageAttention):
         for layer in layers:
             for group in self.groups:
                 keys, values = super().expand(layer, group)
-                self._ready[layer, group.pages.start] = keys.clone(), values.clone()
+                if not keys.is_cuda:  # else the next one overwrites them
+                    keys, values = keys.clone(), values.clone()
+                self._ready[layer, group.pages.start] = keys, values
 
     def expand(self, layer: int, group: Group) -> tuple[Tensor, Tensor]:
         """K and V (g, H, S, D) as they were expanded beforehand."""

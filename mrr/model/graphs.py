@@ -36,9 +36,9 @@ _capturing = threading.Lock()
 class Graph:
     """One function captured for inputs of these shapes.
 
-    inputs: overwrite them in place, then `replay`. function: kept, for it holds what else the
-    graph reads. nbytes: of the inputs, and of the memory that the graph works in. Raises
-    RuntimeError where it cannot be captured.
+    inputs: overwrite them in place, then `replay`, which may write to them too. function: kept,
+    for it holds what else the graph reads. nbytes: of the inputs, and of the memory that the graph
+    works in. Raises RuntimeError where it cannot be captured.
     """
 
     def __init__(self, function: Function, inputs: Inputs, device: torch.device) -> None:
@@ -51,25 +51,28 @@ class Graph:
         with torch.cuda.device(device):
             stream = _stream(torch.cuda.current_device())
             stream.wait_stream(torch.cuda.current_stream())
-            # The outer context gives the stream back where a failed capture would keep it.
-            with torch.cuda.stream(stream):
-                for _ in range(_WARM_UP_RUNS):  # kernels are loaded and chosen outside a capture
-                    function(*inputs)
-                # Other threads may go on using the GPU.
-                try:
-                    with torch.cuda.graph(
-                        self._graph, stream=stream, capture_error_mode="thread_local"
-                    ):
-                        before = torch.cuda.memory_reserved()
-                        self._output = function(*inputs)
-                        own = torch.cuda.memory_reserved() - before
-                except torch.OutOfMemoryError:  # the capture itself was ended properly
-                    raise
-                except RuntimeError:
-                    _broken.append(self._graph)
-                    raise
-            torch.cuda.current_stream().wait_stream(stream)
+            try:
+                # This context gives the stream back where a failed capture would keep it.
+                with torch.cuda.stream(stream):
+                    for _ in range(_WARM_UP_RUNS):  # kernels are loaded outside a capture
+                        function(*inputs)
+                    own = self._record(function, inputs, stream)
+            finally:  # what ran there may still be writing to the inputs
+                torch.cuda.current_stream().wait_stream(stream)
         self.nbytes = _nbytes(inputs) + max(0, own)
+
+    def _record(self, function: Function, inputs: Inputs, stream: torch.cuda.Stream) -> int:
+        """Capture one run, while other threads may go on using the GPU; bytes that it reserved."""
+        try:
+            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+                before = torch.cuda.memory_reserved()
+                self._output = function(*inputs)
+                return torch.cuda.memory_reserved() - before
+        except torch.OutOfMemoryError:  # the capture itself was ended properly
+            raise
+        except RuntimeError:
+            _broken.append(self._graph)
+            raise
 
     @torch.inference_mode()
     def replay(self) -> Tensor:

@@ -97,10 +97,12 @@ def load_model(
     revision: str | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    fused: bool = True,
 ) -> LoadedModel:
     """Load a local folder or a hub id, with its LoRA adapter merged where it has one.
 
-    device None is CUDA where there is one; dtype None is bf16 on CUDA and fp32 elsewhere.
+    device None is CUDA where there is one; dtype None is bf16 on CUDA and fp32 elsewhere. fused:
+    torch's RMSNorm for transformers'; training keeps the latter, which autocast leaves alone.
     Raises UnsupportedModel for an architecture that the layer loop cannot run and for weights
     that do not fill it, InputRejected for a folder that holds no checkpoint, or a damaged one, or
     may not be read, for a revision of a folder, and for a device that is not there.
@@ -111,7 +113,7 @@ def load_model(
             "commit on the hub. Leave it out, or name the checkpoint by its hub id."
         )
     try:
-        return _load(local_folder(name, revision), str(name), pick_device(device), dtype)
+        return _load(local_folder(name, revision), str(name), pick_device(device), dtype, fused)
     except PermissionError as error:
         file = Path(error.filename or name).name
         raise InputRejected(
@@ -119,7 +121,9 @@ def load_model(
         ) from None
 
 
-def _load(folder: Path, name: str, device: torch.device, dtype: torch.dtype | None) -> LoadedModel:
+def _load(
+    folder: Path, name: str, device: torch.device, dtype: torch.dtype | None, fused: bool
+) -> LoadedModel:
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
         raise InputRejected(f"{dtype} is not served; use float32, bfloat16 or float16.")
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
@@ -146,7 +150,7 @@ def _load(folder: Path, name: str, device: torch.device, dtype: torch.dtype | No
     model = _stock_model(base, config, dtype)
     if adapter.exists():
         model = merge_adapter(model, folder)
-    model = ready(model.to(device))
+    model = ready(model.to(device), fused)
     check_rotary(model)
     return LoadedModel(
         name=name,
@@ -158,10 +162,11 @@ def _load(folder: Path, name: str, device: torch.device, dtype: torch.dtype | No
     )
 
 
-def ready(model: Any) -> Any:
-    """A stock model with what it shares with the layer loop: our attention, fused norms."""
+def ready(model: Any, fused: bool = True) -> Any:
+    """A stock model with what the layer loop needs of it: our attention, and norms fused or not."""
     model.set_attn_implementation({"text_config": ATTENTION, "vision_config": "sdpa"})
-    fuse_norms(model)
+    if fused:
+        fuse_norms(model)
     return model.eval().requires_grad_(False)
 
 

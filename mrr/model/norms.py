@@ -1,7 +1,8 @@
-"""RMSNorm as one operation: transformers' is eight, and a decoder layer has four of them.
+"""torch's RMSNorm in place of transformers', which is eight operations, four times a layer.
 
-In float32 both are equal to the last bit. In bfloat16 and float16 torch's rounds once, after the
-weight, where transformers' rounds before it as well, so it is the closer one.
+On a GPU it is a single kernel (from torch 2.9 on). On a CPU it gives the same bits in float32. In
+bfloat16 and float16 it rounds once, after the weight, where transformers' rounds before it as
+well, so it is the closer one.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ from mrr.timing import Stages
 
 # Raised whenever the code changes what a page's K/V is, so that older entries become misses.
 FORMAT = 2
-# Pages' columns in one batch: bounds masks, and on a GPU a layer's expanded K/V.
+# Pages' columns in one batch: bounds masks, and on a GPU the K/V side by side (2 GB for the band
+# of a 2B model in bfloat16).
 _MAX_BATCH_COLUMNS = 65_536
 # Lengths of captured shapes: few for the graphs' sake, and what attention kernels are aligned to.
 _SUFFIX_MULTIPLE, _COLUMN_MULTIPLE = 4, 64

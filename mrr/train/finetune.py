@@ -81,7 +81,7 @@ class Tuner:
 
     def __init__(self, plan: FinetunePlan):
         self.plan = plan
-        self.loaded: LoadedModel = load_model(plan.model)
+        self.loaded: LoadedModel = load_model(plan.model, fused=False)
         self.config = plan.config.resolve(self.loaded.n_layers)
         assert self.config.exit_layer is not None
         layers = "|".join(str(i) for i in range(self.config.exit_layer))
@@ -93,7 +93,7 @@ class Tuner:
         rows = self.loaded.model.lm_head.weight.detach()
         yes, no = self.encoder.positive_id, self.encoder.negative_id
         self.direction = rows[yes].float() - rows[no].float()
-        self.embedder = Embedder(load_model(plan.embedder)) if plan.embedder else None
+        self.embedder = Embedder(load_model(plan.embedder, fused=False)) if plan.embedder else None
         if self.embedder is None and self.config.pruner == "embedder":
             raise InputRejected("Pruning by the embedder needs one: pass embedder, or keep all.")
 
