@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
@@ -196,9 +197,44 @@ def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
+class Fork:
+    """A point in a GPU's queue: what needs nothing from after it may go beside what follows.
+
+    On a CPU one thing comes after another.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._mark = None
+        if device.type == "cuda":
+            self._mark = torch.cuda.Event()
+            self._mark.record(torch.cuda.current_stream(device))
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Work into memory that is there already; whatever is queued later waits for it."""
+        if self._mark is None:
+            yield
+            return
+        with torch.cuda.device(self._device):
+            queue, side = torch.cuda.current_stream(), _beside(torch.cuda.current_device())
+            side.wait_event(self._mark)
+            try:
+                with torch.cuda.stream(side):
+                    yield
+            finally:
+                queue.wait_stream(side)
+
+
 @lru_cache
 def _stream(device_index: int) -> torch.cuda.Stream:
-    """One side stream a device: cuBLAS keeps a workspace for each stream that it ever saw."""
+    """One stream a device to capture on: cuBLAS keeps a workspace for each that it ever saw."""
+    return torch.cuda.Stream(device_index)
+
+
+@lru_cache
+def _beside(device_index: int) -> torch.cuda.Stream:
+    """One stream a device for copies; never that of captures, where they would be captured too."""
     return torch.cuda.Stream(device_index)
 
 

@@ -15,7 +15,7 @@ from mrr.config import RerankConfig, digest
 from mrr.errors import InvalidConfig, NotFinite
 from mrr.model.band import Suffix, before_band, run_band, run_before_band
 from mrr.model.dense import run_original
-from mrr.model.graphs import Graphs, Inputs, put, round_up
+from mrr.model.graphs import Fork, Graphs, Inputs, put, round_up
 from mrr.model.head import RelevanceHead
 from mrr.model.joint import run_joint
 from mrr.model.kv import KVPage
@@ -130,12 +130,13 @@ class Scorer:
         """Logits (N,) float32 of one text against N pages, or of N texts against one page."""
         by_graph = self.graphs is not None and len(texts) == 1
         with stages("query"):
+            instruction = self.instruction()
             ids = [self.prompt(t, 1).suffix for t in texts]
+            fork = Fork(self.loaded.device)  # the first pages are put in place beside the query
             if by_graph:
                 suffix = self._captured_query(ids[0])
             else:
                 suffix = run_before_band(self.loaded, self.config, ids)
-            instruction = self.instruction()
         if len(texts) > 1:
             pages = list(pages) * len(texts)
         logits = np.empty(len(pages), dtype=np.float32)
@@ -146,12 +147,13 @@ class Scorer:
             some = [pages[i] for i in batch]
             with stages("band"):
                 if by_graph:  # it ends with the logits
-                    read = self._captured_band(suffix, some)
+                    read = self._captured_band(suffix, some, fork)
                 else:
                     part = suffix if len(texts) == 1 else suffix.select(batch)
                     hidden = run_band(self.loaded, self.config, part, instruction, some)
             with stages("head"):
                 logits[batch] = self._read(read if by_graph else self.head.logits(hidden))
+            fork = Fork(self.loaded.device)
         return logits
 
     def _captured_query(self, ids: list[int]) -> Suffix:
@@ -166,10 +168,11 @@ class Scorer:
         hidden = self.graphs.run((self._serial, "query", n), self.query_pass, write)
         return Suffix(hidden, torch.tensor([len(ids) - 1]))
 
-    def _captured_band(self, suffix: Suffix, pages: Sequence[KVPage]) -> Tensor:
+    def _captured_band(self, suffix: Suffix, pages: Sequence[KVPage], fork: Fork) -> Tensor:
         """Logits (N,) of one text, in a graph where the padded shape of the pages has one.
 
-        suffix: its `last` on the host.
+        suffix: its `last` on the host. fork: since when nothing was queued that makes the pages or
+        reads the graph's K/V.
         """
         assert self.graphs is not None
         device, n = self.loaded.device, suffix.hidden.shape[1]
@@ -181,11 +184,14 @@ class Scorer:
 
         def write(into: Inputs | None) -> Inputs:
             if into is None:
-                hidden, there, kv = suffix.hidden.clone(), None, None
-            else:
-                hidden, there, kv = into[0], into[1], (into[2], into[3])
-                hidden.copy_(suffix.hidden)
-            return hidden, put(where, device, there), *stack(instruction, pages, n_columns, kv)
+                kv = stack(instruction, pages, n_columns)
+                return suffix.hidden.clone(), put(where, device, None), *kv
+            hidden, there, k, v = into
+            with fork.beside():
+                stack(instruction, pages, n_columns, (k, v))
+            hidden.copy_(suffix.hidden)
+            put(where, device, there)
+            return into
 
         # Instruction, band and head are this object's.
         key = (self._serial, "band", len(pages), n_columns, n)

@@ -16,8 +16,9 @@ import torch
 
 from mrr.measure.bare import bare_band
 from mrr.model import graphs
-from mrr.model.graphs import Graph, Graphs, graphs_for, round_up
+from mrr.model.graphs import Fork, Graph, Graphs, graphs_for, round_up
 from mrr.model.load import LoadedModel, load_model
+from mrr.model.page_stack import stack
 from tests.model.helpers import DENSE, SIZES, SPARSE, STAGES, case, scorer
 from tests.tiny import DEVICE, picture
 
@@ -89,6 +90,28 @@ def test_padded_pages_and_a_padded_query_score_as_they_do_unpadded(
             assert np.abs(s.score([query], pages, STAGES) - expected).max() < 1e-4
     assert len(stand_in.made) >= 2 * 2, "nothing was captured"
     assert np.ptp(expected) > 1e-2, "the pages do not differ"
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl", "qwen2_vl"])
+@pytest.mark.parametrize("config", [SPARSE, EXIT])
+def test_what_is_captured_takes_nothing_from_the_host(checkpoints, family, config) -> None:
+    """On the meta device, which has no values to ask for and no part in sums with the host's."""
+    there = load_model(checkpoints[family], device="cpu", dtype=torch.bfloat16)
+    pages = [page.expanded(torch.bfloat16) for page in pages_of(scorer(there, config))]
+    k, v = (
+        [
+            replace(getattr(page, name), values=getattr(page, name).values.to("meta"))
+            for page in pages
+        ]
+        for name in "kv"
+    )
+    s = scorer(replace(there, model=there.model.to("meta")), config)
+    head = s.instruction()
+    stacked = stack(head, [replace(p, k=a, v=b) for p, a, b in zip(pages, k, v, strict=True)], 256)
+    hidden = s.query_pass(torch.empty(1, 12, dtype=torch.int64, device="meta"))
+    where = torch.empty(3, len(pages), dtype=torch.int64, device="meta")
+    logits = s.band_pass(hidden, where, *stacked)
+    assert logits.shape == (len(pages),) and logits.is_meta
 
 
 def test_a_shape_is_captured_when_it_comes_again(stand_in) -> None:
@@ -239,6 +262,34 @@ def test_a_failed_capture_leaves_the_gpu_usable() -> None:
     done = subprocess.run([sys.executable, "-c", _FAILING], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("without a CUDA graph") == 1
+
+
+@on_gpu
+def test_pages_that_are_put_in_place_beside_the_query_are_never_those_of_another(
+    qwen3: LoadedModel,
+) -> None:
+    s = scorer(qwen3, EXIT)
+    every = [case(s, picture(i, SIZES[i % 4])).page for i in range(8)]
+    orders = [[(i * step + at) % 8 for i in range(6)] for step in (1, 3, 5) for at in range(8)]
+    known = plain(s, QUERIES[0], every)
+    for order in orders * 5:
+        got = s.score([QUERIES[0]], [every[i] for i in order], STAGES)
+        assert np.abs(got - known[order]).max() < 1e-4
+    assert s.graphs is not None and s.graphs.n_replays > len(orders)
+
+
+@on_gpu
+def test_what_is_done_beside_a_queue_waits_for_what_came_before_it_and_is_waited_for() -> None:
+    device = torch.device(DEVICE)
+    large = torch.randn(4096, 4096, device=device)
+    for _ in range(20):
+        source = (large @ large)[0] * 0 + 1  # takes a while
+        into = torch.zeros(4096, device=device)
+        fork = Fork(device)
+        meanwhile = large @ large
+        with fork.beside():
+            into.copy_(source)
+        assert into.sum().item() == 4096 and meanwhile.isfinite().all()
 
 
 @on_gpu
