@@ -7,6 +7,7 @@ does K/V, and one that it has no room for is scored without it.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -48,8 +49,8 @@ def rerank(
 ) -> list[RerankResult]:
     """Every document scored by the mini system, best first; ties keep the input order.
 
-    documents: PIL pictures, encoded bytes, paths of one-page files, or added pages: their ids,
-    or what `rank` and the store say of them.
+    documents: PIL pictures, encoded bytes or data URLs, paths of one-page files, or added pages:
+    their ids, or what `rank` and the store say of them.
     instruction: the task line, where it differs from the configured one. Raises InputRejected for
     a document that cannot be read, naming its position: none is ever scored as if it were empty.
     """
@@ -244,6 +245,8 @@ def _read(engine: MiniReranker, document: Picture | str, name: str) -> PageImage
         return from_pil(document, name, engine.limits)
     if isinstance(document, bytes):
         items = list(engine.decode([(name, document)]))
+    elif isinstance(document, str) and document.startswith("data:"):
+        items = list(engine.decode([(name, _of_data_url(document, name))]))
     elif isinstance(document, str | Path):  # named, so that a folder is refused and not searched
         items = list(engine.decode([(Path(document).name, Path(document))]))
     else:
@@ -258,6 +261,19 @@ def _read(engine: MiniReranker, document: Picture | str, name: str) -> PageImage
             "with add() and use rank(), or pass its page ids."
         )
     return pages[0]
+
+
+def _of_data_url(url: str, name: str) -> bytes:
+    """The file in a data URL, which is how a picture travels in JSON."""
+    head, _, body = url.partition(",")
+    try:
+        if head.endswith(";base64"):
+            return base64.b64decode(body, validate=True)
+    except ValueError:
+        pass
+    raise InputRejected(
+        f"{name.capitalize()} is a data URL that is not base64; write data:image/png;base64,..."
+    )
 
 
 def _texts(documents: Sequence[Document]) -> list[str]:

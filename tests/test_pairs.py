@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 from dataclasses import replace
@@ -64,10 +65,11 @@ def test_documents_may_be_pictures_bytes_paths_or_page_ids(
     path.write_bytes(png(DOCUMENTS[0]))
     page = reranker.add(DOCUMENTS[0]).pages[0].page
     (hit,) = reranker.rank("blue")
-    read = [DOCUMENTS[0], path.read_bytes(), path, str(path)]
+    url = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    read = [DOCUMENTS[0], path.read_bytes(), path, str(path), url]
     results = reranker.rerank("blue", [*read, page.page_id, page, hit])
     assert len({r.logit for r in results}) == 1
-    assert [r.index for r in results] == list(range(7))  # ties keep the input order
+    assert [r.index for r in results] == list(range(8))  # ties keep the input order
 
 
 def test_a_folder_is_no_document_and_is_not_searched(reranker: MiniReranker, tmp_path) -> None:
@@ -82,6 +84,9 @@ def test_what_is_no_document_is_refused_by_its_position(reranker: MiniReranker) 
     reranker.remove_pages([gone.page_id])
     with pytest.raises(InputRejected, match=r"Document 1, image, is not in the store\. Add it"):
         reranker.rerank("blue", [DOCUMENTS[0], gone])
+    for url in ("data:image/png,raw", "data:image/png;base64,?"):
+        with pytest.raises(InputRejected, match="Document 0 is a data URL that is not base64"):
+            reranker.rerank("blue", [url])
     with pytest.raises(InputRejected, match="Document 0: A page cannot be read from ndarray"):
         reranker.rerank("blue", [np.zeros((64, 64, 3))])
 
