@@ -18,6 +18,7 @@ from cache_db.store import PageStore
 from mrr import MiniReranker
 from mrr.config import Limits, RerankConfig
 from mrr.errors import Closed, InputRejected, NotFinite, ParityError
+from mrr.model.fused import FusedAttention
 from mrr.systems import Scored
 from mrr.types import SYSTEMS, AddedPage, Page, PageImage
 from tests.tiny import DEVICE, picture
@@ -438,11 +439,9 @@ def test_pages_are_ranked_in_bounded_chunks_with_the_same_result(
 def test_a_page_whose_kv_is_not_finite_is_refused_and_not_stored(
     reranker: MiniReranker, monkeypatch
 ) -> None:
-    from mrr.model import prefix
-
-    project = prefix.project_kv
+    project = FusedAttention.project_kv
     monkeypatch.setattr(
-        prefix, "project_kv", lambda *a: tuple(x * float("nan") for x in project(*a))
+        FusedAttention, "project_kv", lambda *a: tuple(x * float("nan") for x in project(*a))
     )
     report = reranker.add(pictures()[:1])
     (failed,) = report.failed
@@ -456,16 +455,14 @@ def test_a_page_whose_kv_is_not_finite_is_refused_and_not_stored(
 def test_kv_that_fits_the_model_but_not_its_storage_is_refused_and_not_stored(
     reranker: MiniReranker, monkeypatch
 ) -> None:
-    from mrr.model import prefix
-
-    project = prefix.project_kv
+    project = FusedAttention.project_kv
 
     def outlying(*args):
         k, v = project(*args)
         k[..., -1, 0] = 70_000.0  # the largest of fp16 is 65,504
         return k, v
 
-    monkeypatch.setattr(prefix, "project_kv", outlying)
+    monkeypatch.setattr(FusedAttention, "project_kv", outlying)
     halves = reranker.with_config(replace(reranker.config, kv_dtype="fp16"))
     (failed,) = halves.add(pictures()[:1]).failed
     assert "not finite" in failed.reason and "kv_dtype" in failed.reason

@@ -34,9 +34,10 @@ class _ReadyPages(PageAttention):
         pages: Sequence[KVPage],
         layers: range,
         n: int,
+        n_sharing: int,
         like: Tensor,
     ) -> None:
-        super().__init__(instruction, pages, layers.start, n, like)
+        super().__init__(instruction, pages, layers.start, n, n_sharing, like)
         self._ready: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         for layer in layers:
             for group in self.groups:
@@ -59,7 +60,7 @@ def bare_band(scorer: Scorer, query: str, pages: Sequence[KVPage]) -> Callable[[
     ids = torch.tensor([scorer.prompt(query, 1).suffix], device=loaded.device)
     n = ids.shape[1]
     like = run_before_band(loaded, config, [ids[0].tolist()]).hidden
-    ready = _ReadyPages(scorer.instruction(), pages, range(start, end), n, like)
+    ready = _ReadyPages(scorer.instruction(), pages, range(start, end), n, loaded.n_sharing, like)
     last = torch.full((len(pages),), n - 1, device=loaded.device)
     lm = loaded.lm
     offsets = torch.arange(n, device=loaded.device)

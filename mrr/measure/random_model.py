@@ -95,7 +95,7 @@ def random_model(dims: str, device: torch.device, dtype: torch.dtype, seed: int 
     model = ready(model.to(device))
     generator = torch.Generator(device).manual_seed(seed)
     for name, weight in model.named_parameters():
-        if "norm" in name and weight.ndim == 1 and name.endswith("weight"):
+        if "norm" in name and not name.endswith("bias"):
             weight.fill_(1.0)
         else:
             weight.normal_(0.0, 0.02, generator=generator)

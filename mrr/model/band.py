@@ -21,8 +21,6 @@ from mrr.model.layers import (
     Observer,
     Recorder,
     after_attention,
-    project_kv,
-    project_q,
     run_layers,
 )
 from mrr.model.load import LoadedModel
@@ -62,9 +60,8 @@ def run_before_band(
     differently.
     """
     ids = pad_sequence([torch.tensor(s) for s in suffixes], batch_first=True).to(loaded.device)
-    hidden = before_band(loaded, config, ids, observe=observe, recorder=recorder)
     last = torch.tensor([len(s) - 1 for s in suffixes], device=loaded.device)
-    return Suffix(hidden, last)
+    return Suffix(before_band(loaded, config, ids, observe=observe, recorder=recorder), last)
 
 
 @torch.inference_mode()
@@ -115,6 +112,7 @@ def run_band(
         pages,
         start,
         hidden.shape[1],
+        loaded.n_sharing,
         hidden,
         hidden_cells,
         at_once=recorder is not None,
@@ -155,19 +153,20 @@ def band_layer(
     (N,), the only token of each that is asked for: (N, 1, d); the others contribute their K/V.
     """
     module = lm.layers[layer]
+    own = module.self_attn
     normed = module.input_layernorm(hidden)
-    k, v = project_kv(module, normed, cos_sin)
-    if last is not None:
+    if last is None:
+        query, k, v = own.project(normed, cos_sin)
+    else:
         each = torch.arange(len(last), device=last.device)
 
         def asking(x: Tensor) -> Tensor:
             return x.expand(len(last), -1, -1)[each, last][:, None]
 
-        hidden, normed = asking(hidden), asking(normed)
-        cos_sin = asking(cos_sin[0]), asking(cos_sin[1])
-    query = project_q(module, normed, cos_sin)
-    scaling = module.self_attn.scaling
-    attended = attention.attend(layer, query, k, v, scaling, last=last, recorder=recorder)
+        k, v = own.project_kv(normed, cos_sin)
+        query = own.project_q(asking(normed), (asking(cos_sin[0]), asking(cos_sin[1])))
+        hidden = asking(hidden)
+    attended = attention.attend(layer, query, k, v, own.scaling, last=last, recorder=recorder)
     return after_attention(module, hidden, attended)
 
 

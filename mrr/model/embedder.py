@@ -22,7 +22,7 @@ from mrr.model.prompt import EMBEDDER_PROMPT, QWEN_RERANKER, PromptEncoder
 from mrr.model.vision import Pixels, VisualTokens, rope_positions
 
 # Raised whenever the code changes what a vector or an importance is.
-FORMAT = 3
+FORMAT = 4
 DEFAULT_INSTRUCTION = "Represent the user's input."
 
 

@@ -25,7 +25,7 @@ Inputs = tuple[Tensor, ...]
 # It works on the GPU alone: it waits for nothing and takes nothing from the host.
 Function = Callable[..., Tensor]
 # Shapes held at once: one for each length of query, and each number and size of candidates.
-_MAX_GRAPHS = 24
+_MAX_GRAPHS = 48
 _WARM_UP_RUNS = 2
 # Captures that broke off. The allocator goes on asking them what belongs to them, so they stay
 # alive, and no other capture is begun beside them.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mrr.config import RerankConfig
-from mrr.model.layers import NEG_INF, Observer, causal_mask, run_layers
+from mrr.model.layers import MASKED, Observer, causal_mask, run_layers
 from mrr.model.load import LoadedModel
 from mrr.model.prefix import embed_rows, kept_rows
 from mrr.model.prompt import Prompt, PromptEncoder
@@ -40,7 +40,7 @@ def run_joint(
     cos_sin = loaded.lm.rotary_emb(hidden, positions[:, :, rows])
     apart = causal_mask(hidden.shape[1], hidden)
     n_first = int((rows < prompt.cut).sum())
-    apart[..., n_first:, :n_first] = NEG_INF
+    apart[..., n_first:, :n_first] = MASKED
     for layers, mask in (
         (range(start), apart),
         (range(start, end), None),

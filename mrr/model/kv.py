@@ -72,6 +72,11 @@ class KVPage:
     def nbytes(self) -> int:
         return self.k.nbytes + self.v.nbytes
 
+    def copied(self) -> KVPage:
+        """The same page with K/V in memory of its own."""
+        k, v = (replace(x, values=x.values.clone()) for x in (self.k, self.v))
+        return replace(self, k=k, v=v)
+
     def expanded(self, dtype: torch.dtype) -> KVPage:
         """The same page with K/V in a compute type."""
         return replace(self, k=self.k.expanded(dtype), v=self.v.expanded(dtype))

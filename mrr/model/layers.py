@@ -20,7 +20,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "mrr"
-NEG_INF = float("-inf")
+# exp(MASKED) is 0 in every type. An infinity does on a CPU, but a kernel of a GPU that begins with
+# columns of which nothing is seen may subtract it from itself.
+MASKED = -65_504.0
 
 CosSin = tuple[Tensor, Tensor]
 Observer = Callable[[int, Tensor], None]
@@ -78,30 +80,6 @@ def run_layers(
     return hidden
 
 
-def project_q(layer: Any, normed: Tensor, cos_sin: CosSin) -> Tensor:
-    """Q (rotary applied) of one layer for its normed input (B, n, d): (B, heads, n, D).
-
-    One row of input under N rows of rotary tables gives N; so it does in `project_kv`.
-    """
-    attention = layer.self_attn
-    q = attention.q_proj(normed).view(*normed.shape[:-1], -1, attention.head_dim)
-    if hasattr(attention, "q_norm"):  # Qwen3 only
-        q = attention.q_norm(q)
-    return rotate(q.transpose(1, 2), cos_sin)
-
-
-def project_kv(layer: Any, normed: Tensor, cos_sin: CosSin) -> tuple[Tensor, Tensor]:
-    """K (rotary applied) and V of one layer for its normed input (B, n, d): each (B, H, n, D)."""
-    attention = layer.self_attn
-    heads = (*normed.shape[:-1], -1, attention.head_dim)
-    k = attention.k_proj(normed).view(heads)
-    if hasattr(attention, "k_norm"):  # Qwen3 only
-        k = attention.k_norm(k)
-    v = attention.v_proj(normed).view(heads).transpose(1, 2)
-    k = rotate(k.transpose(1, 2), cos_sin)
-    return k, v.expand(k.shape[0], -1, -1, -1)
-
-
 def after_attention(layer: Any, hidden: Tensor, attended: Tensor) -> Tensor:
     """The rest of one layer: hidden (B, n, d) and attention's output (B, n, heads, D) to hidden."""
     hidden = hidden + layer.self_attn.o_proj(attended.flatten(2))
@@ -110,15 +88,19 @@ def after_attention(layer: Any, hidden: Tensor, attended: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, cos_sin: CosSin) -> Tensor:
-    """Rotary embedding of x (B, heads, n, D); cos and sin are (B, n, D)."""
+    """Rotary embedding of x (B, heads, n, D); cos and sin are (B, n, D), their halves equal."""
     cos, sin = (t.unsqueeze(1) for t in cos_sin)
     half = x.shape[-1] // 2
-    return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
+    first, second, sin = x[..., :half], x[..., half:], sin[..., :half]
+    turned = x * cos
+    turned[..., :half].addcmul_(second, sin, value=-1)
+    turned[..., half:].addcmul_(first, sin)
+    return turned
 
 
 def causal_mask(n: int, like: Tensor) -> Tensor:
     """(1, 1, n, n) additive."""
-    return torch.full((n, n), NEG_INF, dtype=like.dtype, device=like.device).triu(1)[None, None]
+    return torch.full((n, n), MASKED, dtype=like.dtype, device=like.device).triu(1)[None, None]
 
 
 def attention_forward(
@@ -147,12 +129,12 @@ def folded_attention(
     """A short query over long K/V (B, H, S, D) with grouped heads: (B, heads, n, D), as query.
 
     torch would copy K/V once for each query head of a group. Folding the group into the query
-    axis is exact and reads K/V once: (B, H*g, n, D) becomes (B, H, g*n, D). mask: (B, 1, n, S).
+    axis is exact and reads K/V once: (B, H*g, n, D) becomes (B, H, g*n, D). mask: (B, 1, g*n, S),
+    the same for each query head of a group.
     """
     b, heads, n, d = query.shape
     groups = heads // key.shape[1]
     folded = query.reshape(b, heads // groups, groups * n, d)
-    mask = mask if groups == 1 else mask.repeat(1, 1, groups, 1)
     out = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
     return out.reshape(b, heads, n, d)
 

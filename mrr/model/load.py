@@ -27,8 +27,8 @@ from mrr.model.checkpoint import (
     read_json,
     read_trained,
 )
+from mrr.model.fused import fuse
 from mrr.model.layers import ATTENTION
-from mrr.model.norms import fuse_norms
 
 MAX_VISUAL_TOKENS = 1800
 # What adapters begin with that were saved before transformers put a model inside the model.
@@ -68,6 +68,11 @@ class LoadedModel:
     @property
     def n_layers(self) -> int:
         return len(self.lm.layers)
+
+    @property
+    def n_sharing(self) -> int:
+        """Query heads of the language model that share a head of K/V."""
+        return int(self.lm.layers[0].self_attn.num_key_value_groups)
 
     @property
     def device(self) -> torch.device:
@@ -166,7 +171,7 @@ def ready(model: Any, fused: bool = True) -> Any:
     """A stock model with what the layer loop needs of it: our attention, and norms fused or not."""
     model.set_attn_implementation({"text_config": ATTENTION, "vision_config": "sdpa"})
     if fused:
-        fuse_norms(model)
+        fuse(model)
     return model.eval().requires_grad_(False)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mrr.model.kv import KVPage
-from mrr.model.layers import NEG_INF, Recorder, causal_mask, folded_attention
+from mrr.model.layers import MASKED, Recorder, causal_mask, folded_attention
 from mrr.model.page_stack import PageStack, places
 from mrr.model.prefix import InstructionKV
 
@@ -26,7 +26,8 @@ _GROUP_BYTES_PER_THREAD = 3 << 20
 class Group:
     """Some of the pages, next to each other, padded to their longest.
 
-    mask: (g, 1, n, S) additive over the group's columns; n_prefix of these come before the query.
+    mask: (g, 1, m * n, S) additive over the group's columns, n_prefix of which come before the
+    query: the same n rows for each of the m query heads that share a head of K/V.
     """
 
     pages: slice
@@ -37,9 +38,10 @@ class Group:
 class PageAttention:
     """Attention of one batch of n_suffix query tokens to N pages in the band's layers.
 
-    first_layer: the band's, whose K/V is the first that instruction and pages hold. like: whose
-    type and device K/V is expanded to. hidden_cells: (N, S) bool over the page columns hides cells
-    from the query (occlusion). at_once: one group, whatever the device.
+    first_layer: the band's, whose K/V is the first that instruction and pages hold. n_sharing:
+    query heads that share a head of K/V. like: whose type and device K/V is expanded to.
+    hidden_cells: (N, S) bool over the page columns hides cells from the query (occlusion).
+    at_once: one group, whatever the device.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class PageAttention:
         pages: Sequence[KVPage] | PageStack,
         first_layer: int,
         n_suffix: int,
+        n_sharing: int,
         like: Tensor,
         hidden_cells: Tensor | None = None,
         *,
@@ -59,6 +62,7 @@ class PageAttention:
         self._pages = pages
         self._first = first_layer
         self._n_head, self._n_suffix = instruction.n_tokens, n_suffix
+        self._n_sharing = n_sharing
         if isinstance(pages, PageStack):
             self._n_tokens, self.next_position = pages.n_tokens, pages.next_position
             lengths = [pages.k.shape[3] - self._n_head - n_suffix] * len(pages)
@@ -95,9 +99,9 @@ class PageAttention:
             cells = hidden_cells[some, : n_prefix - self._n_head].to(like.device)
             hidden[:, self._n_head : self._n_head + cells.shape[1]] |= cells
         mask = like.new_zeros(hidden.shape[0], 1, n, n_prefix + n)
-        mask[..., :n_prefix].masked_fill_(hidden[:, None, None], NEG_INF)
+        mask[..., :n_prefix].masked_fill_(hidden[:, None, None], MASKED)
         mask[..., n_prefix:] = causal_mask(n, like)
-        return Group(some, n_prefix, mask)
+        return Group(some, n_prefix, mask.repeat(1, 1, self._n_sharing, 1))
 
     def attend(
         self,
@@ -124,8 +128,9 @@ class PageAttention:
             if last is not None:
                 each = torch.arange(mask.shape[0], device=mask.device)
                 mask = mask[each, :, last[group.pages]][:, :, None]
+                mask = mask.repeat(1, 1, self._n_sharing, 1)
             if recorder is not None:
-                recorder.record(layer, asking, keys, mask, scaling)
+                recorder.record(layer, asking, keys, mask[:, :, : asking.shape[2]], scaling)
             seen.append(folded_attention(asking, keys, values, mask, scaling).transpose(1, 2))
         return torch.cat(seen)
 

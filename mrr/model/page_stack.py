@@ -12,8 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mrr.model.graphs import round_up
 from mrr.model.kv import KVPage
 from mrr.model.prefix import InstructionKV
+
+# Columns are a multiple of this: attention kernels read aligned rows of K/V and mask.
+COLUMN_MULTIPLE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,9 @@ class PageStack:
     def of(cls, instruction: InstructionKV, pages: Sequence[KVPage], n_suffix: int) -> PageStack:
         """Pages for a query of n_suffix tokens, filled up to the longest."""
         longest = max(page.n_tokens for page in pages)
-        k, v = stack(instruction, pages, instruction.n_tokens + longest + n_suffix)
-        return cls(k, v, *places(pages).to(k.device))
+        n_columns = round_up(instruction.n_tokens + longest + n_suffix, COLUMN_MULTIPLE)
+        k, v = stack(instruction, pages, n_columns)
+        return cls(k, v, *places(pages).to(k.device, non_blocking=True))
 
 
 def stack(

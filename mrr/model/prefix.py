@@ -16,7 +16,7 @@ from torch import Tensor
 from mrr.config import RerankConfig
 from mrr.errors import NotFinite
 from mrr.model.kv import KVPage, quantize_page
-from mrr.model.layers import project_kv, run_layers
+from mrr.model.layers import run_layers
 from mrr.model.load import LoadedModel
 from mrr.model.prompt import Prompt, PromptEncoder
 from mrr.model.vision import Pixels, VisualTokens, rope_positions
@@ -143,5 +143,5 @@ def _band_kv(
         visual_rows=None if visual_rows is None else visual_rows.to(loaded.device),
     )
     last = loaded.lm.layers[end - 1]
-    k, v = project_kv(last, last.input_layernorm(hidden), cos_sin)
+    k, v = last.self_attn.project_kv(last.input_layernorm(hidden), cos_sin)
     return torch.stack([*notes.k, k[0]]), torch.stack([*notes.v, v[0]])

@@ -20,19 +20,19 @@ from mrr.model.head import RelevanceHead
 from mrr.model.joint import run_joint
 from mrr.model.kv import KVPage
 from mrr.model.load import MAX_VISUAL_TOKENS, LoadedModel
-from mrr.model.page_stack import PageStack, places, stack
+from mrr.model.page_stack import COLUMN_MULTIPLE, PageStack, places, stack
 from mrr.model.prefix import InstructionKV, encode_instruction, encode_page
 from mrr.model.prompt import Order, Prompt, PromptEncoder
 from mrr.model.vision import Pixels, Sight, preprocess
 from mrr.timing import Stages
 
 # Raised whenever the code changes what a page's K/V is, so that older entries become misses.
-FORMAT = 2
+FORMAT = 3
 # Pages' columns in one batch: bounds masks, and on a GPU the K/V side by side (2 GB for the band
 # of a 2B model in bfloat16).
 _MAX_BATCH_COLUMNS = 65_536
-# Lengths of captured shapes: few for the graphs' sake, and what attention kernels are aligned to.
-_SUFFIX_MULTIPLE, _COLUMN_MULTIPLE = 4, 64
+# Lengths of captured queries are a multiple of this: few for the graphs' sake, and little padding.
+_SUFFIX_MULTIPLE = 2
 _serials = itertools.count()
 
 
@@ -141,8 +141,7 @@ class Scorer:
             pages = list(pages) * len(texts)
         logits = np.empty(len(pages), dtype=np.float32)
         beside = instruction.n_tokens + suffix.hidden.shape[1]
-        multiple = _COLUMN_MULTIPLE if by_graph else 1
-        columns = [round_up(page.n_tokens + beside, multiple) for page in pages]
+        columns = [round_up(page.n_tokens + beside, COLUMN_MULTIPLE) for page in pages]
         for batch in batches(columns, _MAX_BATCH_COLUMNS):
             some = [pages[i] for i in batch]
             with stages("band"):
@@ -178,7 +177,7 @@ class Scorer:
         device, n = self.loaded.device, suffix.hidden.shape[1]
         instruction = self.instruction()
         longest = max(page.n_tokens for page in pages)
-        n_columns = round_up(instruction.n_tokens + longest + n, _COLUMN_MULTIPLE)
+        n_columns = round_up(instruction.n_tokens + longest + n, COLUMN_MULTIPLE)
         # One transfer: the last token, then each page's tokens and the position after it.
         where = torch.cat([suffix.last.expand(1, len(pages)), places(pages)])
 

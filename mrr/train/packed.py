@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrr.model.layers import NEG_INF, run_layers
+from mrr.model.layers import MASKED, run_layers
 from mrr.model.load import LoadedModel
 from mrr.model.prefix import embed_rows, kept_rows
 from mrr.model.prompt import PromptEncoder
@@ -122,6 +122,6 @@ def _masks(packed: Pack) -> tuple[Tensor, Tensor]:
 
     def additive(visible: Tensor) -> Tensor:
         mask = torch.zeros(n, n, dtype=like.dtype, device=like.device)
-        return mask.masked_fill(~visible, NEG_INF)[None, None]
+        return mask.masked_fill(~visible, MASKED)[None, None]
 
     return additive(own | page), additive(own)

@@ -23,7 +23,7 @@ WIDE = picture(1, (256, 128))
 @pytest.fixture(scope="module")
 def eager(checkpoints):
     """The same checkpoint under transformers' own eager attention, which returns its weights."""
-    model = load_model(checkpoints["qwen3_vl"], device=DEVICE, dtype=torch.float32)
+    model = load_model(checkpoints["qwen3_vl"], device=DEVICE, dtype=torch.float32, fused=False)
     model.model.set_attn_implementation("eager")
     return model
 

@@ -40,11 +40,12 @@ def grouped(
     """From here on groups hold as many as n of the longest page; the sizes of those of `pages`."""
     like = torch.zeros(1, dtype=s.loaded.dtype)
     n_suffix = max(len(s.prompt(text, 1).suffix) for text in texts)
-    every = PageAttention(s.instruction(), pages, s.config.band[0], n_suffix, like, at_once=True)
+    what = s.instruction(), pages, s.config.band[0], n_suffix, s.loaded.n_sharing, like
+    every = PageAttention(*what, at_once=True)
     row = sum(t[:1].nbytes for t in every.expand(s.config.band[0], every.groups[0]))
     share = -(-n * row // torch.get_num_threads())
     monkeypatch.setattr(page_attention, "_GROUP_BYTES_PER_THREAD", share)
-    some = PageAttention(s.instruction(), pages, s.config.band[0], n_suffix, like)
+    some = PageAttention(*what)
     return [group.mask.shape[0] for group in some.groups]
 
 
@@ -99,4 +100,5 @@ def test_heads_that_share_keys_see_what_each_would_see_alone() -> None:
     expected = torch.nn.functional.scaled_dot_product_attention(
         query, *copied, attn_mask=mask, scale=0.3
     )
-    assert torch.allclose(folded_attention(query, key, value, mask, 0.3), expected, atol=1e-6)
+    seen = folded_attention(query, key, value, mask.repeat(1, 1, 2, 1), 0.3)
+    assert torch.allclose(seen, expected, atol=1e-6)
