@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mrr.model.band import band_layer, run_before_band
+from mrr.model.band import band_layer
 from mrr.model.graphs import Graph
 from mrr.model.kv import KVPage
-from mrr.model.layers import run_layers
+from mrr.model.layers import run_layers, text_tables
 from mrr.model.page_attention import Group, PageAttention
+from mrr.model.page_stack import PageStack, places
 from mrr.model.prefix import InstructionKV
 from mrr.model.scorer import Scorer
 from mrr.timing import Stages
@@ -31,7 +32,7 @@ class _ReadyPages(PageAttention):
     def __init__(
         self,
         instruction: InstructionKV,
-        pages: Sequence[KVPage],
+        pages: Sequence[KVPage] | PageStack,
         layers: range,
         n: int,
         n_sharing: int,
@@ -59,14 +60,13 @@ def bare_band(scorer: Scorer, query: str, pages: Sequence[KVPage]) -> Callable[[
     (start, end), exit_layer = config.band, config.exit_layer
     ids = torch.tensor([scorer.prompt(query, 1).suffix], device=loaded.device)
     n = ids.shape[1]
-    like = run_before_band(loaded, config, [ids[0].tolist()]).hidden
-    ready = _ReadyPages(scorer.instruction(), pages, range(start, end), n, loaded.n_sharing, like)
+    lm, like, instruction = loaded.lm, loaded.lm.embed_tokens.weight, scorer.instruction()
+    on_gpu = loaded.device.type == "cuda"
+    laid = PageStack.of(loaded, instruction, pages, n) if on_gpu else pages
+    ready = _ReadyPages(instruction, laid, range(start, end), n, loaded.n_sharing, like)
     last = torch.full((len(pages),), n - 1, device=loaded.device)
-    lm = loaded.lm
-    offsets = torch.arange(n, device=loaded.device)
-    starts = torch.tensor([page.next_position for page in pages], device=loaded.device)
-    alone = lm.rotary_emb(like, offsets.expand(3, 1, -1))
-    there = lm.rotary_emb(like, (starts[:, None] + offsets).expand(3, -1, -1))
+    alone = text_tables(lm, like, n)
+    there = text_tables(lm, like, n, places(pages)[1].to(loaded.device))
 
     @torch.inference_mode()
     def run() -> Tensor:

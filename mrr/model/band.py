@@ -22,10 +22,11 @@ from mrr.model.layers import (
     Recorder,
     after_attention,
     run_layers,
+    text_tables,
 )
 from mrr.model.load import LoadedModel
 from mrr.model.page_attention import PageAttention
-from mrr.model.page_stack import PageStack
+from mrr.model.page_stack import PageStack, places
 from mrr.model.prefix import InstructionKV
 
 
@@ -61,7 +62,9 @@ def run_before_band(
     """
     ids = pad_sequence([torch.tensor(s) for s in suffixes], batch_first=True).to(loaded.device)
     last = torch.tensor([len(s) - 1 for s in suffixes], device=loaded.device)
-    return Suffix(before_band(loaded, config, ids, observe=observe, recorder=recorder), last)
+    tables = text_tables(loaded.lm, loaded.lm.embed_tokens.weight, ids.shape[1])
+    hidden = before_band(loaded, config, ids, tables, observe=observe, recorder=recorder)
+    return Suffix(hidden, last)
 
 
 @torch.inference_mode()
@@ -69,17 +72,20 @@ def before_band(
     loaded: LoadedModel,
     config: RerankConfig,
     ids: Tensor,
+    cos_sin: CosSin,
     *,
     observe: Observer | None = None,
     recorder: Recorder | None = None,
 ) -> Tensor:
-    """The same for ids (B, n) on the device: (B, n, d). A GPU needs no host for it."""
+    """The same for ids (B, n) on the device: (B, n, d). A GPU needs no host for it.
+
+    cos_sin: the rotary tables of n tokens from 0 on.
+    """
     assert config.band is not None
-    hidden = loaded.lm.embed_tokens(ids)
     return run_layers(
         loaded.lm,
-        hidden,
-        _cos_sin(loaded, hidden),
+        loaded.lm.embed_tokens(ids),
+        cos_sin,
         range(config.band[0]),
         observe=observe,
         recorder=recorder,
@@ -107,17 +113,23 @@ def run_band(
     assert config.band is not None and config.exit_layer is not None
     start, end = config.band
     hidden, last = suffix.hidden, suffix.last.expand(len(pages))
+    n = hidden.shape[1]
+    if hidden.is_cuda and not isinstance(pages, PageStack):
+        pages = PageStack.of(loaded, instruction, pages, n, hidden_cells)
     attention = PageAttention(
         instruction,
         pages,
         start,
-        hidden.shape[1],
+        n,
         loaded.n_sharing,
         hidden,
         hidden_cells,
         at_once=recorder is not None,
     )
-    cos_sin = _cos_sin(loaded, hidden, attention.next_position)
+    if isinstance(pages, PageStack):
+        cos_sin = pages.cos, pages.sin
+    else:
+        cos_sin = text_tables(loaded.lm, hidden, n, places(pages)[1].to(hidden.device))
     traced = observe is not None or recorder is not None
     for layer in range(start, end):
         is_exit = layer + 1 == config.exit_layer and not traced
@@ -130,7 +142,7 @@ def run_band(
     hidden = run_layers(
         loaded.lm,
         hidden,
-        _cos_sin(loaded, hidden),
+        text_tables(loaded.lm, hidden, n),
         range(end, config.exit_layer),
         observe=observe,
         recorder=recorder,
@@ -168,12 +180,3 @@ def band_layer(
         hidden = asking(hidden)
     attended = attention.attend(layer, query, k, v, own.scaling, last=last, recorder=recorder)
     return after_attention(module, hidden, attended)
-
-
-def _cos_sin(loaded: LoadedModel, hidden: Tensor, starts: Tensor | None = None) -> CosSin:
-    """Rotary tables of n text tokens that begin at each of starts (B,), or at 0: (B, n, D)."""
-    positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
-    if starts is not None:
-        positions = starts[:, None] + positions
-    cos, sin = loaded.lm.rotary_emb(hidden, positions[None].expand(3, -1, -1))
-    return cos, sin

@@ -98,6 +98,15 @@ def rotate(x: Tensor, cos_sin: CosSin) -> Tensor:
     return turned
 
 
+def text_tables(lm: Any, like: Tensor, n: int, starts: Tensor | None = None) -> CosSin:
+    """Rotary tables of n text tokens that begin at each of starts (N,), or at 0: (N, n, D)."""
+    positions = torch.arange(n, device=like.device)[None]
+    if starts is not None:
+        positions = starts[:, None] + positions
+    cos, sin = lm.rotary_emb(like, positions[None].expand(3, -1, -1))
+    return cos, sin
+
+
 def causal_mask(n: int, like: Tensor) -> Tensor:
     """(1, 1, n, n) additive."""
     return torch.full((n, n), MASKED, dtype=like.dtype, device=like.device).triu(1)[None, None]

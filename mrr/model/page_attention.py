@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mrr.model.kv import KVPage
-from mrr.model.layers import MASKED, Recorder, causal_mask, folded_attention
-from mrr.model.page_stack import PageStack, places
+from mrr.model.layers import Recorder, folded_attention
+from mrr.model.page_stack import PageStack, page_mask
 from mrr.model.prefix import InstructionKV
 
 # Expanded K/V of one group on a CPU, for each thread: its share of the last cache, more or less.
@@ -56,21 +56,14 @@ class PageAttention:
         *,
         at_once: bool = False,
     ) -> None:
-        if like.is_cuda and not isinstance(pages, PageStack):
-            pages = PageStack.of(instruction, pages, n_suffix)
-        self._instruction = instruction
-        self._pages = pages
-        self._first = first_layer
-        self._n_head, self._n_suffix = instruction.n_tokens, n_suffix
-        self._n_sharing = n_sharing
+        self._instruction, self._pages, self._first = instruction, pages, first_layer
+        self._n_head, self._n_suffix, self._n_sharing = instruction.n_tokens, n_suffix, n_sharing
         if isinstance(pages, PageStack):
-            self._n_tokens, self.next_position = pages.n_tokens, pages.next_position
-            lengths = [pages.k.shape[3] - self._n_head - n_suffix] * len(pages)
-            size = len(pages)
-        else:
-            self._n_tokens, self.next_position = places(pages).to(like.device)
-            lengths = [page.n_tokens for page in pages]
-            size = self._make_buffers(lengths, like, at_once)
+            n_columns = pages.mask.shape[-1]
+            self.groups = [Group(slice(None), n_columns - n_suffix, pages.mask)]
+            return
+        lengths = [page.n_tokens for page in pages]
+        size = self._make_buffers(lengths, like, at_once)
         self.groups = [
             self._group(slice(i, min(i + size, len(lengths))), lengths, like, hidden_cells)
             for i in range(0, len(lengths), size)
@@ -91,17 +84,17 @@ class PageAttention:
     def _group(
         self, some: slice, lengths: list[int], like: Tensor, hidden_cells: Tensor | None
     ) -> Group:
-        """Everything real before the query is visible; the query itself is causal."""
-        n_prefix, n = self._n_head + max(lengths[some]), self._n_suffix
-        columns = torch.arange(n_prefix, device=like.device)
-        hidden = columns[None] >= (self._n_head + self._n_tokens[some])[:, None]
-        if hidden_cells is not None:
-            cells = hidden_cells[some, : n_prefix - self._n_head].to(like.device)
-            hidden[:, self._n_head : self._n_head + cells.shape[1]] |= cells
-        mask = like.new_zeros(hidden.shape[0], 1, n, n_prefix + n)
-        mask[..., :n_prefix].masked_fill_(hidden[:, None, None], MASKED)
-        mask[..., n_prefix:] = causal_mask(n, like)
-        return Group(some, n_prefix, mask.repeat(1, 1, self._n_sharing, 1))
+        n_prefix = self._n_head + max(lengths[some])
+        mask = page_mask(
+            self._n_head,
+            torch.tensor(lengths[some], device=like.device),
+            n_prefix + self._n_suffix,
+            self._n_suffix,
+            self._n_sharing,
+            like,
+            None if hidden_cells is None else hidden_cells[some],
+        )
+        return Group(some, n_prefix, mask)
 
     def attend(
         self,

@@ -19,8 +19,9 @@ from mrr.model.graphs import Fork, Graphs, Inputs, put, round_up
 from mrr.model.head import RelevanceHead
 from mrr.model.joint import run_joint
 from mrr.model.kv import KVPage
+from mrr.model.layers import text_tables
 from mrr.model.load import MAX_VISUAL_TOKENS, LoadedModel
-from mrr.model.page_stack import COLUMN_MULTIPLE, PageStack, places, stack
+from mrr.model.page_stack import PageStack
 from mrr.model.prefix import InstructionKV, encode_instruction, encode_page
 from mrr.model.prompt import Order, Prompt, PromptEncoder
 from mrr.model.vision import Pixels, Sight, preprocess
@@ -140,8 +141,8 @@ class Scorer:
         if len(texts) > 1:
             pages = list(pages) * len(texts)
         logits = np.empty(len(pages), dtype=np.float32)
-        beside = instruction.n_tokens + suffix.hidden.shape[1]
-        columns = [round_up(page.n_tokens + beside, COLUMN_MULTIPLE) for page in pages]
+        n = suffix.hidden.shape[1]
+        columns = [PageStack.width(instruction, [page], n) for page in pages]
         for batch in batches(columns, _MAX_BATCH_COLUMNS):
             some = [pages[i] for i in batch]
             with stages("band"):
@@ -162,7 +163,11 @@ class Scorer:
         padded = torch.tensor([ids + [0] * (n - len(ids))])
 
         def write(into: Inputs | None) -> Inputs:
-            return (put(padded, device, None if into is None else into[0]),)
+            if into is None:
+                like = self.loaded.lm.embed_tokens.weight
+                return put(padded, device, None), *text_tables(self.loaded.lm, like, n)
+            put(padded, device, into[0])
+            return into
 
         hidden = self.graphs.run((self._serial, "query", n), self.query_pass, write)
         return Suffix(hidden, torch.tensor([len(ids) - 1]))
@@ -176,38 +181,32 @@ class Scorer:
         assert self.graphs is not None
         device, n = self.loaded.device, suffix.hidden.shape[1]
         instruction = self.instruction()
-        longest = max(page.n_tokens for page in pages)
-        n_columns = round_up(instruction.n_tokens + longest + n, COLUMN_MULTIPLE)
-        # One transfer: the last token, then each page's tokens and the position after it.
-        where = torch.cat([suffix.last.expand(1, len(pages)), places(pages)])
 
         def write(into: Inputs | None) -> Inputs:
             if into is None:
-                kv = stack(instruction, pages, n_columns)
-                return suffix.hidden.clone(), put(where, device, None), *kv
-            hidden, there, k, v = into
+                ready = PageStack.of(self.loaded, instruction, pages, n)
+                return suffix.hidden.clone(), put(suffix.last, device, None), *ready.tensors
+            hidden, last, *there = into
             with fork.beside():
-                stack(instruction, pages, n_columns, (k, v))
+                PageStack.of(self.loaded, instruction, pages, n, into=PageStack(*there))
             hidden.copy_(suffix.hidden)
-            put(where, device, there)
+            put(suffix.last, device, last)
             return into
 
         # Instruction, band and head are this object's.
-        key = (self._serial, "band", len(pages), n_columns, n)
+        key = (self._serial, "band", len(pages), PageStack.width(instruction, pages, n), n)
         return self.graphs.run(key, self.band_pass, write)
 
-    def query_pass(self, ids: Tensor) -> Tensor:
+    def query_pass(self, ids: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Ids (1, n) to hidden states before the band (1, n, d), by the GPU alone."""
-        return before_band(self.loaded, self.config, ids)
+        return before_band(self.loaded, self.config, ids, (cos, sin))
 
-    def band_pass(self, hidden: Tensor, where: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Hidden states (1, n, d) to logits (N,) against a PageStack's k and v, by the GPU alone.
+    def band_pass(self, hidden: Tensor, last: Tensor, *stacked: Tensor) -> Tensor:
+        """Hidden states (1, n, d) to logits (N,) against a PageStack's tensors, by the GPU alone.
 
-        where: (3, N) int64: last token of the text, tokens of each page, position after it.
+        last: (1,) int64, the text's last token.
         """
-        last, n_tokens, next_position = where.unbind()
-        pages = PageStack(k, v, n_tokens, next_position)
-        suffix = Suffix(hidden, last)
+        suffix, pages = Suffix(hidden, last), PageStack(*stacked)
         state = run_band(self.loaded, self.config, suffix, self.instruction(), pages)
         return self.head.logits(state)
 

@@ -17,8 +17,9 @@ import torch
 from mrr.measure.bare import bare_band
 from mrr.model import graphs
 from mrr.model.graphs import Fork, Graph, Graphs, graphs_for, round_up
+from mrr.model.layers import text_tables
 from mrr.model.load import LoadedModel, load_model
-from mrr.model.page_stack import stack
+from mrr.model.page_stack import PageStack
 from tests.model.helpers import DENSE, SIZES, SPARSE, STAGES, case, scorer
 from tests.tiny import DEVICE, picture
 
@@ -97,21 +98,18 @@ def test_padded_pages_and_a_padded_query_score_as_they_do_unpadded(
 def test_what_is_captured_takes_nothing_from_the_host(checkpoints, family, config) -> None:
     """On the meta device, which has no values to ask for and no part in sums with the host's."""
     there = load_model(checkpoints[family], device="cpu", dtype=torch.bfloat16)
-    pages = [page.expanded(torch.bfloat16) for page in pages_of(scorer(there, config))]
-    k, v = (
-        [
-            replace(getattr(page, name), values=getattr(page, name).values.to("meta"))
-            for page in pages
-        ]
-        for name in "kv"
-    )
+    before = scorer(there, config)
+    n = 12
+    stacked = PageStack.of(there, before.instruction(), pages_of(before), n)
+    tables = text_tables(there.lm, stacked.k, n)
     s = scorer(replace(there, model=there.model.to("meta")), config)
-    head = s.instruction()
-    stacked = stack(head, [replace(p, k=a, v=b) for p, a, b in zip(pages, k, v, strict=True)], 256)
-    hidden = s.query_pass(torch.empty(1, 12, dtype=torch.int64, device="meta"))
-    where = torch.empty(3, len(pages), dtype=torch.int64, device="meta")
-    logits = s.band_pass(hidden, where, *stacked)
-    assert logits.shape == (len(pages),) and logits.is_meta
+    s.instruction()
+    hidden = s.query_pass(
+        torch.empty(1, n, dtype=torch.int64, device="meta"), *(t.to("meta") for t in tables)
+    )
+    last = torch.empty(1, dtype=torch.int64, device="meta")
+    logits = s.band_pass(hidden, last, *(t.to("meta") for t in stacked.tensors))
+    assert logits.shape == (len(stacked),) and logits.is_meta
 
 
 def test_a_shape_is_captured_when_it_comes_again(stand_in) -> None:

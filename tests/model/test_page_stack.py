@@ -10,8 +10,9 @@ import torch
 from mrr.config import KVDtype, RerankConfig
 from mrr.model.band import run_band, run_before_band
 from mrr.model.kv import KVPage
+from mrr.model.layers import MASKED
 from mrr.model.load import LoadedModel
-from mrr.model.page_stack import PageStack, places, stack
+from mrr.model.page_stack import COLUMN_MULTIPLE, PageStack, stack
 from mrr.model.scorer import Scorer
 from tests.model.helpers import DENSE, QUERY, SIZES, SPARSE, case, scorer
 from tests.tiny import picture
@@ -31,7 +32,7 @@ def test_a_stack_of_pages_gives_the_states_of_each_page_alone(
     s = scorer(loaded, replace(config, kv_dtype=kv_dtype))
     pages = pages_of(s)
     suffix = run_before_band(loaded, s.config, [s.prompt(QUERY, 1).suffix])
-    together = PageStack.of(s.instruction(), pages, suffix.hidden.shape[1])
+    together = PageStack.of(loaded, s.instruction(), pages, suffix.hidden.shape[1])
     states = run_band(loaded, s.config, suffix, s.instruction(), together)
     for state, page in zip(states, pages, strict=True):
         alone = run_band(loaded, s.config, suffix, s.instruction(), [page])
@@ -69,14 +70,45 @@ def test_what_fills_a_stack_up_is_not_seen(qwen3: LoadedModel) -> None:
     s = scorer(qwen3, SPARSE)
     pages, head = pages_of(s), s.instruction()
     suffix = run_before_band(qwen3, s.config, [s.prompt("x", 1).suffix])
-    exact = PageStack.of(head, pages, suffix.hidden.shape[1])
-    k, v = stack(head, pages, 200)
-    padded = PageStack(k, v, *places(pages).to(qwen3.device))
+    n = suffix.hidden.shape[1]
+    exact, filled, shorter = (PageStack.of(qwen3, head, pages, n) for _ in range(3))
+    assert exact.k.shape[3] % COLUMN_MULTIPLE == 0
     for i, page in enumerate(pages):
-        for stored in (k, v):
-            stored[:, i, :, head.n_tokens + page.n_tokens :] = 1e3
-    states = [run_band(qwen3, s.config, suffix, head, x) for x in (exact, padded)]
+        end = head.n_tokens + page.n_tokens
+        for stored in (filled.k, filled.v):
+            assert end < stored.shape[3] - n, "nothing was filled up"
+            stored[:, i, :, end:] = 1e3
+        shorter.mask[i, :, :, end - 1] = MASKED
+    states = [run_band(qwen3, s.config, suffix, head, x) for x in (exact, filled, shorter)]
     assert (states[0] - states[1]).abs().max() < 1e-4
-    shorter = PageStack(k, v, exact.n_tokens - 1, exact.next_position)
-    changed = run_band(qwen3, s.config, suffix, head, shorter)
-    assert (changed - states[0]).abs().max() > 1e-3, "the lengths decide nothing"
+    assert (states[2] - states[0]).abs().max() > 1e-3, "the mask decides nothing"
+
+
+def test_a_stack_is_made_anew_in_the_memory_of_an_earlier_one(qwen3: LoadedModel) -> None:
+    """Of pages of other lengths and places, which is what a graph's inputs are for."""
+    s = scorer(qwen3, SPARSE)
+    head, first, second = s.instruction(), pages_of(s), pages_of(s, (3, 0, 2, 2))
+    n = 6
+    there = PageStack.of(qwen3, head, first, n)
+    before = [tensor.clone() for tensor in there.tensors]
+    fresh = PageStack.of(qwen3, head, second, n)
+    again = PageStack.of(qwen3, head, second, n, into=there)
+    for old, was, new, expected in zip(
+        there.tensors, before, again.tensors, fresh.tensors, strict=True
+    ):
+        assert new.data_ptr() == old.data_ptr() and torch.equal(new, expected)
+        assert not torch.equal(new, was)
+
+
+def test_hidden_cells_are_hidden_in_a_stack_too(qwen3: LoadedModel) -> None:
+    s = scorer(qwen3, SPARSE)
+    pages, head = pages_of(s), s.instruction()
+    suffix = run_before_band(qwen3, s.config, [s.prompt(QUERY, 1).suffix])
+    cells = torch.zeros(len(pages), min(page.n_tokens for page in pages), dtype=torch.bool)
+    cells[torch.arange(len(pages)), torch.arange(len(pages))] = True
+    stacked = PageStack.of(qwen3, head, pages, suffix.hidden.shape[1], cells)
+    states = run_band(qwen3, s.config, suffix, head, stacked)
+    expected = run_band(qwen3, s.config, suffix, head, pages, hidden_cells=cells)
+    assert (states - expected).abs().max() < 1e-4
+    unhidden = run_band(qwen3, s.config, suffix, head, pages)
+    assert (unhidden - states).abs().amax(1).min() > 1e-4, "a hidden cell changes nothing"
