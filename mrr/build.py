@@ -12,7 +12,7 @@ from cache_db.directory import default_store
 from cache_db.store import PageStore
 from mrr.assets import assets
 from mrr.config import RerankConfig
-from mrr.errors import InputRejected, UnsupportedModel
+from mrr.errors import InputRejected, InvalidConfig, UnsupportedModel
 from mrr.model.embedder import Embedder
 from mrr.model.load import LoadedModel, load_model, share_tower
 from mrr.model.prompt import PromptTemplate, template_for
@@ -38,7 +38,7 @@ def load_parts(
     revision: str | None,
     embedder_revision: str | None,
     device: str | torch.device | None,
-    dtype: torch.dtype | None,
+    dtype: torch.dtype | str | None,
     template: str | None,
     self_check: bool,
 ) -> Parts:
@@ -55,7 +55,8 @@ def load_parts(
         check_parity(loaded, words)
     if embedder is None:
         return Parts(loaded, words, None)
-    guide = Embedder(load_model(embedder, revision=embedder_revision, device=device, dtype=dtype))
+    other = load_model(embedder, revision=embedder_revision, device=device, dtype=dtype, head=False)
+    guide = Embedder(other)
     if guide.loaded.cell != loaded.cell:
         raise UnsupportedModel(
             f"The embedder's visual tokens are {guide.loaded.cell} pixels wide and the "
@@ -97,6 +98,8 @@ def trained_config(loaded: LoadedModel, config: RerankConfig | None) -> RerankCo
     at an earlier exit, and a trained exit moves behind a band that ends later. Without a config
     the keep ratio is the trained one too.
     """
+    if not isinstance(config, RerankConfig | None):
+        raise InvalidConfig(f"config is of {type(config)}; it must be a RerankConfig.")
     if config is None:
         ratio = {k: v for k, v in loaded.trained.items() if k == "keep_ratio"}
         config = RerankConfig(**ratio)

@@ -48,7 +48,7 @@ class RerankConfig:
     keep_ratio, pruner: share of visual tokens kept, and who chooses them (part 4).
     kv_dtype: how page K/V is stored; int8 is per channel for K and per token for V.
     min_pixels, max_pixels: size of the page that the model sees; None means the checkpoint's own
-    bound. Neither may call for more than 1,800 visual tokens.
+    bound. Neither may be more than 1,800 visual tokens' worth; whole tokens are rounded to.
     seed: of the random pruner only.
     """
 

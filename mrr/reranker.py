@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cache_db.evict import DOCUMENTS
 from cache_db.store import PageStore
 from mrr import pairs, systems
 from mrr.build import dense_store, load_parts, open_store, trained_config
@@ -45,10 +46,12 @@ from mrr.types import (
     Lens,
     Page,
     PageImage,
+    PageLike,
     RankedList,
     RerankResult,
     System,
     Usage,
+    page_ids_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -103,7 +106,7 @@ class MiniReranker:
         revision: str | None = None,
         embedder_revision: str | None = None,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         template: str | None = None,
         limits: Limits | None = None,
         self_check: bool = True,
@@ -192,6 +195,12 @@ class MiniReranker:
     def device(self) -> torch.device:
         return self.loaded.device
 
+    def __enter__(self) -> MiniReranker:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Stop the decoding process and close the stores, but for one that was lent.
 
@@ -232,8 +241,9 @@ class MiniReranker:
 
     # --------------------------------------------------------------- remove
 
-    def remove_pages(self, page_ids: Collection[str]) -> int:
+    def remove_pages(self, pages: Iterable[PageLike] | PageLike) -> int:
         """Remove pages and whatever was computed from them; returns how many there were."""
+        page_ids = page_ids_of(pages)
         with self.lock:  # what is being encoded now would be stored after its page was gone
             self._dense_store.remove_pages(page_ids)
             if self._resident is not None:
@@ -242,7 +252,7 @@ class MiniReranker:
 
     def remove_scope(self, scope: str) -> int:
         """Remove all pages of a scope; returns how many there were."""
-        return self.remove_pages([page.page_id for page in self.store.pages([scope])])
+        return self.remove_pages(self.store.pages([scope]))
 
     # ------------------------------------------------------------------ add
 
@@ -254,17 +264,27 @@ class MiniReranker:
         files: one or many of paths (of files, or of folders that are searched), encoded bytes,
         PIL images, and (name, one of these).
         """
+        evicted = self.store.stats().evicted
         done = list(self.add_iter(files, page_range=page_range, scope=scope))
+        evicted = self.store.stats().evicted - evicted
+        notes = self.notes
+        if evicted:
+            notes += (
+                f"The store was full: {evicted} of its entries, those used least recently, made "
+                "room, and are computed again when a query asks for them. Remove pages, or open "
+                "the store with a larger budget_bytes.",
+            )
         return AddReport(
             pages=tuple(x for x in done if isinstance(x, AddedPage)),
             failed=tuple(x for x in done if isinstance(x, FailedFile)),
-            notes=self.notes,
+            notes=notes,
         )
 
     def add_iter(
         self, files: Iterable[File] | File, *, page_range: str | None = None, scope: str = PUBLIC
     ) -> Iterator[AddedPage | FailedFile]:
         """The same, page by page as each is done; stop iterating to cancel. Nothing is lost."""
+        _check_scope(scope)
         for item in self.decode(several(files), page_range):
             if isinstance(item, FailedFile):
                 yield item
@@ -279,6 +299,7 @@ class MiniReranker:
     def add_page(self, item: PageImage, scope: str = PUBLIC) -> AddedPage:
         """Cache one decoded page."""
         self.check_open()
+        _check_scope(scope)
         with self.lock:
             return self.cache.add(item, scope)
 
@@ -312,25 +333,27 @@ class MiniReranker:
         *,
         top_k: int | None = None,
         system: System = "mini",
-        pages: Collection[str] | None = None,
+        pages: Iterable[PageLike] | PageLike | None = None,
         scopes: Collection[str] = (PUBLIC,),
     ) -> RankedList:
         """Pages in descending relevance.
 
-        top_k: candidates that the first stage passes on (None: all). pages: restrict to these
-        page ids. scopes: whose pages may be seen. Raises InputRejected for an empty query, an
-        unknown system, or one that the prompt order cannot serve.
+        top_k: candidates that the first stage passes on (None: all). pages: restrict to these,
+        by their ids, hits or what `add` returned. scopes: whose pages may be seen. Raises
+        InputRejected for an empty query, an unknown system, or one that the prompt order cannot
+        serve.
         """
         if system not in SYSTEMS:
             raise InputRejected(f"No system {system!r}; choose one of {', '.join(SYSTEMS)}.")
         _check_top_k(top_k)
         text, notes = self.clean(query)
+        only = None if pages is None else page_ids_of(pages)
         lost: set[str] = set()
         stages = Stages(self.device)  # of all rounds: what an earlier one computed was not there
         with self.lock:
             while True:
                 try:
-                    candidates = self._retrieve(text, pages, scopes, lost, top_k, stages)
+                    candidates = self._retrieve(text, only, scopes, lost, top_k, stages)
                     scored = self._score(text, [page for page, _ in candidates], system, stages)
                     break
                 except PageLost as error:  # one page less, instead of no ranking at all
@@ -338,6 +361,9 @@ class MiniReranker:
                     notes += (f"{error} The ranking is without it.",)
         if not candidates:  # of a store that cannot be read, and looks empty
             notes += tuple(filter(None, (self.store.stats().note,)))
+        n_unknown = 0 if only is None else len(only - lost) - len(candidates)
+        if n_unknown > 0 and (top_k is None or len(candidates) < top_k):
+            notes += (f"{n_unknown} of the pages that were named are not among those to be seen.",)
         return _ranked(text, system, candidates, scored, stages, self.notes + notes)
 
     def _score(
@@ -366,7 +392,7 @@ class MiniReranker:
         query: str,
         *,
         top_k: int | None = None,
-        pages: Collection[str] | None = None,
+        pages: Iterable[PageLike] | PageLike | None = None,
         scopes: Collection[str] = (PUBLIC,),
     ) -> list[Candidate]:
         """The first stage alone: the (page, similarity) that `rank` would score, best first.
@@ -376,26 +402,26 @@ class MiniReranker:
         """
         _check_top_k(top_k)
         text, _ = self.clean(query)
+        only = None if pages is None else page_ids_of(pages)
         lost: set[str] = set()
         with self.lock:
             while True:
                 try:
-                    return self._retrieve(text, pages, scopes, lost, top_k, Stages(self.device))
+                    return self._retrieve(text, only, scopes, lost, top_k, Stages(self.device))
                 except PageLost as error:
                     lost.add(error.page_id)
 
     def _retrieve(
         self,
         text: str,
-        only: Collection[str] | None,
+        only: set[str] | None,
         scopes: Collection[str],
-        lost: Collection[str],
+        lost: set[str],
         top_k: int | None,
         stages: Stages,
     ) -> list[Candidate]:
         """First stage: the best pages first; without an embedder all of them, unscored."""
         scopes = [scopes] if isinstance(scopes, str) else scopes  # not its letters
-        only = [only] if isinstance(only, str) else only
         self.check_open()
         with stages("retrieve"):
             pages = [
@@ -416,7 +442,7 @@ class MiniReranker:
     def explain(
         self,
         query: str,
-        page: Hit | Page | str,
+        page: PageLike,
         *,
         scopes: Collection[str] = (PUBLIC,),
         **options: Any,
@@ -431,7 +457,7 @@ class MiniReranker:
     def lenses(
         self,
         query: str,
-        pages: Sequence[Hit | Page | str],
+        pages: Sequence[PageLike],
         *,
         scopes: Collection[str] = (PUBLIC,),
         **options: Any,
@@ -470,6 +496,14 @@ class MiniReranker:
     ) -> list[RerankResult]:
         """Texts in descending relevance to a picture (vision-as-query); see mrr.pairs."""
         return pairs.rank_texts(self, image, texts, top_n, instruction)
+
+
+def _check_scope(scope: str) -> None:
+    if scope == DOCUMENTS:
+        raise InputRejected(
+            f"Pages in the scope {DOCUMENTS!r} are those that rerank() was given, and make room "
+            "like K/V; choose another name."
+        )
 
 
 def _check_top_k(top_k: int | None) -> None:

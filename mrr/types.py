@@ -6,12 +6,14 @@ N candidates, R x C the page's token grid (rows x columns, row-major).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from PIL import Image
+
+from mrr.errors import InputRejected
 
 System = Literal["mini", "dense-reuse", "original"]
 SYSTEMS: tuple[System, ...] = ("mini", "dense-reuse", "original")
@@ -146,6 +148,30 @@ class RankedList:
 
     def __getitem__(self, index: int) -> Hit:
         return self.hits[index]
+
+
+# Whatever names a page of the store: the last is its id.
+PageLike = Page | Hit | AddedPage | str
+
+
+def page_id_of(page: PageLike) -> str:
+    """The id of a page, however it is named. Raises InputRejected for what is none."""
+    if isinstance(page, Hit | AddedPage):
+        page = page.page
+    if isinstance(page, Page):
+        return page.page_id
+    if isinstance(page, str):
+        return page
+    raise InputRejected(
+        f"A page is named by its id, a hit, or what add() returned of it, not by {type(page)}."
+    )
+
+
+def page_ids_of(pages: Iterable[PageLike] | PageLike) -> set[str]:
+    """The ids of one page or of several."""
+    if isinstance(pages, Page | Hit | AddedPage | str):
+        return {page_id_of(pages)}
+    return {page_id_of(page) for page in pages}
 
 
 @dataclass(frozen=True, slots=True)

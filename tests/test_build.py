@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from mrr.build import dense_store, trained_config
+from mrr.build import dense_store, load_parts, trained_config
 from mrr.config import RerankConfig
-from mrr.errors import InvalidConfig
-from mrr.model.load import LoadedModel
+from mrr.errors import InputRejected, InvalidConfig, UnsupportedModel
+from mrr.model.load import LoadedModel, load_model
 from tests.tiny import N_LAYERS
 
 TRAINED = {"band": (2, 4), "exit_layer": 5, "keep_ratio": 0.25}
@@ -65,3 +70,37 @@ def test_dense_kv_takes_a_quarter_of_the_memory_or_4_gib_but_never_over_half(
     monkeypatch.setattr("mrr.build._memory_bytes", lambda: there_gib * 2**30)
     with dense_store() as store:
         assert store.stats().budget_bytes == taken_gib * 2**30
+
+
+def test_a_config_of_another_type_is_refused_by_its_type(qwen3: LoadedModel) -> None:
+    with pytest.raises(InvalidConfig, match=r"dict.*must be a RerankConfig"):
+        trained_config(qwen3, {"keep_ratio": 0.5})  # type: ignore[arg-type]
+
+
+def test_an_embedder_may_come_without_a_head_and_a_reranker_may_not(pair, tmp_path: Path) -> None:
+    """As Qwen3-VL-Embedding-8B is published: its embeddings are not tied to a head it lacks."""
+    folder = tmp_path / "headless"
+    shutil.copytree(pair[1], folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    options = {
+        "revision": None,
+        "embedder_revision": None,
+        "device": "cpu",
+        "dtype": "float32",
+        "template": None,
+        "self_check": False,
+    }
+    parts = load_parts(pair[0], folder, **options)
+    whole = load_parts(pair[0], pair[1], **options)
+    assert parts.embedder is not None and whole.embedder is not None
+    assert np.array_equal(parts.embedder.embed_query("blue"), whole.embedder.embed_query("blue"))
+    with pytest.raises(UnsupportedModel, match=r"lm_head\.weight"):
+        load_parts(folder, None, **options)
+
+
+def test_a_precision_may_be_named_as_transformers_names_it(pair) -> None:
+    assert load_model(pair[0], device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+    with pytest.raises(InputRejected, match="int8 is not served"):
+        load_model(pair[0], device="cpu", dtype="int8")

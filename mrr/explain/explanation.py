@@ -22,7 +22,15 @@ from mrr.explain.turn import Progress, Stop, never, turn
 from mrr.model.kv import KVPage
 from mrr.prune import kept_mask
 from mrr.timing import Stages
-from mrr.types import AttentionTrace, Explanation, Hit, KeepMap, Lens, Page
+from mrr.types import (
+    AttentionTrace,
+    Explanation,
+    KeepMap,
+    Lens,
+    Page,
+    PageLike,
+    page_id_of,
+)
 
 if TYPE_CHECKING:
     from mrr.reranker import MiniReranker
@@ -31,7 +39,7 @@ if TYPE_CHECKING:
 def explain(
     engine: MiniReranker,
     query: str,
-    page: Hit | Page | str,
+    page: PageLike,
     *,
     scopes: Collection[str],
     dense: bool = True,
@@ -87,7 +95,7 @@ def explain(
 def lenses(
     engine: MiniReranker,
     query: str,
-    pages: Sequence[Hit | Page | str],
+    pages: Sequence[PageLike],
     *,
     scopes: Collection[str],
     dense: bool = False,
@@ -113,7 +121,7 @@ def lenses(
 
 
 def _load(
-    engine: MiniReranker, pages: Sequence[Hit | Page | str], scopes: Collection[str]
+    engine: MiniReranker, pages: Sequence[PageLike], scopes: Collection[str]
 ) -> tuple[list[Page], list[KVPage]]:
     """The pages, where they may be seen, and their K/V as `rank` reads it."""
     engine.check_open()
@@ -127,10 +135,8 @@ def _load(
     return found, kv
 
 
-def _find(engine: MiniReranker, page: Hit | Page | str, scopes: Collection[str]) -> Page:
-    if isinstance(page, Hit):
-        page = page.page
-    page_id = page.page_id if isinstance(page, Page) else page
+def _find(engine: MiniReranker, page: PageLike, scopes: Collection[str]) -> Page:
+    page_id = page_id_of(page)
     scopes = [scopes] if isinstance(scopes, str) else scopes  # not its letters
     found = engine.store.page(page_id)
     if found is None or found.scope not in scopes:

@@ -101,13 +101,15 @@ def load_model(
     *,
     revision: str | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     fused: bool = True,
+    head: bool = True,
 ) -> LoadedModel:
     """Load a local folder or a hub id, with its LoRA adapter merged where it has one.
 
     device None is CUDA where there is one; dtype None is bf16 on CUDA and fp32 elsewhere. fused:
-    torch's RMSNorm for transformers'; training keeps the latter, which autocast leaves alone.
+    layers in fewer operations; training keeps transformers', which adapters and autocast fit.
+    head: whether the answers' head must be there; published embedders come without.
     Raises UnsupportedModel for an architecture that the layer loop cannot run and for weights
     that do not fill it, InputRejected for a folder that holds no checkpoint, or a damaged one, or
     may not be read, for a revision of a folder, and for a device that is not there.
@@ -118,7 +120,8 @@ def load_model(
             "commit on the hub. Leave it out, or name the checkpoint by its hub id."
         )
     try:
-        return _load(local_folder(name, revision), str(name), pick_device(device), dtype, fused)
+        folder, where = local_folder(name, revision), pick_device(device)
+        return _load(folder, str(name), where, dtype, fused, head)
     except PermissionError as error:
         file = Path(error.filename or name).name
         raise InputRejected(
@@ -127,8 +130,15 @@ def load_model(
 
 
 def _load(
-    folder: Path, name: str, device: torch.device, dtype: torch.dtype | None, fused: bool
+    folder: Path,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype | str | None,
+    fused: bool,
+    head: bool,
 ) -> LoadedModel:
+    if isinstance(dtype, str):  # as transformers takes it
+        dtype = getattr(torch, dtype, dtype)
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
         raise InputRejected(f"{dtype} is not served; use float32, bfloat16 or float16.")
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
@@ -152,7 +162,7 @@ def _load(
     tokenizer = _part(PreTrainedTokenizerFast, tokens, "tokenizer.json")
     image_processor = _part(Qwen2VLImageProcessorPil, pixels, "preprocessor_config.json")
     check_patches(config, image_processor, pixels)
-    model = _stock_model(base, config, dtype)
+    model = _stock_model(base, config, dtype, head)
     if adapter.exists():
         model = merge_adapter(model, folder)
     model = ready(model.to(device), fused)
@@ -207,8 +217,11 @@ def _part(kind: Any, folder: Path, file: str) -> Any:
     return part
 
 
-def _stock_model(base: Path, config: Any, dtype: torch.dtype) -> Any:
-    """transformers' own model with every weight from the checkpoint; none is left at random."""
+def _stock_model(base: Path, config: Any, dtype: torch.dtype, head: bool) -> Any:
+    """transformers' own model with every weight from the checkpoint; none is left at random.
+
+    Without head the head may be, for nobody reads it.
+    """
     stock = getattr(transformers, CLASSES[config.model_type])
     try:
         # dtype at load, never model.to(dtype): that would also round the rotary frequencies.
@@ -224,11 +237,12 @@ def _stock_model(base: Path, config: Any, dtype: torch.dtype) -> Any:
             f"The weights of {base.name} cannot be read into its architecture: a file is damaged "
             "or missing, shapes differ, or the memory does not suffice."
         ) from error
-    lost = sorted([*found["missing_keys"], *map(str, found["mismatched_keys"])])
+    lost = {*found["missing_keys"], *map(str, found["mismatched_keys"])}
+    lost -= set() if head else {"lm_head.weight"}
     if lost:
         raise UnsupportedModel(
-            f"{len(lost)} tensors of {base.name} are not in its files, the first being {lost[0]}: "
-            "it would score with random weights. Fetch the checkpoint again."
+            f"{len(lost)} tensors of {base.name} are not in its files, the first being "
+            f"{min(lost)}: it would score with random weights. Fetch the checkpoint again."
         )
     return model
 

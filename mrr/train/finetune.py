@@ -93,7 +93,9 @@ class Tuner:
         rows = self.loaded.model.lm_head.weight.detach()
         yes, no = self.encoder.positive_id, self.encoder.negative_id
         self.direction = rows[yes].float() - rows[no].float()
-        self.embedder = Embedder(load_model(plan.embedder, fused=False)) if plan.embedder else None
+        self.embedder = (
+            Embedder(load_model(plan.embedder, fused=False, head=False)) if plan.embedder else None
+        )
         if self.embedder is None and self.config.pruner == "embedder":
             raise InputRejected("Pruning by the embedder needs one: pass embedder, or keep all.")
 
