@@ -68,7 +68,11 @@ def load_parts(
 
 def open_store(store: str | Path | PageStore | None) -> PageStore:
     """The store itself, or the one in a folder; None is `default_store()`."""
-    return store if isinstance(store, PageStore) else PageStore(Path(store or default_store()))
+    if isinstance(store, PageStore):
+        return store
+    if store == "":  # of an unset variable: neither the current folder nor the user's own store
+        raise InputRejected("The name of the store's folder is empty. Give its path.")
+    return PageStore(default_store() if store is None else Path(os.path.expanduser(store)))
 
 
 def dense_store() -> PageStore:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
+import io
 import json
 import logging
 import os
@@ -48,12 +50,15 @@ class _Commands(click.Group):
 
 
 class Given(click.Path):
-    """A path, or a name. An empty one, as of an unset variable, is not the current folder."""
+    """A path, or a name. An empty one, as of an unset variable, is not the current folder.
+
+    Shells expand no ~ within --store=~/pages.
+    """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":
             self.fail("it is empty.", param, ctx)
-        return super().convert(value, param, ctx)
+        return super().convert(os.path.expanduser(value), param, ctx)
 
 
 def engine_options(command: Any, store_help: str = _STORE_HELP) -> Any:
@@ -98,8 +103,6 @@ def add(
     **engine: Any,
 ) -> None:
     """Cache every page of images, PDFs and folders; a second run is all hits."""
-    from tqdm import tqdm
-
     from mrr.pages.ingest import expand
     from mrr.pages.naming import parse_range
 
@@ -107,8 +110,28 @@ def add(
         parse_range(page_range)  # once for all, and before anything is loaded
     files, failed = expand(paths)
     _notes(tuple(one.reason for one in failed))
-    reranker = _load(**engine)
     pages: list[AddedPage] = []
+    # Without a file nothing is loaded, and no store is made.
+    done = not files or _add_files(_load(**engine), files, page_range, pages, failed)
+    if as_json:
+        print_json({"pages": [_added(p) for p in pages], "failed": [asdict(f) for f in failed]})
+    else:
+        hits = sum(p.outcome == "hit" for p in pages)
+        click.echo(f"{len(pages)} pages read, {hits} of them known already.")
+    if failed or not done:
+        raise SystemExit(1)
+
+
+def _add_files(
+    reranker: MiniReranker,
+    files: list[tuple[str, Path]],
+    page_range: str | None,
+    pages: list[AddedPage],
+    failed: list[FailedFile],
+) -> bool:
+    """Cache files; pages and failed receive what comes of them. Whether all is done, and lasts."""
+    from tqdm import tqdm
+
     complete = True
     try:
         with tqdm(file=sys.stderr, unit="page", disable=None) as bar:
@@ -130,18 +153,7 @@ def add(
     reranker.close()
     if not lasting:
         _notes(("The store's folder cannot be written: nothing outlives this call.",))
-    if as_json:
-        click.echo(
-            json.dumps(
-                {"pages": [_added(p) for p in pages], "failed": [asdict(f) for f in failed]},
-                ensure_ascii=False,
-            )
-        )
-    else:
-        hits = sum(p.outcome == "hit" for p in pages)
-        click.echo(f"{len(pages)} pages read, {hits} of them known already.")
-    if failed or not complete or not lasting:
-        raise SystemExit(1)
+    return complete and lasting
 
 
 @cli.command()
@@ -166,7 +178,7 @@ def rank(query: str, system: Any, top_k: int | None, as_json: bool, **engine: An
     if not ranked.hits:
         _notes(("The store has no pages yet: mrr add FILE ...",))
     if as_json:
-        click.echo(json.dumps(ranked_json(ranked), ensure_ascii=False))
+        print_json(ranked_json(ranked))
         return
     for hit in ranked:
         click.echo(f"{hit.rank:4}  {hit.score:.4f}  {hit.logit:+8.3f}  {hit.page.label}")
@@ -311,6 +323,12 @@ def _existing(folder: Path | None) -> Path:
     return folder
 
 
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on stdout, in escapes where its encoding lacks characters."""
+    unicode = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
+    click.echo(json.dumps(value, ensure_ascii=not unicode, allow_nan=False))
+
+
 def _notes(notes: tuple[str, ...]) -> None:
     for note in notes:
         click.echo(note, err=True)
@@ -318,6 +336,8 @@ def _notes(notes: tuple[str, ...]) -> None:
 
 def main() -> None:
     """Entry point: this package's own errors become one line and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # or a label could end the output in a traceback
+        sys.stdout.reconfigure(errors="replace")
     try:
         cli(standalone_mode=True)
     except MRRError as error:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -262,7 +262,7 @@ class MiniReranker:
         """Cache every page of images and PDFs; a second run is all hits.
 
         files: one or many of paths (of files, or of folders that are searched), encoded bytes,
-        PIL images, and (name, one of these).
+        files opened in binary mode, PIL images, and (name, one of these).
         """
         evicted = self.store.stats().evicted
         done = list(self.add_iter(files, page_range=page_range, scope=scope))
@@ -473,7 +473,7 @@ class MiniReranker:
     def rerank(
         self,
         query: str,
-        documents: Sequence[pairs.Document],
+        documents: Iterable[pairs.Document],
         *,
         top_n: int | None = None,
         instruction: str | None = None,
@@ -482,14 +482,25 @@ class MiniReranker:
         """Documents (pictures, files or page ids) in descending relevance; see mrr.pairs."""
         return pairs.rerank(self, query, documents, top_n, instruction, return_documents)
 
-    def predict(self, pairs_: Sequence[tuple[pairs.Document, pairs.Document]]) -> np.ndarray:
-        """(N,) float32 scores in [0, 1] of (query, document) pairs, one side a picture."""
+    @overload
+    def predict(self, pairs_: tuple[pairs.Document, pairs.Document]) -> float: ...
+    @overload
+    def predict(self, pairs_: Iterable[tuple[pairs.Document, pairs.Document]]) -> np.ndarray: ...
+    def predict(
+        self,
+        pairs_: tuple[pairs.Document, pairs.Document]
+        | Iterable[tuple[pairs.Document, pairs.Document]],
+    ) -> np.ndarray | float:
+        """(N,) float32 scores in [0, 1] of (query, document) pairs, one side a picture.
+
+        One pair in no list gets a number.
+        """
         return pairs.predict(self, pairs_)
 
     def rank_texts(
         self,
-        image: pairs.Picture,
-        texts: Sequence[str],
+        image: pairs.Document,
+        texts: Iterable[str],
         *,
         top_n: int | None = None,
         instruction: str | None = None,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mrr.build import dense_store, load_parts, trained_config
+from mrr.build import dense_store, load_parts, open_store, trained_config
 from mrr.config import RerankConfig
 from mrr.errors import InputRejected, InvalidConfig, UnsupportedModel
 from mrr.model.load import LoadedModel, load_model
@@ -104,3 +104,8 @@ def test_a_precision_may_be_named_as_transformers_names_it(pair) -> None:
     assert load_model(pair[0], device="cpu", dtype="bfloat16").dtype == torch.bfloat16
     with pytest.raises(InputRejected, match="int8 is not served"):
         load_model(pair[0], device="cpu", dtype="int8")
+
+
+def test_an_empty_name_of_a_store_is_refused() -> None:
+    with pytest.raises(InputRejected, match="store's folder is empty"):
+        open_store("")

@@ -20,6 +20,7 @@ from cache_db.database import Database
 from cache_db.evict import DOCUMENTS
 from cache_db.schema import MIGRATIONS
 from mrr import MiniReranker
+from mrr.build import open_store
 from mrr.cli import cli
 from mrr.errors import InputRejected
 from mrr.types import Page
@@ -96,10 +97,14 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
     assert "config.json" in result.stderr
 
 
-def test_what_does_not_exist_is_refused(tmp_path: Path) -> None:
-    result = mrr("add", tmp_path / "nothing.png", store=tmp_path / "store")
-    assert isinstance(result.exception, InputRejected)
-    assert "nothing.png" in str(result.exception) and str(tmp_path) not in str(result.exception)
+def test_a_file_that_does_not_exist_is_reported_as_any_that_is_refused(tmp_path: Path) -> None:
+    result = mrr("add", tmp_path / "nothing.png", "--json", store=tmp_path / "store")
+    assert result.exit_code == 1
+    reason = "nothing.png does not exist. Check its name."
+    failed = [{"file": "nothing.png", "reason": reason}]
+    assert json.loads(result.stdout) == {"pages": [], "failed": failed}
+    assert result.stderr == f"{reason}\n"
+    assert not (tmp_path / "store").exists(), "there was nothing to store"
 
 
 def test_a_file_that_is_missing_does_not_keep_the_others_out(folder: Path, pair, tmp_path) -> None:
@@ -229,6 +234,41 @@ def test_an_empty_name_is_not_the_current_folder(folder: Path, monkeypatch, opti
     result = CliRunner().invoke(cli, call)
     assert result.exit_code == 2 and "it is empty" in result.stderr
     assert not (folder / "store.db").exists()
+
+
+def test_a_tilde_that_no_shell_expands_is_the_home_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    with open_store("~/pages"):
+        pass
+    result = CliRunner().invoke(cli, ["store", "stats", "--store=~/pages"])
+    assert result.exit_code == 0, result.exception
+    assert json.loads(result.stdout)["n_pages"] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def run_with_latin_1(*args: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "mrr", *map(str, args)],
+        capture_output=True,
+        timeout=120,
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        check=False,
+    )
+
+
+def test_an_output_that_lacks_a_character_of_a_label_shows_the_others(pair, tmp_path) -> None:
+    (tmp_path / "scans" / "2024").mkdir(parents=True)
+    (tmp_path / "scans" / "2024" / "ü.png").write_bytes(png(picture(0)))
+    options = ["--model", pair[0], "--store", tmp_path / "store"]
+    added = run_with_latin_1("add", tmp_path / "scans", *options)
+    assert added.returncode == 0, added.stderr
+    ranked = run_with_latin_1("rank", "bus", *options)
+    assert ranked.returncode == 0 and b"Traceback" not in ranked.stderr
+    assert ranked.stdout.decode("latin-1").endswith("  2024 ? ü.png\n")
+    as_json = run_with_latin_1("rank", "bus", "--json", *options)
+    assert json.loads(as_json.stdout)["results"][0]["label"] == "2024 › ü.png"
 
 
 def test_a_device_without_numbers_is_refused(folder: Path, tmp_path: Path) -> None:

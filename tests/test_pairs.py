@@ -14,6 +14,7 @@ from PIL import Image
 from cache_db.store import PageStore
 from mrr import MiniReranker
 from mrr.errors import InputRejected
+from mrr.model.scorer import Scorer
 from mrr.pairs import sigmoid, with_instruction
 from tests.test_reranker import png
 from tests.tiny import picture
@@ -63,13 +64,20 @@ def test_documents_may_be_pictures_bytes_paths_or_page_ids(
 ) -> None:
     path = tmp_path / "page.png"
     path.write_bytes(png(DOCUMENTS[0]))
-    page = reranker.add(DOCUMENTS[0]).pages[0].page
+    (added,) = reranker.add(DOCUMENTS[0]).pages
+    page = added.page
     (hit,) = reranker.rank("blue")
     url = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-    read = [DOCUMENTS[0], path.read_bytes(), path, str(path), url]
-    results = reranker.rerank("blue", [*read, page.page_id, page, hit])
-    assert len({r.logit for r in results}) == 1
-    assert [r.index for r in results] == list(range(8))  # ties keep the input order
+    data = path.read_bytes()
+    loud = url.replace("data:image/png;base64", "DATA:IMAGE/PNG;BASE64")
+    of_bytes = [data, bytearray(data), memoryview(data), io.BytesIO(data)]
+    read = reranker.rerank("blue", [DOCUMENTS[0], *of_bytes, path, str(path), url, loud])
+    assert len({r.logit for r in read}) == 1
+    assert [r.index for r in read] == list(range(9))  # ties keep the input order
+    named = reranker.rerank("blue", [page.page_id, page, hit, added])
+    assert len({r.logit for r in named}) == 1
+    assert [r.index for r in named] == list(range(4))
+    assert named[0].logit == pytest.approx(read[0].logit, abs=1e-5)
 
 
 def test_a_folder_is_no_document_and_is_not_searched(reranker: MiniReranker, tmp_path) -> None:
@@ -89,6 +97,40 @@ def test_what_is_no_document_is_refused_by_its_position(reranker: MiniReranker) 
             reranker.rerank("blue", [url])
     with pytest.raises(InputRejected, match="Document 0: A page cannot be read from ndarray"):
         reranker.rerank("blue", [np.zeros((64, 64, 3))])
+    with pytest.raises(InputRejected, match=r"Document 0: .* does not give bytes"):
+        reranker.rerank("blue", [io.StringIO("a text")])
+
+
+def test_a_string_that_is_no_document_is_told_what_it_may_have_meant(
+    reranker: MiniReranker,
+) -> None:
+    with pytest.raises(InputRejected, match=r"Document 1 is a URL, and none is fetched\. Download"):
+        reranker.rerank("blue", [DOCUMENTS[0], "https://example.com/a.png"])
+    with pytest.raises(InputRejected, match=r'Document 0: there is no file "a\.png", nor a page'):
+        reranker.rerank("blue", ["in/a.png"])
+    for text in ("A text about the bus.", "data: no URL, but a text"):
+        with pytest.raises(InputRejected, match="texts are ranked by rank_texts"):
+            reranker.rerank("blue", [text])
+
+
+def test_one_that_is_not_in_a_list_is_refused_with_the_list_to_pass(
+    reranker: MiniReranker, tmp_path
+) -> None:
+    for one in ("a.png", tmp_path / "a.png", DOCUMENTS[0], png(DOCUMENTS[0])):
+        with pytest.raises(InputRejected, match=r"Pass a list: \[document\]"):
+            reranker.rerank("blue", one)
+    with pytest.raises(InputRejected, match=r"Pass a list: \[text\]"):
+        reranker.rank_texts(DOCUMENTS[0], "abc")
+
+
+def test_what_can_be_gone_through_only_once_is_ranked_as_a_list(reranker: MiniReranker) -> None:
+    expected = reranker.rerank("blue", DOCUMENTS, return_documents=True)
+    assert reranker.rerank("blue", (d for d in DOCUMENTS), return_documents=True) == expected
+    ranked = reranker.rank_texts(DOCUMENTS[0], TEXTS)
+    assert reranker.rank_texts(DOCUMENTS[0], iter(TEXTS)) == ranked
+    assert reranker.rank_texts(DOCUMENTS[0], np.array(TEXTS)) == ranked
+    pairs = [("blue", document) for document in DOCUMENTS]
+    assert np.array_equal(reranker.predict(iter(pairs)), reranker.predict(pairs))
 
 
 def test_however_many_documents_tie_they_keep_the_input_order(reranker: MiniReranker) -> None:
@@ -169,6 +211,57 @@ def test_pairs_that_are_made_when_they_are_asked_for_are_scored_as_any(
 
     expected = [reranker.rank_texts(d, ["blue page"])[0].relevance_score for d in DOCUMENTS]
     assert np.allclose(reranker.predict(Lazy()), expected, atol=1e-6)
+
+
+def test_one_pair_gets_a_number(reranker: MiniReranker) -> None:
+    for pair in (("blue page", DOCUMENTS[0]), (DOCUMENTS[0], "blue page")):
+        score = reranker.predict(pair)
+        assert isinstance(score, float) and score == reranker.predict([pair])[0]
+    two = ("blue page", DOCUMENTS[0]), ("red", DOCUMENTS[1])
+    assert np.array_equal(reranker.predict(two), reranker.predict(list(two)))
+
+
+def test_a_stored_page_may_be_the_query_picture(reranker: MiniReranker) -> None:
+    (added,) = reranker.add(DOCUMENTS[0]).pages
+    (hit,) = reranker.rank("blue")
+    url = f"data:image/png;base64,{base64.b64encode(png(DOCUMENTS[0])).decode()}"
+    expected = reranker.rank_texts(DOCUMENTS[0], TEXTS)
+    for image in (added, added.page, hit, added.page.page_id, url):
+        assert reranker.rank_texts(image, TEXTS) == expected
+        scores = reranker.predict([(image, text) for text in TEXTS])
+        assert [scores[r.index] for r in expected] == [
+            pytest.approx(r.relevance_score) for r in expected
+        ]
+        with pytest.raises(InputRejected, match="Both sides"):
+            reranker.predict([(DOCUMENTS[0], image)])
+    reranker.remove_pages([added.page.page_id])
+    with pytest.raises(InputRejected, match="The query picture, image, is not in the store"):
+        reranker.rank_texts(hit, TEXTS)
+
+
+def test_a_query_that_begins_as_a_data_url_does_is_a_query(reranker: MiniReranker) -> None:
+    query = "data: revenue, by region"
+    expected = reranker.rerank(query, DOCUMENTS[:1])[0].relevance_score
+    assert reranker.predict((query, DOCUMENTS[0])) == pytest.approx(expected)
+
+
+def test_equal_texts_tie_and_keep_the_input_order(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = Scorer.score
+
+    def rounded(self, texts, pages, stages):  # otherwise from row to row, as a batch does it
+        return score(self, texts, pages, stages) + 1e-5 * np.arange(len(texts))
+
+    monkeypatch.setattr(Scorer, "score", rounded)
+    texts = TEXTS * 3
+    results = reranker.rank_texts(DOCUMENTS[0], texts)
+    for i, text in enumerate(TEXTS):
+        equal = [r for r in results if texts[r.index] == text]
+        assert [r.index for r in equal] == [i, i + 3, i + 6]
+        (logit,) = {r.logit for r in equal}
+        (alone,) = reranker.rank_texts(DOCUMENTS[0], [text])
+        assert logit == pytest.approx(alone.logit, abs=1e-4)
 
 
 def test_a_document_whose_picture_is_lost_is_refused_by_its_position(

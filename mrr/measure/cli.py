@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from tqdm import tqdm
 
-from mrr.cli import Given
+from mrr.cli import Given, engine_options, print_json
 from mrr.types import SYSTEMS
 
 
@@ -54,17 +54,7 @@ def _names(known: tuple[str, ...] | None) -> Any:
 
 @click.command("eval")
 @click.argument("folder", metavar="DIR", type=Given(path_type=Path))
-@click.option(
-    "--model", type=Given(), metavar="NAME", default="tiny", show_default=True,
-    help="Bundled, a folder or a hub id.",
-)  # fmt: skip
-@click.option(
-    "--embedder", type=Given(), metavar="NAME", help="Folder or hub id of the first stage."
-)
-@click.option(
-    "--store", type=Given(file_okay=False, path_type=Path), help="Keep the cached pages here."
-)
-@click.option("--device", help="cpu, cuda or cuda:1; by default the best there is.")
+@partial(engine_options, store_help="Keep the cached pages here.")
 @click.option(
     "--systems", default="mini", show_default=True, callback=_names(SYSTEMS),
     help=f"With commas between: {', '.join(SYSTEMS)}.",
@@ -91,10 +81,7 @@ def _names(known: tuple[str, ...] | None) -> Any:
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout, the table on stderr.")
 def eval_command(
     folder: Path,
-    model: str,
-    embedder: str | None,
     store: Path | None,
-    device: str | None,
     systems: tuple[str, ...],
     mode: str,
     negatives: int,
@@ -104,6 +91,7 @@ def eval_command(
     late_interaction: bool,
     with_ablation: bool,
     as_json: bool,
+    **engine: Any,
 ) -> None:
     """Measure ranking quality on DIR: corpus.jsonl, queries.jsonl, qrels.tsv and the files.
 
@@ -130,7 +118,7 @@ def eval_command(
         stack.callback(bars.close)
         dataset = read_dataset(folder)
         root = store or stack.enter_context(tempfile.TemporaryDirectory(prefix="mrr-eval-"))
-        reranker = MiniReranker.from_pretrained(model, embedder=embedder, store=root, device=device)
+        reranker = MiniReranker.from_pretrained(store=root, **engine)
         stack.callback(reranker.close)
         report = evaluate(
             reranker,
@@ -143,5 +131,4 @@ def eval_command(
     table = eval_table(report) + (f"\n\n{ablation_table(rows)}" if rows else "")
     click.echo(table, err=as_json)
     if as_json:
-        result = asdict(report) | {"ablation": [asdict(row) for row in rows]}
-        click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False))
+        print_json(asdict(report) | {"ablation": [asdict(row) for row in rows]})

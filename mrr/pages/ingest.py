@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, Protocol, TypeGuard, cast, runtime_checkable
 
 from PIL import Image
 
@@ -17,10 +18,20 @@ from mrr.pages.refusal import Refused
 from mrr.pages.sandbox import Decoder, check_size
 from mrr.types import FailedFile, PageImage
 
+
+@runtime_checkable
+class Readable(Protocol):
+    """A file that the caller has opened, in binary mode."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many of its bytes; none at its end."""
+
+
 # What a page may be read from; a picture is one that is in memory already.
-Content = bytes | Path | Image.Image
+InHand = bytes | bytearray | memoryview | Readable | Image.Image
+Content = InHand | Path
 # The same as a caller may hand it over: a path may be a folder's, and a name may come with it.
-File = str | Content | tuple[str, Content]
+File = str | Content | tuple[str, str | Content]
 # Only for choosing files out of a folder; what a file is, its content says.
 _EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".pdf"),
@@ -34,8 +45,7 @@ def expand(
 
     A file found in a folder is named by its way from there, so that reports of the same name can
     be told apart. Hidden files and folders within a folder are left out. The second list has the
-    paths that do not exist, the folders that may not be read and those without such files. Raises
-    InputRejected where nothing is left.
+    paths that do not exist, the folders that may not be read and those without such files.
     """
     found: dict[Path, str] = {}
     failed: list[FailedFile] = []
@@ -59,8 +69,6 @@ def expand(
             folder = display_name(path.resolve().name)
             reason = "holds no PNG, JPEG, WebP, GIF, TIFF or PDF file. Choose another folder."
             failed.append(FailedFile(shown, f"The folder {folder} {reason}"))
-    if failed and not found:
-        raise InputRejected(failed[0].reason)
     return [(name, file) for file, name in found.items()], failed
 
 
@@ -71,36 +79,47 @@ def _name_within(root: Path, file: Path) -> str:
 
 
 def several(files: Iterable[File] | File) -> Iterable[File]:
-    """One file or many, as many; a tuple is one file where it is a name and its content."""
-    one = _is_named(files) if isinstance(files, tuple) else isinstance(files, str | Content)
+    """One file or many, as many; a tuple is one file where it is a name and what is in hand.
+
+    A tuple of two paths is two files, although within a list it is a name and a path.
+    """
+    one = isinstance(files[1], InHand) if _has_name(files) else isinstance(files, str | Content)
     return cast(Iterable[File], [files] if one else files)
 
 
-def _is_named(file: tuple[object, ...]) -> bool:
-    return len(file) == 2 and isinstance(file[0], str) and isinstance(file[1], Content)
+def _has_name(file: object) -> TypeGuard[tuple[str, object]]:
+    return isinstance(file, tuple) and len(file) == 2 and isinstance(file[0], str)
 
 
 def contents(file: File) -> tuple[list[tuple[str, Content]], list[FailedFile]]:
     """A file as (name, content) pairs; a folder is the page files in it.
 
-    The second list has the folders within it that may not be read. Raises InputRejected for a
-    path that is not there and for what no page can be read from.
+    The second list has a path that is not there, and the folders that may not be read. Raises
+    InputRejected for what no page can be read from.
     """
-    if isinstance(file, tuple) and _is_named(file):
-        return [file], []
+    if _has_name(file):
+        name, content = file
+        if isinstance(content, str | Content):
+            return [(name, Path(content) if isinstance(content, str) else content)], []
     if isinstance(file, Image.Image):
         return [("image", file)], []
-    if isinstance(file, bytes):
-        return [("file", file)], []
+    if isinstance(file, InHand):
+        return [(_own_name(file), file)], []
     if isinstance(file, str) and not file:  # as a path it would be the current folder
         raise InputRejected("The name of a file is empty. Give its path.")
     if isinstance(file, str | Path):
         found, failed = expand([file])
         return [*found], failed
     raise InputRejected(
-        f"A page cannot be read from {type(file).__name__}. Give a path, encoded bytes, a PIL "
-        "image, or (name, one of these)."
+        f"A page cannot be read from {type(file).__name__}. Give a path, encoded bytes, a file "
+        "opened in binary mode, a PIL image, or (name, one of these)."
     )
+
+
+def _own_name(file: object) -> str:
+    """The name under which a file was opened, where it has one; a pipe's is a number."""
+    name = getattr(file, "name", None)
+    return (Path(name).name if isinstance(name, str) else "") or "file"
 
 
 def read_pages(
@@ -116,8 +135,7 @@ def read_pages(
             if isinstance(source, Image.Image):
                 yield from_pil(source, name, decoder.limits)
                 continue
-            data = _read(source, decoder.limits) if isinstance(source, Path) else source
-            yield from decoder.pages(name, data, page_range)
+            yield from decoder.pages(name, _read(source, name, decoder.limits), page_range)
         except Refused as refused:
             yield FailedFile(display_name(name), refused.sentence(display_name(name)))
         except InputRejected as error:
@@ -155,14 +173,43 @@ def _page_files(folder: Path, closed: list[Path]) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def _read(path: Path, limits: Limits) -> bytes:
-    """Read a file of allowed size; never more of it than the limit and one byte."""
+def _read(
+    source: bytes | bytearray | memoryview | Readable | Path, name: str, limits: Limits
+) -> bytes:
+    """The bytes of a file of allowed size. Raises Refused, and InputRejected for one of text."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
     try:
-        if not path.is_file():  # a pipe or device could block for ever
+        if isinstance(source, Readable):
+            return _read_open(source, limits)
+        if not source.is_file():  # a pipe or device could block for ever
             raise Refused("unreadable")
-        with path.open("rb") as file:
-            nbytes = os.fstat(file.fileno()).st_size
-            check_size(nbytes, limits)
-            return file.read(limits.max_file_bytes + 1)
-    except OSError as error:
+        with source.open("rb") as file:
+            return _read_open(file, limits)
+    except (TypeError, UnicodeDecodeError):  # what is read is no bytes, or fails to become text
+        raise InputRejected(
+            f'{display_name(name)} does not give bytes. Open it in binary mode: open(..., "rb").'
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: it has been closed
         raise Refused("unreadable") from error
+
+
+def _read_open(file: Readable, limits: Limits) -> bytes:
+    """All of an open file, wherever it stands; never more than the limit and one byte."""
+    with suppress(AttributeError, OSError):  # what cannot go back is read from where it stands
+        nbytes = _rewind(cast(BinaryIO, file))
+        check_size(nbytes, limits)
+    pieces: list[bytes] = []
+    left = limits.max_file_bytes + 1
+    while left > 0 and (piece := file.read(left)):  # may be less than there is, as of a pipe
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
+def _rewind(file: BinaryIO) -> int:
+    """Go to the beginning of a file; returns its length in bytes."""
+    file.seek(0, os.SEEK_END)
+    nbytes = file.tell()
+    file.seek(0)
+    return nbytes

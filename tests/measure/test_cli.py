@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from mrr.errors import InputRejected
+from mrr.errors import InputRejected, MRRError
 from mrr.measure.cli import eval_command
 from tests.measure.helpers import write_dataset, write_small_dataset
 
@@ -51,6 +51,15 @@ def test_the_ablation_is_added_on_request(pair: tuple[Path, Path], tmp_path: Pat
     rows = json.loads(result.stdout)["ablation"]
     assert rows[0]["name"] == "dense" and len(rows) == 16
     assert "mini, keep 25% (random)" in result.stderr
+
+
+def test_a_checkpoint_is_loaded_as_the_options_say(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = write_small_dataset(tmp_path / "small")
+    machine = json.loads(run(pair, folder, "--dtype", "bfloat16", "--json").stdout)["machine"]
+    assert machine["dtype"] == "bfloat16"
+    for option in ("--revision", "--template"):
+        result = run(pair, folder, option, "none-such")
+        assert isinstance(result.exception, MRRError), option
 
 
 def test_a_wrong_call_names_what_is_wrong(pair: tuple[Path, Path], folder: Path) -> None:
