@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sqlite3
 import threading
@@ -12,23 +11,22 @@ from dataclasses import astuple, dataclass, field
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngImageFile
 
-from cache_db import codec
-from cache_db.database import Database
+from cache_db import codec, pictures
+from cache_db.database import Database, retried
 from cache_db.evict import Space
 from cache_db.files import Files
 from cache_db.latest import load_latest
 from cache_db.records import Embedding
+from cache_db.schema import PAGE_COLUMNS, typed
 from cache_db.trouble import Tally, Trouble, is_full, reason
 from mrr.errors import BudgetExceeded, CorruptEntry
 from mrr.types import Page
 
-_COLUMNS = "page_id, label, source, page_num, width, height, scope"
 _IN = "IN (SELECT value FROM json_each(?))"
 _VECTORS = f"""
     SELECT page_id, vector FROM pages JOIN embeddings USING (page_id)
-    WHERE scope {_IN} AND fingerprint = ? ORDER BY pages.id
+    WHERE +scope {_IN} AND fingerprint = ? ORDER BY pages.id
 """  # noqa: S608 - constants only
 _MAX_MATRICES = 8  # scopes of as many visitors as are likely to be busy at a time
 Vectors = tuple[list[str], np.ndarray]
@@ -72,8 +70,9 @@ class Catalogue:
                 f"{page.width}×{page.height}."
             )
         try:
-            if not self._has_picture(page.page_id):
-                self._write(page, _to_png(image))
+            if not retried(lambda: self._has_picture(page.page_id)):
+                data = pictures.encode(page, image)
+                retried(lambda: self._write(page, data))
         except (OSError, sqlite3.OperationalError) as error:
             self.trouble.report("store pages", error)
             todo = "Free some space" if is_full(error) else "Look after the store's folder"
@@ -90,7 +89,8 @@ class Catalogue:
 
     def pages(self, scopes: Collection[str]) -> list[Page]:
         """The pages of some scopes, in order of first adding."""
-        return self._pages(f"scope {_IN} ORDER BY id", json.dumps(list(scopes)))
+        # +: not by the index, which lists too few if it is damaged, and says nothing.
+        return self._pages(f"+scope {_IN} ORDER BY id", json.dumps(list(scopes)))
 
     def scopes(self) -> list[str]:
         """Every scope that has pages."""
@@ -115,7 +115,7 @@ class Catalogue:
         sql = f"SELECT page_id, file, nbytes, digest FROM pages WHERE page_id {_IN}"  # noqa: S608
         with self.database.read() as db:
             rows = db.execute(sql + " AND file IS NOT NULL", (json.dumps(list(page_ids)),))
-            return [Picture(*row) for row in rows]
+            return [Picture(*typed(row, str, str, int, bytes)) for row in rows]
 
     def latest(self, picture: Picture) -> Picture | None:
         """The picture of the same page as it stands now."""
@@ -125,20 +125,41 @@ class Catalogue:
         """Read and check one picture; CorruptEntry or OSError if anything is wrong with it."""
         data = self.files.read(picture.file, picture.nbytes)
         codec.check(data, picture.digest)
-        # Not by Image.open, which refuses large pictures, whoever has let them in.
-        image = PngImageFile(io.BytesIO(data.data))
-        image.load()
-        return image
+        return pictures.decode(data)
 
     def drop_picture(self, picture: Picture) -> None:
-        """Forget a damaged picture; adding the page again brings it back."""
+        """Forget a damaged picture; adding the page again brings it back.
+
+        If it is the row that is wrong and not the picture, the page keeps it.
+        """
         self.tally.add("corrupt")
         with self.database.write() as db:
             db.execute(
                 "UPDATE pages SET file = NULL, nbytes = 0 WHERE page_id = ? AND file = ?",
                 (picture.page_id, picture.file),
             )
-        self.files.delete(picture.file)
+        if not self.give_back([picture.file]):
+            self.files.delete(picture.file)
+
+    def give_back(self, names: Collection[str]) -> set[str]:
+        """Those of the files that are the whole pictures of pages without one, which have it now.
+
+        A damaged row can have named the wrong file, and no picture may go for that.
+        """
+        given = set()
+        for name, nbytes in self.files.sizes([name for name in names if name.endswith(".png")]):
+            try:
+                data = self.files.read(name, nbytes)
+                page, _ = pictures.page_in(data, name)
+            except CorruptEntry:
+                continue
+            if not self._has_picture(page.page_id):
+                sql = "UPDATE pages SET file = ?, nbytes = ?, digest = ? WHERE page_id = ?"
+                row = (name, nbytes, codec.digest(data.data), page.page_id)
+                with self.database.write() as db:
+                    if db.execute(sql, row).rowcount:
+                        given.add(name)
+        return given
 
     def put_embedding(
         self, page_id: str, fingerprint: str, vector: np.ndarray, importance: np.ndarray
@@ -175,7 +196,8 @@ class Catalogue:
         wanted = fingerprint, frozenset(scopes)
         with self.trouble.guard("read vectors"):
             with self.database.read() as db:
-                version = db.execute("SELECT version FROM catalogue_version").fetchone()[0]
+                row = db.execute("SELECT version FROM catalogue_version").fetchone()
+                (version,) = typed(row, int)
             with self._lock:
                 known = self._matrices.get(wanted)
             if known and known[0] == version:
@@ -200,10 +222,15 @@ class Catalogue:
             )
 
     def _pages(self, condition: str, parameter: str) -> list[Page]:
-        with self.trouble.guard("read pages"), self.database.read() as db:
-            sql = f"SELECT {_COLUMNS} FROM pages WHERE {condition}"  # noqa: S608 - ours, above
-            return [Page(*row) for row in db.execute(sql, (parameter,))]
+        with self.trouble.guard("read pages"):
+            return retried(lambda: self._select(condition, parameter))
         return []
+
+    def _select(self, condition: str, parameter: str) -> list[Page]:
+        sql = f"SELECT {PAGE_COLUMNS} FROM pages WHERE {condition}"  # noqa: S608 - ours, above
+        with self.database.read() as db:
+            rows = db.execute(sql, (parameter,))
+            return [Page(*typed(row, str, str, str, int, int, int, str)) for row in rows]
 
     def _has_picture(self, page_id: str) -> bool:
         return any(self.files.has(p.file, p.nbytes) for p in self.pictures([page_id]))
@@ -216,14 +243,14 @@ class Catalogue:
                 old = db.execute(find, (page.page_id,)).fetchone()
                 picture = (room.name, data.nbytes, codec.digest(data.data))
                 db.execute(
-                    f"""INSERT INTO pages ({_COLUMNS}, file, nbytes, digest)
+                    f"""INSERT INTO pages ({PAGE_COLUMNS}, file, nbytes, digest)
                         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (page_id) DO UPDATE
                         SET file = excluded.file, nbytes = excluded.nbytes,
                             digest = excluded.digest""",  # noqa: S608 - constants only
                     (*astuple(page), *picture),
                 )
                 room.keep(db)
-        if old and old[0]:
+        if old and old[0] not in (None, room.name):  # a rebuild may have found this very picture
             self.files.delete(old[0])
 
     def _read_vectors(self, fingerprint: str, scopes: frozenset[str]) -> Vectors:
@@ -242,10 +269,3 @@ class Catalogue:
         matrix = np.stack(vectors)
         matrix.flags.writeable = False
         return page_ids, matrix
-
-
-def _to_png(image: Image.Image) -> np.ndarray:
-    """(nbytes,) uint8; lossless, and compressed only as far as it is quick."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return np.frombuffer(buffer.getvalue(), np.uint8)

@@ -1,4 +1,4 @@
-"""Connections: one a thread, write-ahead log, immediate transactions, fresh start after damage."""
+"""Connections: one a thread, write-ahead log, immediate transactions, a rebuild after damage."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import sqlite_utils
 
+from cache_db.files import Files
 from cache_db.fork import gate
+from cache_db.rebuild import rebuild, remove_damaged
 from cache_db.schema import NOT_A_STORE, UnknownDatabase, is_new, migrate
 from cache_db.session import exclusive
 from mrr.errors import Closed
@@ -22,7 +25,24 @@ from mrr.errors import Closed
 TIMEOUT_S = 30.0
 _LET_GO = -2  # no inode: the thread's next block opens a new connection
 _MARK = b"The store.db beside this file is a page store's.\n"
+T = TypeVar("T")
 log = logging.getLogger("cache_db")
+
+
+class Rebuilt(sqlite3.DatabaseError):
+    """The database was damaged, and is rebuilt by now: what failed may be tried again."""
+
+
+class _Lost(sqlite3.DatabaseError):
+    """There is no database any more where files of one are."""
+
+
+def retried(action: Callable[[], T]) -> T:
+    """Call action, and once more if what it met was a damaged database."""
+    try:
+        return action()
+    except Rebuilt:
+        return action()
 
 
 @dataclass(eq=False)
@@ -36,10 +56,13 @@ class _Handle:
 class Database:
     """The rows of a store. Each `read` or `write` block uses the calling thread's connection."""
 
-    def __init__(self, path: Path | None) -> None:
-        """path: None for a database in memory."""
-        self.on_fresh: Callable[[], object] | None = None  # called when a lost one was replaced
-        self._path = path
+    def __init__(self, path: Path | None, files: Files | None = None) -> None:
+        """path: None for a database in memory. files: what its rows name, and what it is rebuilt
+        from where rows are lost."""
+        self.damage = ""  # a sentence, once it had to be rebuilt
+        self.on_rebuilt: Callable[[], object] | None = None
+        self._to_tell = False  # whether on_rebuilt is still to be called
+        self._path, self._files = path, files
         self._pid = os.getpid()
         self._local = threading.local()
         self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()  # a dead thread's goes with it
@@ -51,7 +74,8 @@ class Database:
             migrate(self._shared.db)
         else:
             gate.join(self)
-            self._open_or_rebuild()
+            with gate:
+                self._handle()
 
     @contextmanager
     def read(self) -> Iterator[sqlite_utils.Database]:
@@ -66,9 +90,10 @@ class Database:
             try:
                 yield handle.db
             except sqlite3.DatabaseError as error:
-                if _is_damage(error):
-                    self._discard(handle.inode, str(error))
-                raise
+                if not _is_damage(error):
+                    raise
+                self._rebuild(handle.inode, str(error))
+                raise Rebuilt(str(error)) from error
 
     @contextmanager
     def write(self) -> Iterator[sqlite_utils.Database]:
@@ -80,6 +105,8 @@ class Database:
         with self.read() as db:
             try:  # an interrupt may fall between BEGIN's success and the next line
                 db.conn.execute("BEGIN IMMEDIATE")
+                if self._is_replaced():  # while this waited
+                    raise Rebuilt("it was replaced by another process")
                 yield db
                 db.conn.execute("COMMIT")
             except BaseException:
@@ -104,20 +131,6 @@ class Database:
             handle.db.close()
             handle.inode = _LET_GO
 
-    def _open_or_rebuild(self) -> None:
-        """First connection; a store's file that is no database is replaced by an empty one."""
-        with gate:
-            try:
-                self._handle()
-            except sqlite3.DatabaseError as error:
-                if not _is_damage(error):
-                    raise
-                if not _is_marked(self._lock_path):
-                    raise UnknownDatabase(NOT_A_STORE) from error
-                assert self._path is not None
-                self._discard(self._path.stat().st_ino, str(error))
-                self._handle()
-
     def _handle(self) -> _Handle:
         """This thread's connection; a new one if the file was replaced by another process."""
         assert self._path is not None
@@ -125,25 +138,26 @@ class Database:
             raise RuntimeError("A store does not survive fork: open a new one in the child.")
         self._check_open()
         handle: _Handle | None = getattr(self._local, "handle", None)
-        try:
-            inode = os.stat(self._path).st_ino
-        except FileNotFoundError:
-            inode = -1
-        if handle is not None and handle.inode == inode:
+        if handle is not None and handle.inode == _inode(self._path):
             return handle
         if handle is not None:
             handle.db.close()
         with exclusive(self._lock_path):  # migrations begin deferred
-            db = _connect(str(self._path))
-            fresh = is_new(db)  # before anything is written to it
-            _set_journal(db)
-            migrate(db)
-            _mark(self._lock_path)
-            handle = _Handle(db, os.stat(self._path).st_ino)
+            try:
+                db = self._open()
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise
+                if not isinstance(error, _Lost) and not _is_marked(self._lock_path):
+                    raise UnknownDatabase(NOT_A_STORE) from error
+                self._replace(str(error))
+                db = self._open()
+            handle = _Handle(db, _inode(self._path))
         self._local.handle = handle
         self._handles.add(handle)
-        if fresh and self.on_fresh:
-            self.on_fresh()
+        if self._to_tell and self.on_rebuilt:
+            self._to_tell = False
+            self.on_rebuilt()
         return handle
 
     @property
@@ -151,20 +165,51 @@ class Database:
         assert self._path is not None
         return self._path.with_suffix(".lock")
 
-    def discard(self) -> None:
-        """Give a damaged database up; the next block starts with an empty one."""
+    def rebuild(self, reason: str) -> None:
+        """Replace a database that was found damaged."""
         if self._path is not None:
             with gate:
-                self._discard(self._handle().inode, "integrity check")
+                self._rebuild(self._handle().inode, reason)
 
-    def _discard(self, inode: int, reason: str) -> None:
-        """Delete the database file, unless another process has replaced it already."""
+    def forget_damage(self) -> None:
+        """Delete what a rebuild has kept of the damaged database, and speak of it no more."""
+        self.damage = ""
+        if self._path is not None:
+            remove_damaged(self._path)
+
+    def _open(self) -> sqlite_utils.Database:
+        """A connection to a database with all its tables; the caller holds the lock."""
+        db = _connect(str(self._path))
+        try:
+            # Before anything is written to it.
+            if is_new(db) and self._files is not None and self._files.names():
+                raise _Lost("it is empty, and the files are not")
+            _set_journal(db)
+            migrate(db)
+        except BaseException:
+            db.close()
+            raise
+        _mark(self._lock_path)
+        return db
+
+    def _is_replaced(self) -> bool:
+        """Whether the file that this thread's connection was opened on is the database no more."""
+        return self._path is not None and self._local.handle.inode != _inode(self._path)
+
+    def _rebuild(self, inode: int, reason: str) -> None:
+        """Rebuild the database, unless another process has replaced it already."""
         assert self._path is not None
         with exclusive(self._lock_path):
-            if self._path.exists() and self._path.stat().st_ino == inode:
-                log.warning("The store's database is damaged (%s); starting an empty one.", reason)
-                for suffix in ("", "-wal", "-shm", "-journal"):
-                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            if _inode(self._path) == inode:
+                self._replace(reason)
+
+    def _replace(self, reason: str) -> None:
+        """Rebuild the database and remember it; the caller holds the lock."""
+        assert self._path is not None
+        rebuild(self._path, self._files)
+        self.damage = f"The store's database was damaged ({reason}); what can be read was kept."
+        self._to_tell = self.on_rebuilt is not None
+        log.warning(self.damage)
 
 
 def _connect(path: str) -> sqlite_utils.Database:
@@ -197,6 +242,14 @@ def _is_marked(lock: Path) -> bool:
     return lock.is_file() and lock.read_bytes() == _MARK
 
 
+def _inode(path: Path) -> int:
+    try:
+        return os.stat(path).st_ino
+    except FileNotFoundError:
+        return -1
+
+
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
     """Malformed or no database at all, as opposed to busy, full or failing to read."""
-    return type(error) is sqlite3.DatabaseError or "no such table" in str(error)
+    signs = ("no such table", "no such column", "Could not decode to UTF-8")
+    return type(error) in (sqlite3.DatabaseError, _Lost) or any(s in str(error) for s in signs)

@@ -18,6 +18,7 @@ from cache_db.files import Files
 from cache_db.latest import load_latest
 from cache_db.memory import MemoryTier
 from cache_db.records import Entry
+from cache_db.schema import typed
 from cache_db.trouble import Tally, Trouble
 from mrr.errors import BudgetExceeded, CorruptEntry
 
@@ -106,7 +107,8 @@ class Entries:
     def rows(self, keys: Sequence[str]) -> list[EntryRow]:
         """The rows of the keys."""
         with self.database.read() as db:
-            return [EntryRow(*row) for row in db.execute(_SELECT, (json.dumps(list(keys)),))]
+            rows = db.execute(_SELECT, (json.dumps(list(keys)),))
+            return [EntryRow(*typed(row, str, str, str, int, bytes)) for row in rows]
 
     def latest(self, row: EntryRow) -> EntryRow | None:
         """The row of the same key as it stands now."""

@@ -1,7 +1,8 @@
 """One file a blob: written under a temporary name, synced, renamed; read whole, never mapped.
 
 A name is random and never used twice, so a file never changes after its rename, and the row that
-names it is what makes it visible. A file without a row is garbage from a killed process.
+names it is what makes it visible. A file without a row is garbage from a killed process, unless
+the row was lost with the database: see rebuild.
 
 The folder may hold files of others: whatever is not named as this module names files, or is no
 regular file, is not seen and never deleted.
@@ -13,6 +14,7 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -50,6 +52,9 @@ class Files(Protocol):
 
     def names(self) -> set[str]:
         """Names of all files of ours; a temporary is listed under the name it was to get."""
+
+    def sizes(self, names: Collection[str]) -> list[tuple[str, int]]:
+        """Those of the files that are there, with their bytes."""
 
 
 class DiskFiles:
@@ -120,6 +125,13 @@ class DiskFiles:
         names = {name.removesuffix(_TEMPORARY) for name in regular}
         return {name for name in names if _NAME.fullmatch(name)}
 
+    def sizes(self, names: Collection[str]) -> list[tuple[str, int]]:
+        found = []
+        for name in names:
+            with suppress(FileNotFoundError):
+                found.append((name, os.lstat(self._folder / name).st_size))
+        return found
+
 
 def _expect_regular(status: os.stat_result, nbytes: int) -> None:
     if not stat.S_ISREG(status.st_mode):
@@ -153,3 +165,6 @@ class MemoryFiles:
 
     def names(self) -> set[str]:
         return set(self._blobs)
+
+    def sizes(self, names: Collection[str]) -> list[tuple[str, int]]:
+        return [(name, blob.nbytes) for name, blob in self._blobs.items() if name in names]

@@ -17,6 +17,7 @@ from cache_db.evict import release_dead
 from cache_db.files import Files
 from cache_db.latest import R, load_latest
 from cache_db.records import VerifyReport
+from cache_db.schema import is_sound
 from cache_db.session import Session
 from mrr.errors import CorruptEntry
 
@@ -28,10 +29,14 @@ _NAMED = """
 _WITHOUT_PICTURE = "SELECT page_id FROM pages WHERE file IS NULL ORDER BY id"
 
 
-def sweep(database: Database, files: Files, session: Session) -> None:
+def sweep(database: Database, files: Files, catalogue: Catalogue, session: Session) -> None:
     """Remove what killed processes left: pins, reservations, lock files, files without a row."""
     _release(database, session)
-    _delete_files(files, _unnamed(database, files))
+    _delete_orphans(files, catalogue, _unnamed(database, files))
+
+
+def _delete_orphans(files: Files, catalogue: Catalogue, orphans: set[str]) -> None:
+    _delete_files(files, orphans - catalogue.give_back(orphans))
 
 
 def _release(database: Database, session: Session) -> None:
@@ -124,13 +129,14 @@ def verify(
 
     A page whose picture is gone stays, for what is left of it, and is bad until it is added again.
     What others replace or remove meanwhile is not bad. OSError if this process is out of memory
-    or of file handles: nothing is known of what it could not read.
+    or of file handles: nothing is known of what it could not read. The database is not right
+    either if it had to be rebuilt since this store was opened, or by this very call.
     """
     with database.read() as db:
-        database_ok = db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-    if not database_ok and repair:
-        database.discard()
-        return VerifyReport(0, (), 0, database_ok, repair)
+        sound = is_sound(db)
+    database_ok = sound and not database.damage
+    if not sound and repair:
+        database.rebuild("integrity check")
     with database.read() as db:
         keys = [row[0] for row in db.execute("SELECT key FROM entries")]
         page_ids = [row[0] for row in db.execute("SELECT page_id FROM pages")]
@@ -147,7 +153,8 @@ def verify(
         _release(database, session)  # or files of the dead would count as being written
     orphans = _orphans(database, files)
     if repair:
-        _delete_files(files, orphans)
+        _delete_orphans(files, catalogue, orphans)
+        database.damage = ""  # this report tells of it
     bad = [
         *(page_id for page_id, _ in damaged_vectors),
         *(row.key for row in bad_rows),

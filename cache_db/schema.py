@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
 from sqlite_utils import Database, Migrations
 
 MIGRATIONS = Migrations("cache_db")
 NOT_A_STORE = (
     "The store.db in its folder was not written by a store. Move it, or choose another folder."
 )
+
+PAGE_COLUMNS = "page_id, label, source, page_num, width, height, scope"  # in the order of Page
 
 
 class UnknownDatabase(Exception):
@@ -88,17 +94,52 @@ def is_new(db: Database) -> bool:
     Raises
     ------
     UnknownDatabase: if it holds what this code does not know, so that nothing may be written.
+    sqlite3.DatabaseError: if it is a store's, but what was done to it cannot be read.
     """
-    applied = {migration.name for migration in MIGRATIONS.applied(db)}
     known = {migration.name for migration in MIGRATIONS.pending(Database(memory=True))}
+    try:
+        applied = {migration.name for migration in MIGRATIONS.applied(db)}
+        tables = set(db.table_names())
+    except (KeyError, UnicodeDecodeError) as error:
+        raise sqlite3.DatabaseError("its schema is damaged") from error
+    if {"pages", "embeddings", "entries"} <= tables and not known & applied:
+        raise sqlite3.DatabaseError("its list of migrations is damaged")
     if unknown := applied - known:
         raise UnknownDatabase(
             f"Its database is of a newer version (migration {min(unknown)}). Update this program, "
             "or choose another folder."
         )
-    if not applied and set(db.table_names()) - {MIGRATIONS.migrations_table}:
+    if not applied and tables - {MIGRATIONS.migrations_table}:
         raise UnknownDatabase(NOT_A_STORE)
     return not applied
+
+
+def typed(row: Sequence[Any] | None, *types: type) -> Sequence[Any]:
+    """The row, if its columns are of these types; SQLite itself would let anything stand there.
+
+    Raises
+    ------
+    sqlite3.DatabaseError: as for any other damage.
+    """
+    if row is None or any(map(lambda value, kind: not isinstance(value, kind), row, types)):
+        raise sqlite3.DatabaseError("a row is damaged")
+    return row
+
+
+def is_sound(db: Database) -> bool:
+    """Whether every page of the database is whole, the indexes are right, and no table is gone."""
+    if db.execute("PRAGMA integrity_check").fetchone()[0] != "ok":
+        return False
+    whole = Database(memory=True)
+    migrate(whole)
+    return _columns(whole) <= _columns(db)
+
+
+def _columns(db: Database) -> set[tuple[str, ...]]:
+    """(type, name, column) of all that the migrations make."""
+    sql = """SELECT m.type, m.name, c.name FROM sqlite_master AS m
+             LEFT JOIN pragma_table_info(m.name) AS c WHERE m.tbl_name != ?"""
+    return set(db.execute(sql, (MIGRATIONS.migrations_table,)))
 
 
 def migrate(db: Database) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cache_db import health
 from cache_db.catalogue import Catalogue
-from cache_db.database import Database
+from cache_db.database import Database, retried
 from cache_db.directory import prepare
 from cache_db.entries import Entries
 from cache_db.evict import Space
@@ -93,7 +93,7 @@ class PageStore:
             holds_pages,
         )
         with self._trouble.guard("sweep"):
-            self._sweep()
+            retried(self._sweep)
 
     # Pages
 
@@ -219,14 +219,13 @@ class PageStore:
     def stats(self) -> StoreStats:
         """What the store holds, and what this process has seen."""
         n_pages = n_entries = kv_bytes = picture_bytes = 0
-        with self._trouble.guard("read the totals"), self._database.read() as db:
-            count = "SELECT count(*), coalesce(sum(nbytes), 0) FROM"
-            n_pages, picture_bytes = db.execute(f"{count} pages").fetchone()
-            n_entries, kv_bytes = db.execute(f"{count} entries").fetchone()
+        with self._trouble.guard("read the totals"):
+            n_pages, picture_bytes = retried(lambda: self._total("pages"))
+            n_entries, kv_bytes = retried(lambda: self._total("entries"))
         tally = self._tally
         return StoreStats(
             persistent=self._persistent,
-            note=" ".join(filter(None, (self._note, self._trouble.note))),
+            note=" ".join(filter(None, (self._note, self._database.damage, self._trouble.note))),
             n_pages=n_pages,
             n_entries=n_entries,
             kv_bytes=kv_bytes,
@@ -245,9 +244,7 @@ class PageStore:
     def verify(self, repair: bool = True) -> VerifyReport:
         """Read and check everything; with repair, remove what is bad."""
         with self._trouble.guard("verify the store"):
-            return health.verify(
-                self._database, self._files, self._entries, self._catalogue, self._session, repair
-            )
+            return retried(lambda: self._verify(repair))
         return VerifyReport(0, (), 0, database_ok=False, repaired=False)
 
     def clear(self) -> None:
@@ -257,6 +254,7 @@ class PageStore:
             health.remove(self._database, self._files, None)
             self._memory.clear()  # what was read meanwhile
             self._sweep()
+            self._database.forget_damage()
 
     def reopened(self) -> PageStore:
         """The same folder opened anew, for a process forked from this one: this object is of no
@@ -277,12 +275,8 @@ class PageStore:
         if self._closed:
             return
         self._closed = True
-        with (
-            self._trouble.guard("note what was used"),
-            self._space.touches.flush(self._database) as db,
-        ):
-            for table in ("pins", "reservations"):
-                db.execute(f"DELETE FROM {table} WHERE session = ?", (self._session.name,))  # noqa: S608
+        with self._trouble.guard("note what was used"):
+            retried(self._release)
         with self._trouble.guard("close the store"):
             self._database.close()
             self._session.close()
@@ -307,11 +301,29 @@ class PageStore:
         directory = prepare(root)
         self._files, self._session = DiskFiles(directory.files), Session(directory.sessions)
         try:
-            self._database = Database(directory.database)
+            self._database = Database(directory.database, self._files)
         except BaseException:
             self._session.close()
             raise
-        self._database.on_fresh = self._sweep  # whatever an earlier database named is garbage
+        self._database.on_rebuilt = self._sweep  # K/V that no row names any more
 
     def _sweep(self) -> None:
-        health.sweep(self._database, self._files, self._session)
+        health.sweep(self._database, self._files, self._catalogue, self._session)
+
+    def _verify(self, repair: bool) -> VerifyReport:
+        return health.verify(
+            self._database, self._files, self._entries, self._catalogue, self._session, repair
+        )
+
+    def _release(self) -> None:
+        """Note what was used, and drop this session's pins and reservations."""
+        with self._space.touches.flush(self._database) as db:
+            for table in ("pins", "reservations"):
+                db.execute(f"DELETE FROM {table} WHERE session = ?", (self._session.name,))  # noqa: S608
+
+    def _total(self, table: str) -> tuple[int, int]:
+        """Number of rows, and the bytes of their files."""
+        with self._database.read() as db:
+            sql = f"SELECT count(*), coalesce(sum(nbytes), 0) FROM {table}"  # noqa: S608 - ours
+            n_rows, nbytes = db.execute(sql).fetchone()
+            return n_rows, nbytes

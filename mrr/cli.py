@@ -315,7 +315,8 @@ def _existing(folder: Path | None) -> Path:
     folder = folder or default_store()
     name = Path(os.path.abspath(folder)).name or str(folder)  # resolve() fails on a loop of links
     try:
-        there = (folder / "store.db").exists()
+        # Pictures alone are a store that lost its database, and has it back when it is opened.
+        there = (folder / "store.db").exists() or any((folder / "files").glob("*.png"))
     except OSError as error:
         raise InputRejected(f"The store in {name} cannot be read: {error.strerror}.") from None
     if not there:
