@@ -107,8 +107,8 @@ def run_band(
     """Second segments (1 or N of them) through the band and on to the exit, against N pages.
 
     Returns the last token's hidden state at the exit layer, (N, d), not normed. Without observe
-    and recorder the exit layer computes the last token only. With a PageStack a GPU needs no host
-    for it.
+    and recorder the exit layer computes the last token only. With a PageStack, whose mask says by
+    itself what is hidden, a GPU needs no host for it.
     """
     assert config.band is not None and config.exit_layer is not None
     start, end = config.band
