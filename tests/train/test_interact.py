@@ -48,6 +48,12 @@ def _matcher(shop: Workshop) -> tuple[object, Matcher]:
     return model, match_train.new_matcher(shop.tokenizer, lm, model.config.image_token_id, depths)
 
 
+@pytest.fixture(autouse=True)
+def pages_as_small_as_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen as they are drawn: an exported pair would enlarge pages of so few windows."""
+    monkeypatch.setattr(export, "MIN_PIXELS", 4 * 32 * 32)
+
+
 def _page(batch: MatchBatch, index: int) -> Image.Image:
     assert batch.windows is not None
     rows, cols = batch.grid[0] // 8, batch.grid[1] // 8
