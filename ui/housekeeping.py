@@ -47,7 +47,8 @@ class Housekeeping:
     def stored(self, session: Session) -> Values:
         """What the session has stored, wherever that is shown."""
         view, rank = self.views.upload, self.ranking.views
-        session.sure = False
+        if self.bench.opening.done:  # else there is more to show than examples
+            session.n_examples_seen = len(self.bench.examples.page_ids)
         return {
             view.store: upload.store(self.bench, session),
             view.pages: upload.pages(self.bench, session),
@@ -61,6 +62,7 @@ class Housekeeping:
     ) -> Iterator[Values]:
         """Files were dropped: cache them page by page, and say how each goes."""
         self.tabs.opened(request.session_hash, session)
+        session.sure = False  # it was of fewer pages
         view, n_shown = self.views.upload, 0
         shown: Values = {view.cancel: ready(view.cancel)}
         try:
@@ -85,6 +87,7 @@ class Housekeeping:
 
     def remove(self, session: Session, event: gr.EventData) -> Values:
         """Remove one page of the session's own."""
+        session.sure = False
         self.bench.remove(session, field(event, "page"))
         return self.stored(session)
 
@@ -93,6 +96,7 @@ class Housekeeping:
         if not session.sure:
             session.sure = True
             return {self.views.upload.remove_all: upload.remove_button(self.bench, session)}
+        session.sure = False
         self.bench.remove_own(session)
         return self.stored(session)
 

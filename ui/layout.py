@@ -158,11 +158,11 @@ def _wire_opening(
         if not handlers.bench.opening.done:
             return {}
         examples = handlers.bench.examples
-        finished, n_cached = examples.finished, len(examples.page_ids)
-        if n_cached == session.n_examples_seen and not finished:
-            return {}
-        session.n_examples_seen = n_cached
-        return {**house.stored(session), clock: gr.Timer(active=not finished)}
+        finished = examples.finished  # before they are counted: it may be the last one
+        stop = {clock: gr.Timer(active=False)} if finished else {}
+        if len(examples.page_ids) == session.n_examples_seen:
+            return stop  # what somebody does meanwhile is not overwritten
+        return {**house.stored(session), **stop}
 
     _on(demo.load, handlers.open, state, opened)
     _on(demo.load, house.stored, state, house.shows_stored)
