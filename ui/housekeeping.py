@@ -42,7 +42,7 @@ class Housekeeping:
     def shows_stored(self) -> list[gr.components.Component]:
         """Components that `stored` fills."""
         view, rank = self.views.upload, self.ranking.views
-        return [view.store, view.pages, view.remove_all, rank.header, rank.gallery]
+        return [view.store, view.pages, rank.header, rank.gallery]
 
     def stored(self, session: Session) -> Values:
         """What the session has stored, wherever that is shown."""
@@ -52,7 +52,6 @@ class Housekeeping:
         return {
             view.store: upload.store(self.bench, session),
             view.pages: upload.pages(self.bench, session),
-            view.remove_all: upload.remove_button(self.bench, session),
             rank.header: self.ranking.header(session),
             rank.gallery: start.gallery(self.bench, session),
         }
@@ -93,11 +92,9 @@ class Housekeeping:
 
     def remove_all(self, session: Session) -> Values:
         """Remove every page of the session's own, at the second press."""
-        if not session.sure:
-            session.sure = True
-            return {self.views.upload.remove_all: upload.remove_button(self.bench, session)}
-        session.sure = False
-        self.bench.remove_own(session)
+        if session.sure:
+            self.bench.remove_own(session)
+        session.sure = not session.sure
         return self.stored(session)
 
     # ----------------------------------------------------------- settings

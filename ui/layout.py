@@ -260,7 +260,7 @@ def _wire_pages(state: gr.State, house: Housekeeping, handlers: Handlers) -> Non
     _on(view.cancel.click, house.cancel, state, view.cancel)
     for removed in (
         _on(view.pages.remove, house.remove, state, house.shows_stored, each=True),
-        _on(view.remove_all.click, house.remove_all, state, house.shows_stored),
+        _on(view.pages.remove_all, house.remove_all, state, house.shows_stored),
     ):
         shown_as = [rank.view, rank.only_changes, state]
         dense = [rank.estimate, rank.only_changes, rank.compare]

@@ -34,7 +34,6 @@ class UploadView:
     progress: gr.HTML
     store: gr.HTML
     pages: gr.HTML
-    remove_all: gr.Button
 
 
 def build(limits: Limits, kept: bool) -> UploadView:
@@ -78,11 +77,8 @@ def build(limits: Limits, kept: bool) -> UploadView:
     with gr.Row(elem_classes="mrr-tools"):
         gr.Button("Save CSV", size="sm", elem_id="save-pages", scale=0)
         gr.Button("Save JSON", size="sm", elem_id="save-pages-json", scale=0)
-        # Hidden, and not absent: it appears while tabs may be changing, and Gradio can lose one
-        # that has to be made then.
-        remove_all = gr.Button("", size="sm", elem_id="remove-all", scale=0, visible="hidden")
-    pages = actions(["remove"], "pages")
-    return UploadView(files, page_range, cancel, progress, store, pages, remove_all)
+    pages = actions(["remove", "remove_all"], "pages")
+    return UploadView(files, page_range, cancel, progress, store, pages)
 
 
 def progress(work: Upload) -> str:
@@ -200,14 +196,19 @@ def pages(bench: Workbench, session: Session) -> str:
     )
 
 
-def remove_button(bench: Workbench, session: Session) -> dict[str, object]:
-    """The button that removes everything, where there is anything; it asks once before it does."""
-    n_own = sum(map(bench.removable, bench.pages(session)))
+def _remove_all(bench: Workbench, session: Session, n_own: int) -> str:
+    """What removes everything of one's own; it asks once before it does.
+
+    Of the same HTML as the pages: Gradio can lose that a button of its own is to appear, while
+    tabs are changing.
+    """
     said = "Remove all kept pages" if bench.keep_uploads else "Remove what I added"
     if session.sure:
         said = f"Really remove {count(n_own, 'page')}"
-    update: dict[str, object] = gr.update(value=said, visible=n_own > 0 or "hidden")
-    return update
+    return (
+        '<button type="button" class="mrr-link" id="remove-all" data-event="remove_all">'
+        f"{said}</button>"
+    )
 
 
 def _group(
@@ -219,6 +220,8 @@ def _group(
     known = known_pages(bench, session, shown)
     cards = "".join(_card(bench, page, known.get(page.page_id), removable) for page in shown)
     head = f"<h2>{title}, {count(len(members), 'page')}</h2>"
+    if removable:
+        head += _remove_all(bench, session, len(members))
     return f'{head}<div class="mrr-pages">{cards}</div>{and_more(len(members))}'
 
 
