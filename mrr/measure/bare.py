@@ -15,10 +15,11 @@ from torch import Tensor
 from mrr.model.band import band_layer
 from mrr.model.graphs import Graph
 from mrr.model.kv import KVPage
-from mrr.model.layers import run_layers, text_tables
+from mrr.model.layers import run_layers
 from mrr.model.page_attention import Group, PageAttention
-from mrr.model.page_stack import PageStack, places
+from mrr.model.page_stack import PageStack
 from mrr.model.prefix import InstructionKV
+from mrr.model.rotary import text_tables
 from mrr.model.scorer import Scorer
 from mrr.timing import Stages
 
@@ -66,7 +67,7 @@ def bare_band(scorer: Scorer, query: str, pages: Sequence[KVPage]) -> Callable[[
     ready = _ReadyPages(instruction, laid, range(start, end), n, loaded.n_sharing, like)
     last = torch.full((len(pages),), n - 1, device=loaded.device)
     alone = text_tables(lm, like, n)
-    there = text_tables(lm, like, n, places(pages)[1].to(loaded.device))
+    there = text_tables(lm, like, n, [page.next_position for page in pages])
 
     @torch.inference_mode()
     def run() -> Tensor:

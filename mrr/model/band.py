@@ -16,18 +16,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mrr.config import RerankConfig
 from mrr.model.kv import KVPage
-from mrr.model.layers import (
-    CosSin,
-    Observer,
-    Recorder,
-    after_attention,
-    run_layers,
-    text_tables,
-)
+from mrr.model.layers import Observer, Recorder, after_attention, run_layers
 from mrr.model.load import LoadedModel
 from mrr.model.page_attention import PageAttention
-from mrr.model.page_stack import PageStack, places
+from mrr.model.page_stack import PageStack
 from mrr.model.prefix import InstructionKV
+from mrr.model.rotary import CosSin, text_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +56,7 @@ def run_before_band(
     """
     ids = pad_sequence([torch.tensor(s) for s in suffixes], batch_first=True).to(loaded.device)
     last = torch.tensor([len(s) - 1 for s in suffixes], device=loaded.device)
-    tables = text_tables(loaded.lm, loaded.lm.embed_tokens.weight, ids.shape[1])
-    hidden = before_band(loaded, config, ids, tables, observe=observe, recorder=recorder)
+    hidden = before_band(loaded, config, ids, observe=observe, recorder=recorder)
     return Suffix(hidden, last)
 
 
@@ -72,20 +65,17 @@ def before_band(
     loaded: LoadedModel,
     config: RerankConfig,
     ids: Tensor,
-    cos_sin: CosSin,
     *,
     observe: Observer | None = None,
     recorder: Recorder | None = None,
 ) -> Tensor:
-    """The same for ids (B, n) on the device: (B, n, d). A GPU needs no host for it.
-
-    cos_sin: the rotary tables of n tokens from 0 on.
-    """
+    """The same for ids (B, n) on the device: (B, n, d). A GPU needs no host for it."""
     assert config.band is not None
+    hidden = loaded.lm.embed_tokens(ids)
     return run_layers(
         loaded.lm,
-        loaded.lm.embed_tokens(ids),
-        cos_sin,
+        hidden,
+        text_tables(loaded.lm, hidden, ids.shape[1]),
         range(config.band[0]),
         observe=observe,
         recorder=recorder,
@@ -127,9 +117,9 @@ def run_band(
         at_once=recorder is not None,
     )
     if isinstance(pages, PageStack):
-        cos_sin = pages.cos, pages.sin
+        cos_sin = pages.cos_sin
     else:
-        cos_sin = text_tables(loaded.lm, hidden, n, places(pages)[1].to(hidden.device))
+        cos_sin = text_tables(loaded.lm, hidden, n, [page.next_position for page in pages])
     traced = observe is not None or recorder is not None
     for layer in range(start, end):
         is_exit = layer + 1 == config.exit_layer and not traced
@@ -168,7 +158,7 @@ def band_layer(
     own = module.self_attn
     normed = module.input_layernorm(hidden)
     if last is None:
-        query, k, v = own.project(normed, cos_sin)
+        query, k, v = own.project(normed, cos_sin, by_head=True)
     else:
         each = torch.arange(len(last), device=last.device)
 

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrr.model.layers import CosSin, KVSource, Recorder, attention_forward, rotate
+from mrr.model.layers import KVSource, Recorder, attention_forward
+from mrr.model.rotary import CosSin, rotate
 
 
 def fuse(model: nn.Module) -> None:
@@ -58,9 +59,14 @@ class FusedAttention(nn.Module):
             ]
             self.qk_norm = nn.Parameter(torch.cat(each), requires_grad=False)
 
-    def project(self, normed: Tensor, cos_sin: CosSin) -> tuple[Tensor, Tensor, Tensor]:
-        """Q, K (rotary applied) and V of normed input (B, n, d): (B, heads or H, n, D)."""
-        qk = self._turned(normed, cos_sin, 0, self.n_heads + self.n_kv_heads)
+    def project(
+        self, normed: Tensor, cos_sin: CosSin, *, by_head: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Q, K (rotary applied) and V of normed input (B, n, d): (B, heads or H, n, D).
+
+        by_head: Q lies head by head, so that those which share a head of K can be taken for one.
+        """
+        qk = self._turned(normed, cos_sin, 0, self.n_heads + self.n_kv_heads, by_head=by_head)
         q, k = qk.split([self.n_heads, self.n_kv_heads], dim=1)
         return q, k, self._values(normed, k.shape[0])
 
@@ -91,14 +97,16 @@ class FusedAttention(nn.Module):
         )
         return self.o_proj(seen.flatten(2)), None
 
-    def _turned(self, normed: Tensor, cos_sin: CosSin, first: int, end: int) -> Tensor:
+    def _turned(
+        self, normed: Tensor, cos_sin: CosSin, first: int, end: int, *, by_head: bool = False
+    ) -> Tensor:
         """Some of the heads of Q and K, normed where the model does so, rotary applied."""
         rows, bias = slice(first * self.head_dim, end * self.head_dim), self.qk_proj.bias
         x = F.linear(normed, self.qk_proj.weight[rows], None if bias is None else bias[rows])
         x = x.view(*normed.shape[:-1], -1, self.head_dim)
         if self.qk_norm is not None:
             x = F.rms_norm(x, (self.head_dim,), eps=self.epsilon) * self.qk_norm[first:end]
-        return rotate(x.transpose(1, 2), cos_sin)
+        return rotate(x.transpose(1, 2), cos_sin, by_head=by_head)
 
     def _values(self, normed: Tensor, n_rows: int) -> Tensor:
         v = self.v_proj(normed).view(*normed.shape[:-1], -1, self.head_dim)

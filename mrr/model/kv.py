@@ -46,6 +46,8 @@ class Quantized:
 
     def expanded(self, dtype: torch.dtype) -> Quantized:
         """The same in a compute type and without a scale; itself where that is how it is."""
+        if self.scale is None and self.values.dtype == dtype:
+            return self
         values = self.values.to(dtype)
         return Quantized(values if self.scale is None else values.mul_(self.scale), None)
 
@@ -78,8 +80,9 @@ class KVPage:
         return replace(self, k=k, v=v)
 
     def expanded(self, dtype: torch.dtype) -> KVPage:
-        """The same page with K/V in a compute type."""
-        return replace(self, k=self.k.expanded(dtype), v=self.v.expanded(dtype))
+        """The same page with K/V in a compute type; itself where it is."""
+        k, v = self.k.expanded(dtype), self.v.expanded(dtype)
+        return self if k is self.k and v is self.v else replace(self, k=k, v=v)
 
 
 def lossless(dtype: torch.dtype) -> KVDtype:

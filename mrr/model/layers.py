@@ -10,21 +10,27 @@ additive.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from mrr.model.rotary import CosSin
+
 ATTENTION = "mrr"
+# On a GPU torch may choose cuDNN, which compiles a plan for every new shape, tens of milliseconds,
+# and raises where K/V lies as it does not expect. These take K/V as it lies.
+_ANY_LAYOUT = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 # exp(MASKED) is 0 in every type. An infinity does on a CPU, but a kernel of a GPU that begins with
 # columns of which nothing is seen may subtract it from itself.
 MASKED = -65_504.0
 
-CosSin = tuple[Tensor, Tensor]
 Observer = Callable[[int, Tensor], None]
 
 
@@ -87,26 +93,6 @@ def after_attention(layer: Any, hidden: Tensor, attended: Tensor) -> Tensor:
     return out
 
 
-def rotate(x: Tensor, cos_sin: CosSin) -> Tensor:
-    """Rotary embedding of x (B, heads, n, D); cos and sin are (B, n, D), their halves equal."""
-    cos, sin = (t.unsqueeze(1) for t in cos_sin)
-    half = x.shape[-1] // 2
-    first, second, sin = x[..., :half], x[..., half:], sin[..., :half]
-    turned = x * cos
-    turned[..., :half].addcmul_(second, sin, value=-1)
-    turned[..., half:].addcmul_(first, sin)
-    return turned
-
-
-def text_tables(lm: Any, like: Tensor, n: int, starts: Tensor | None = None) -> CosSin:
-    """Rotary tables of n text tokens that begin at each of starts (N,), or at 0: (N, n, D)."""
-    positions = torch.arange(n, device=like.device)[None]
-    if starts is not None:
-        positions = starts[:, None] + positions
-    cos, sin = lm.rotary_emb(like, positions[None].expand(3, -1, -1))
-    return cos, sin
-
-
 def causal_mask(n: int, like: Tensor) -> Tensor:
     """(1, 1, n, n) additive."""
     return torch.full((n, n), MASKED, dtype=like.dtype, device=like.device).triu(1)[None, None]
@@ -135,7 +121,7 @@ def attention_forward(
 def folded_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float
 ) -> Tensor:
-    """A short query over long K/V (B, H, S, D) with grouped heads: (B, heads, n, D), as query.
+    """A short query (B, heads, n, D) over long K/V (B, H, S, D), grouped heads: (B, n, heads, D).
 
     torch would copy K/V once for each query head of a group. Folding the group into the query
     axis is exact and reads K/V once: (B, H*g, n, D) becomes (B, H, g*n, D). mask: (B, 1, g*n, S),
@@ -144,8 +130,9 @@ def folded_attention(
     b, heads, n, d = query.shape
     groups = heads // key.shape[1]
     folded = query.reshape(b, heads // groups, groups * n, d)
-    out = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
-    return out.reshape(b, heads, n, d)
+    with sdpa_kernel(_ANY_LAYOUT) if query.is_cuda else nullcontext():
+        out = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
+    return out.unflatten(2, (groups, n)).permute(0, 3, 1, 2, 4).reshape(b, n, heads, d)
 
 
 # Both registries, or transformers builds no padding mask at all for the stock forward pass.

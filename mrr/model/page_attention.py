@@ -87,7 +87,7 @@ class PageAttention:
         n_prefix = self._n_head + max(lengths[some])
         mask = page_mask(
             self._n_head,
-            torch.tensor(lengths[some], device=like.device),
+            self._n_head + torch.tensor(lengths[some], device=like.device),
             n_prefix + self._n_suffix,
             self._n_suffix,
             self._n_sharing,
@@ -124,8 +124,8 @@ class PageAttention:
                 mask = mask.repeat(1, 1, self._n_sharing, 1)
             if recorder is not None:
                 recorder.record(layer, asking, keys, mask[:, :, : asking.shape[2]], scaling)
-            seen.append(folded_attention(asking, keys, values, mask, scaling).transpose(1, 2))
-        return torch.cat(seen)
+            seen.append(folded_attention(asking, keys, values, mask, scaling))
+        return seen[0] if len(seen) == 1 else torch.cat(seen)
 
     def expand(self, layer: int, group: Group) -> tuple[Tensor, Tensor]:
         """K and V (g, H, S, D) of one group, the query's own columns not yet written.

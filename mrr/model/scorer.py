@@ -19,7 +19,6 @@ from mrr.model.graphs import Fork, Graphs, Inputs, put, round_up
 from mrr.model.head import RelevanceHead
 from mrr.model.joint import run_joint
 from mrr.model.kv import KVPage
-from mrr.model.layers import text_tables
 from mrr.model.load import MAX_VISUAL_TOKENS, LoadedModel
 from mrr.model.page_stack import PageStack
 from mrr.model.prefix import InstructionKV, encode_instruction, encode_page
@@ -163,11 +162,7 @@ class Scorer:
         padded = torch.tensor([ids + [0] * (n - len(ids))])
 
         def write(into: Inputs | None) -> Inputs:
-            if into is None:
-                like = self.loaded.lm.embed_tokens.weight
-                return put(padded, device, None), *text_tables(self.loaded.lm, like, n)
-            put(padded, device, into[0])
-            return into
+            return (put(padded, device, None if into is None else into[0]),)
 
         hidden = self.graphs.run((self._serial, "query", n), self.query_pass, write)
         return Suffix(hidden, torch.tensor([len(ids) - 1]))
@@ -197,9 +192,9 @@ class Scorer:
         key = (self._serial, "band", len(pages), PageStack.width(instruction, pages, n), n)
         return self.graphs.run(key, self.band_pass, write)
 
-    def query_pass(self, ids: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def query_pass(self, ids: Tensor) -> Tensor:
         """Ids (1, n) to hidden states before the band (1, n, d), by the GPU alone."""
-        return before_band(self.loaded, self.config, ids, (cos, sin))
+        return before_band(self.loaded, self.config, ids)
 
     def band_pass(self, hidden: Tensor, last: Tensor, *stacked: Tensor) -> Tensor:
         """Hidden states (1, n, d) to logits (N,) against a PageStack's tensors, by the GPU alone.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mrr.config import RerankConfig
 from mrr.model.embedder import Embedder
@@ -124,3 +125,27 @@ def stock_logit(loaded: LoadedModel, s: Scorer, c: Case, masks: dict[int, torch.
 
 def visual(loaded: LoadedModel, c: Case):
     return encode_vision(loaded, c.pixels)
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations that a GPU would have to be told of: not views, but their copies."""
+
+    SILENT = frozenset(
+        "lift_fresh new_empty chunk expand expand_as flatten permute reshape select slice split "
+        "split_with_sizes squeeze transpose unbind unflatten unsqueeze view".split()
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.seen)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name, out = func.overloadpacket.__name__, func(*args, **(kwargs or {}))
+        is_silent = name in self.SILENT
+        if name in ("flatten", "reshape"):
+            is_silent = out.untyped_storage().data_ptr() == args[0].untyped_storage().data_ptr()
+        self.seen += [name] * (not is_silent)
+        return out

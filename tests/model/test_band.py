@@ -24,9 +24,9 @@ def test_a_layer_projects_no_more_rows_than_differ_or_are_asked_for(
     def watch(name: str) -> None:
         projected = getattr(FusedAttention, name)
 
-        def project(own: FusedAttention, normed, cos_sin):
+        def project(own: FusedAttention, normed, cos_sin, **layout):
             seen[own.layer_idx, name] = tuple(normed.shape[:2])
-            return projected(own, normed, cos_sin)
+            return projected(own, normed, cos_sin, **layout)
 
         monkeypatch.setattr(FusedAttention, name, project)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRMSNorm
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
@@ -16,6 +15,7 @@ from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTex
 from mrr.model.fused import FusedAttention, FusedMLP, fuse
 from mrr.model.layers import causal_mask, run_layers
 from mrr.model.load import LoadedModel, load_model
+from tests.model.helpers import Launches
 from tests.tiny import DEVICE, FAMILIES
 
 STOCK = (Qwen3VLTextRMSNorm, Qwen3VLMoeTextRMSNorm, Qwen2_5_VLRMSNorm, Qwen2VLRMSNorm)
@@ -82,23 +82,6 @@ def test_projections_one_by_one_are_those_at_once(
     assert (together[1][0] - together[1][1]).abs().max() > 1e-2, "where a key stands is not seen"
 
 
-class Launches(TorchDispatchMode):
-    """Counts the operations that a GPU would have to be told of."""
-
-    VIEWS = frozenset(
-        "chunk expand flatten reshape slice split split_with_sizes transpose unsqueeze view".split()
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        self.seen += [name] * (name not in self.VIEWS)
-        return func(*args, **(kwargs or {}))
-
-
 @torch.inference_mode()
 @pytest.mark.parametrize(("fused", "n"), [(False, 54), (True, 17)])
 def test_a_layer_is_seventeen_operations(checkpoints: dict[str, Path], fused: bool, n: int) -> None:
@@ -107,7 +90,7 @@ def test_a_layer_is_seventeen_operations(checkpoints: dict[str, Path], fused: bo
     cos_sin = loaded.lm.rotary_emb(hidden, torch.arange(7).expand(3, 1, -1))
     with Launches() as launches:
         run_layers(loaded.lm, hidden, cos_sin, range(1))
-    assert len(launches.seen) == n, launches.seen
+    assert len(launches) == n, " ".join(launches.seen)
 
 
 def test_nothing_of_a_loaded_model_is_left_in_pieces(loaded: LoadedModel) -> None:

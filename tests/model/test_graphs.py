@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,10 +18,9 @@ import torch
 from mrr.measure.bare import bare_band
 from mrr.model import graphs
 from mrr.model.graphs import Fork, Graph, Graphs, graphs_for, round_up
-from mrr.model.layers import text_tables
 from mrr.model.load import LoadedModel, load_model
 from mrr.model.page_stack import PageStack
-from tests.model.helpers import DENSE, SIZES, SPARSE, STAGES, case, scorer
+from tests.model.helpers import DENSE, SIZES, SPARSE, STAGES, Launches, case, scorer
 from tests.tiny import DEVICE, picture
 
 CUDA = DEVICE.startswith("cuda")
@@ -101,15 +101,37 @@ def test_what_is_captured_takes_nothing_from_the_host(checkpoints, family, confi
     before = scorer(there, config)
     n = 12
     stacked = PageStack.of(there, before.instruction(), pages_of(before), n)
-    tables = text_tables(there.lm, stacked.k, n)
     s = scorer(replace(there, model=there.model.to("meta")), config)
     s.instruction()
-    hidden = s.query_pass(
-        torch.empty(1, n, dtype=torch.int64, device="meta"), *(t.to("meta") for t in tables)
-    )
+    hidden = s.query_pass(torch.empty(1, n, dtype=torch.int64, device="meta"))
     last = torch.empty(1, dtype=torch.int64, device="meta")
     logits = s.band_pass(hidden, last, *(t.to("meta") for t in stacked.tensors))
     assert logits.shape == (len(stacked),) and logits.is_meta
+
+
+def test_few_orders_are_given_between_the_graphs_of_a_query(qwen3: LoadedModel, stand_in) -> None:
+    """The GPU runs the query's own layers meanwhile, which takes as long as some twenty orders."""
+    s = scorer(qwen3, replace(SPARSE, kv_dtype="fp32"))
+    s.graphs = held()
+    pages = pages_of(s) * 5
+    for _ in range(2):
+        s.score([QUERIES[0]], pages, STAGES)
+    query, band = stand_in.made
+    logits, hidden = band.replay(), query.replay()
+    outside: list[int] = []
+
+    def silently(out: torch.Tensor) -> Callable[[], torch.Tensor]:
+        def replay() -> torch.Tensor:
+            outside.append(len(launches))
+            return out
+
+        return replay
+
+    query.replay, band.replay = silently(hidden), silently(logits)
+    with Launches() as launches:
+        s.score([QUERIES[0]], pages, STAGES)
+    before, both = outside
+    assert before <= 2 and both - before <= 10, launches.seen
 
 
 def test_a_shape_is_captured_when_it_comes_again(stand_in) -> None:

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from mrr.config import KVDtype, RerankConfig
-from mrr.model.band import run_band, run_before_band
+from mrr.model.band import band_layer, run_band, run_before_band
 from mrr.model.kv import KVPage
 from mrr.model.layers import MASKED
 from mrr.model.load import LoadedModel
+from mrr.model.page_attention import PageAttention
 from mrr.model.page_stack import COLUMN_MULTIPLE, PageStack, stack
 from mrr.model.scorer import Scorer
-from tests.model.helpers import DENSE, QUERY, SIZES, SPARSE, case, scorer
+from tests.model.helpers import DENSE, QUERY, SIZES, SPARSE, Launches, case, scorer
 from tests.tiny import picture
 
 EXIT = replace(DENSE, band=(2, 5), exit_layer=5)
@@ -112,3 +113,14 @@ def test_hidden_cells_are_hidden_in_a_stack_too(qwen3: LoadedModel) -> None:
     assert (states - expected).abs().max() < 1e-4
     unhidden = run_band(qwen3, s.config, suffix, head, pages)
     assert (unhidden - states).abs().amax(1).min() > 1e-4, "a hidden cell changes nothing"
+
+
+def test_a_layer_against_pages_side_by_side_is_twenty_operations(qwen3: LoadedModel) -> None:
+    s = scorer(qwen3, replace(SPARSE, kv_dtype="int8"))
+    suffix = run_before_band(qwen3, s.config, [s.prompt(QUERY, 1).suffix])
+    pages = PageStack.of(qwen3, s.instruction(), pages_of(s), suffix.hidden.shape[1])
+    hidden = suffix.hidden
+    attention = PageAttention(s.instruction(), pages, 2, hidden.shape[1], qwen3.n_sharing, hidden)
+    with torch.inference_mode(), Launches() as launches:
+        band_layer(qwen3.lm, 3, hidden.expand(4, -1, -1), pages.cos_sin, attention)
+    assert len(launches) == 20, launches.seen
