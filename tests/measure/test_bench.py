@@ -15,10 +15,11 @@ from mrr.build import Parts
 from mrr.cli import cli
 from mrr.config import RerankConfig
 from mrr.measure.bare import bare_band
-from mrr.measure.bench import run_bench, table
+from mrr.measure.bench_report import table
 from mrr.measure.cost import Costs, Workload
 from mrr.measure.memory import peak_memory
 from mrr.measure.random_model import DIMENSIONS
+from mrr.measure.side_by_side import run_bench
 from mrr.model.load import LoadedModel
 from mrr.model.prompt import template_for
 from tests.model.helpers import DENSE, QUERY, STAGES, cases, scorer
