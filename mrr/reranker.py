@@ -1,7 +1,7 @@
-"""MiniReranker: add pages once, rank them for any query. The main path of the project.
+"""MiniReranker: add pages once, rank them for any query. The project's front door.
 
-add:  file -> PageImage -> PageCache (embedding, kept tokens, K/V of the band) -> store
-rank: query -> candidates -> K/V from the store -> band -> logits -> RankedList
+mrr.adding:  file -> PageImage -> PageCache (embedding, kept tokens, K/V of the band) -> store
+mrr.ranking: query -> candidates -> K/V from the store -> band -> logits -> RankedList
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from cache_db.evict import DOCUMENTS
 from cache_db.store import PageStore
-from mrr import pairs, systems
+from mrr import adding, pairs, ranking
 from mrr.build import dense_store, load_parts, open_store, trained_config
 from mrr.config import DEFAULT_INSTRUCTION, Limits, RerankConfig
-from mrr.errors import Closed, InputRejected, MRRError, PageLost
+from mrr.errors import Closed
 from mrr.explain import explanation
 from mrr.model.embedder import Embedder
 from mrr.model.graphs import graphs_for
@@ -30,34 +29,27 @@ from mrr.model.load import LoadedModel
 from mrr.model.prompt import PromptEncoder, PromptTemplate
 from mrr.model.scorer import Scorer
 from mrr.page_cache import PageCache
-from mrr.pages.ingest import File, contents, read_pages, several
-from mrr.pages.naming import display_name
+from mrr.pages.ingest import File
 from mrr.pages.sandbox import Decoder
 from mrr.query import clean_query
 from mrr.resident import resident_for
-from mrr.timing import Stages
 from mrr.types import (
-    SYSTEMS,
     AddedPage,
     AddReport,
     Explanation,
     FailedFile,
-    Hit,
     Lens,
-    Page,
     PageImage,
     PageLike,
     RankedList,
     RerankResult,
     System,
-    Usage,
     page_ids_of,
 )
 
 logger = logging.getLogger(__name__)
 
 PUBLIC = "public"
-Candidate = tuple[Page, float | None]
 # Configurations kept beside the first, as a caller that changes its instruction to and fro needs.
 _MAX_TWINS = 8
 
@@ -264,66 +256,23 @@ class MiniReranker:
         files: one or many of paths (of files, or of folders that are searched), encoded bytes,
         files opened in binary mode, PIL images, and (name, one of these).
         """
-        evicted = self.store.stats().evicted
-        done = list(self.add_iter(files, page_range=page_range, scope=scope))
-        evicted = self.store.stats().evicted - evicted
-        notes = self.notes
-        if evicted:
-            notes += (
-                f"The store was full: {evicted} of its entries, those used least recently, made "
-                "room, and are computed again when a query asks for them. Remove pages, or open "
-                "the store with a larger budget_bytes.",
-            )
-        return AddReport(
-            pages=tuple(x for x in done if isinstance(x, AddedPage)),
-            failed=tuple(x for x in done if isinstance(x, FailedFile)),
-            notes=notes,
-        )
+        return adding.add(self, files, page_range, scope)
 
     def add_iter(
         self, files: Iterable[File] | File, *, page_range: str | None = None, scope: str = PUBLIC
     ) -> Iterator[AddedPage | FailedFile]:
         """The same, page by page as each is done; stop iterating to cancel. Nothing is lost."""
-        _check_scope(scope)
-        for item in self.decode(several(files), page_range):
-            if isinstance(item, FailedFile):
-                yield item
-                continue
-            try:
-                yield self.add_page(item, scope)
-            except Closed:
-                raise
-            except MRRError as error:
-                yield FailedFile(item.label, f"{item.label}: {error}")
+        return adding.add_iter(self, files, page_range, scope)
 
     def add_page(self, item: PageImage, scope: str = PUBLIC) -> AddedPage:
         """Cache one decoded page."""
-        self.check_open()
-        _check_scope(scope)
-        with self.lock:
-            return self.cache.add(item, scope)
+        return adding.add_page(self, item, scope)
 
     def decode(
         self, files: Iterable[File], page_range: str | None = None
     ) -> Iterator[PageImage | FailedFile]:
         """Pages of files as they are decoded, with the files that are refused in their place."""
-        for item in self._decode(files, page_range):
-            yield item
-            self.check_open()  # or a new decoding process would stay behind
-
-    def _decode(
-        self, files: Iterable[File], page_range: str | None
-    ) -> Iterator[PageImage | FailedFile]:
-        self.check_open()
-        for file in files:
-            try:
-                named, failed = contents(file)
-            except InputRejected as error:
-                name = display_name(str(file)) if isinstance(file, str | Path) else "file"
-                yield FailedFile(name, str(error))
-                continue
-            yield from failed
-            yield from read_pages(self.decoder, named, page_range)
+        return adding.decode(self, files, page_range)
 
     # ----------------------------------------------------------------- rank
 
@@ -343,41 +292,7 @@ class MiniReranker:
         InputRejected for an empty query, an unknown system, or one that the prompt order cannot
         serve.
         """
-        if system not in SYSTEMS:
-            raise InputRejected(f"No system {system!r}; choose one of {', '.join(SYSTEMS)}.")
-        _check_top_k(top_k)
-        text, notes = self.clean(query)
-        only = None if pages is None else page_ids_of(pages)
-        lost: set[str] = set()
-        stages = Stages(self.device)  # of all rounds: what an earlier one computed was not there
-        with self.lock:
-            while True:
-                try:
-                    candidates = self._retrieve(text, only, scopes, lost, top_k, stages)
-                    scored = self._score(text, [page for page, _ in candidates], system, stages)
-                    break
-                except PageLost as error:  # one page less, instead of no ranking at all
-                    lost.add(error.page_id)
-                    notes += (f"{error} The ranking is without it.",)
-        if not candidates:  # of a store that cannot be read, and looks empty
-            notes += tuple(filter(None, (self.store.stats().note,)))
-        n_unknown = 0 if only is None else len(only - lost) - len(candidates)
-        if n_unknown > 0 and (top_k is None or len(candidates) < top_k):
-            notes += (f"{n_unknown} of the pages that were named are not among those to be seen.",)
-        return _ranked(text, system, candidates, scored, stages, self.notes + notes)
-
-    def _score(
-        self, text: str, pages: list[Page], system: System, stages: Stages
-    ) -> systems.Scored:
-        """Logits of the candidates by the path that the system and the prompt order call for."""
-        if system == "original":
-            return systems.original(self.cache, text, pages, stages)
-        if system == "dense-reuse":
-            at_once = systems.DENSE_PAGES_AT_ONCE
-            return systems.cached(self.dense_cache, text, pages, stages, at_once)
-        if self.cache.scorer.image_first:
-            return systems.cached(self.cache, text, pages, stages, systems.PAGES_AT_ONCE)
-        return systems.joint(self.cache, text, pages, stages)
+        return ranking.rank(self, query, top_k, system, pages, scopes)
 
     def clean(self, query: str) -> tuple[str, tuple[str, ...]]:
         """The query as the model will read it, and what was changed, in sentences."""
@@ -394,48 +309,13 @@ class MiniReranker:
         top_k: int | None = None,
         pages: Iterable[PageLike] | PageLike | None = None,
         scopes: Collection[str] = (PUBLIC,),
-    ) -> list[Candidate]:
+    ) -> list[ranking.Candidate]:
         """The first stage alone: the (page, similarity) that `rank` would score, best first.
 
         The similarity, a cosine or the share of the query that a page shows, is None without an
         embedder; then it is every page. Raises InputRejected for an empty query.
         """
-        _check_top_k(top_k)
-        text, _ = self.clean(query)
-        only = None if pages is None else page_ids_of(pages)
-        lost: set[str] = set()
-        with self.lock:
-            while True:
-                try:
-                    return self._retrieve(text, only, scopes, lost, top_k, Stages(self.device))
-                except PageLost as error:
-                    lost.add(error.page_id)
-
-    def _retrieve(
-        self,
-        text: str,
-        only: set[str] | None,
-        scopes: Collection[str],
-        lost: set[str],
-        top_k: int | None,
-        stages: Stages,
-    ) -> list[Candidate]:
-        """First stage: the best pages first; without an embedder all of them, unscored."""
-        scopes = [scopes] if isinstance(scopes, str) else scopes  # not its letters
-        self.check_open()
-        with stages("retrieve"):
-            pages = [
-                page
-                for page in self.store.pages(scopes)
-                if (only is None or page.page_id in only) and page.page_id not in lost
-            ]
-            if self.embedder is None or not pages:
-                return [(page, None) for page in pages]
-        vectors = self.cache.vectors(pages, stages)
-        with stages("retrieve"):
-            suits = self.embedder.similarity(text, vectors)
-            order = np.argsort(-suits, kind="stable")[:top_k]
-            return [(pages[i], float(suits[i])) for i in order]
+        return ranking.retrieve(self, query, top_k, pages, scopes)
 
     # -------------------------------------------------------------- explain
 
@@ -507,48 +387,3 @@ class MiniReranker:
     ) -> list[RerankResult]:
         """Texts in descending relevance to a picture (vision-as-query); see mrr.pairs."""
         return pairs.rank_texts(self, image, texts, top_n, instruction)
-
-
-def _check_scope(scope: str) -> None:
-    if scope == DOCUMENTS:
-        raise InputRejected(
-            f"Pages in the scope {DOCUMENTS!r} are those that rerank() was given, and make room "
-            "like K/V; choose another name."
-        )
-
-
-def _check_top_k(top_k: int | None) -> None:
-    if top_k is not None and top_k < 1:
-        raise InputRejected(f"top_k is {top_k}; at least one candidate is needed.")
-
-
-def _ranked(
-    query: str,
-    system: System,
-    candidates: list[Candidate],
-    scored: systems.Scored,
-    stages: Stages,
-    notes: tuple[str, ...],
-) -> RankedList:
-    """Sort by logit, ties in candidate order."""
-    logits = np.asarray(scored.logits, dtype=np.float32)
-    hits = tuple(
-        Hit(
-            rank=rank,
-            page=candidates[i][0],
-            score=pairs.sigmoid(logits[i]),
-            logit=float(logits[i]),
-            retrieval_score=candidates[i][1],
-            n_visual_tokens=scored.n_visual[i],
-            n_kept_tokens=scored.n_kept[i],
-        )
-        for rank, i in enumerate(np.argsort(-logits, kind="stable"), start=1)
-    )
-    n_missed = sum(page.page_id in stages.missed for page, _ in candidates)
-    usage = Usage(
-        cached_pages=len(candidates) - n_missed,
-        missed_pages=n_missed,
-        bytes_read=stages.bytes_read,
-        ms=dict(stages.ms),
-    )
-    return RankedList(query, system, hits, usage, notes)

@@ -1,0 +1,94 @@
+"""The way of a page into the store: files are decoded, each page is cached as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cache_db.evict import DOCUMENTS
+from mrr.errors import Closed, InputRejected, MRRError
+from mrr.pages.ingest import File, contents, read_pages, several
+from mrr.pages.naming import display_name
+from mrr.types import AddedPage, AddReport, FailedFile, PageImage
+
+if TYPE_CHECKING:
+    from mrr.reranker import MiniReranker
+
+
+def add(
+    engine: MiniReranker, files: Iterable[File] | File, page_range: str | None, scope: str
+) -> AddReport:
+    """See MiniReranker.add."""
+    evicted = engine.store.stats().evicted
+    done = list(add_iter(engine, files, page_range, scope))
+    evicted = engine.store.stats().evicted - evicted
+    notes = engine.notes
+    if evicted:
+        notes += (
+            f"The store was full: {evicted} of its entries, those used least recently, made room, "
+            "and are computed again when a query asks for them. Remove pages, or open the store "
+            "with a larger budget_bytes.",
+        )
+    return AddReport(
+        pages=tuple(x for x in done if isinstance(x, AddedPage)),
+        failed=tuple(x for x in done if isinstance(x, FailedFile)),
+        notes=notes,
+    )
+
+
+def add_iter(
+    engine: MiniReranker, files: Iterable[File] | File, page_range: str | None, scope: str
+) -> Iterator[AddedPage | FailedFile]:
+    """See MiniReranker.add_iter."""
+    _check_scope(scope)
+    for item in engine.decode(several(files), page_range):
+        if isinstance(item, FailedFile):
+            yield item
+            continue
+        try:
+            yield engine.add_page(item, scope)
+        except Closed:
+            raise
+        except MRRError as error:
+            yield FailedFile(item.label, f"{item.label}: {error}")
+
+
+def add_page(engine: MiniReranker, item: PageImage, scope: str) -> AddedPage:
+    """See MiniReranker.add_page."""
+    engine.check_open()
+    _check_scope(scope)
+    with engine.lock:
+        return engine.cache.add(item, scope)
+
+
+def decode(
+    engine: MiniReranker, files: Iterable[File], page_range: str | None
+) -> Iterator[PageImage | FailedFile]:
+    """See MiniReranker.decode."""
+    for item in _decode(engine, files, page_range):
+        yield item
+        engine.check_open()  # or a new decoding process would stay behind
+
+
+def _decode(
+    engine: MiniReranker, files: Iterable[File], page_range: str | None
+) -> Iterator[PageImage | FailedFile]:
+    engine.check_open()
+    for file in files:
+        try:
+            named, failed = contents(file)
+        except InputRejected as error:
+            name = display_name(str(file)) if isinstance(file, str | Path) else "file"
+            yield FailedFile(name, str(error))
+            continue
+        yield from failed
+        yield from read_pages(engine.decoder, named, page_range)
+
+
+def _check_scope(scope: str) -> None:
+    if scope == DOCUMENTS:
+        raise InputRejected(
+            f"Pages in the scope {DOCUMENTS!r} are those that rerank() was given, and make room "
+            "like K/V; choose another name."
+        )
