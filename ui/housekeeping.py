@@ -182,7 +182,8 @@ class Housekeeping:
                     yield {view.plan: note("Stopped. The rest is encoded when it is asked.")}
                     break
         except Exception:  # a full memory too: the words that it goes on must not stay
-            yield {view.plan: "", view.stop: gr.update(visible=False)}
+            # As `plan` says, which may still be on its way for the last letter that was typed.
+            yield {view.plan: self._planned(session, values), view.stop: gr.update(visible=False)}
             raise
         finally:
             session.busy = False
