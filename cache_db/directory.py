@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from platformdirs import user_cache_path
+
+from mrr.errors import InvalidConfig
 
 # SQLite's write-ahead log needs memory shared between processes, and all of the store needs
 # locks that the kernel drops when a process dies. Neither can be had over a network.
@@ -26,6 +29,18 @@ def default_store() -> Path:
     """$MRR_CACHE_DIR, or the user's cache folder: never the working directory."""
     named = os.environ.get("MRR_CACHE_DIR")  # may hold a ~ that no shell has expanded
     return Path(os.path.expanduser(named)) if named else user_cache_path("minireranker")
+
+
+def default_budget() -> int:
+    """Bytes of $MRR_BUDGET_GIB, or of 10 GiB. Raises InvalidConfig for what is no size."""
+    named = os.environ.get("MRR_BUDGET_GIB", "").strip() or "10"
+    try:
+        gib = float(named)
+    except ValueError:
+        gib = math.nan
+    if not 0 < gib < math.inf:
+        raise InvalidConfig(f"MRR_BUDGET_GIB is {named!r}; it is a number of GiB, such as 20.")
+    return int(gib * 2**30)
 
 
 def prepare(root: Path) -> Directory:

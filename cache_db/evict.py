@@ -189,7 +189,8 @@ class Space:
         if excess > 0:
             raise BudgetExceeded(
                 f"{_mb(nbytes)} do not fit: the store's budget is {_mb(self.budget_bytes)} and "
-                f"{_mb(excess)} too much is in use. Remove pages or raise the budget."
+                f"{_mb(excess)} too much is in use. Remove pages, or raise budget_bytes or "
+                "MRR_BUDGET_GIB."
             )
         return victims
 

@@ -16,7 +16,7 @@ from PIL import Image
 from cache_db import health
 from cache_db.catalogue import Catalogue
 from cache_db.database import Database, retried
-from cache_db.directory import prepare
+from cache_db.directory import default_budget, prepare
 from cache_db.entries import Entries
 from cache_db.evict import Space
 from cache_db.files import DiskFiles, Files, MemoryFiles
@@ -43,7 +43,7 @@ class PageStore:
         self,
         root: Path | None,
         *,
-        budget_bytes: int = 10 * 2**30,
+        budget_bytes: int | None = None,
         memory_bytes: int = 2**30,
         holds_pages: bool = True,
         on_disk_only: bool = False,
@@ -51,12 +51,14 @@ class PageStore:
         """Open, or make, the store in root.
 
         root: a folder on a local disk; None to run in memory. budget_bytes: of pictures and K/V on
-        disk; vectors add about 16 KB a page. memory_bytes: of K/V kept in memory in front of the
-        disk, or of everything where there is no disk. holds_pages: entries name pages of this
-        store; False where another store knows the pages and this one has their K/V only.
+        disk; vectors add about 16 KB a page. None is $MRR_BUDGET_GIB, or 10 GiB. memory_bytes: of
+        K/V kept in memory in front of the disk, or of everything where there is no disk.
+        holds_pages: entries name pages of this store; False where another store knows the pages
+        and this one has their K/V only.
         on_disk_only: raise InputRejected where the folder cannot be used, instead of going on in
         memory: whoever looks after a store must not be shown an empty one in its place.
         """
+        budget_bytes = default_budget() if budget_bytes is None else budget_bytes
         self._root, self._sizes = root, (budget_bytes, memory_bytes)
         self._note = "No folder was given; nothing outlives this process." if root is None else ""
         self._files: Files

@@ -27,8 +27,8 @@ def add(
     if evicted:
         notes += (
             f"The store was full: {evicted} of its entries, those used least recently, made room, "
-            "and are computed again when a query asks for them. Remove pages, or open the store "
-            "with a larger budget_bytes.",
+            "and are computed again when a query asks for them. Remove pages, or raise "
+            "budget_bytes or MRR_BUDGET_GIB.",
         )
     return AddReport(
         pages=tuple(x for x in done if isinstance(x, AddedPage)),

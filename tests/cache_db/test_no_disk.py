@@ -16,7 +16,7 @@ from store_samples import finish, is_right, make_key, make_page, make_picture, p
 
 from cache_db import PageStore, directory
 from cache_db.directory import default_store, network_filesystem
-from mrr.errors import BudgetExceeded
+from mrr.errors import BudgetExceeded, InvalidConfig
 
 
 def assert_works_in_memory(store: PageStore) -> None:
@@ -176,3 +176,22 @@ def test_a_home_folder_in_the_environment_is_found_as_a_shell_would(monkeypatch,
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MRR_CACHE_DIR", "~/pages")
     assert default_store() == tmp_path / "pages"
+
+
+@pytest.mark.parametrize(("named", "gib"), [(None, 10), ("", 10), ("2.5", 2.5), (" 40 ", 40)])
+def test_the_environment_sets_the_budget_that_nobody_passed(monkeypatch, tmp_path, named, gib):
+    monkeypatch.delenv("MRR_BUDGET_GIB", raising=False)
+    if named is not None:
+        monkeypatch.setenv("MRR_BUDGET_GIB", named)
+    with PageStore(tmp_path) as store:
+        assert store.stats().budget_bytes == gib * 2**30
+    with PageStore(tmp_path, budget_bytes=5_000_000) as store:
+        assert store.stats().budget_bytes == 5_000_000
+
+
+@pytest.mark.parametrize("named", ["0", "-1", "20GB", "nan", "inf"])
+def test_a_budget_that_is_no_size_is_refused_by_name(monkeypatch, tmp_path, named):
+    monkeypatch.setenv("MRR_BUDGET_GIB", named)
+    with pytest.raises(InvalidConfig, match=f"MRR_BUDGET_GIB is '{named}'"):
+        PageStore(tmp_path / "store")
+    assert not (tmp_path / "store").exists()
