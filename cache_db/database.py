@@ -47,10 +47,17 @@ def retried(action: Callable[[], T]) -> T:
 
 @dataclass(eq=False)
 class _Handle:
-    """One thread's connection, and the inode of the file it was opened on."""
+    """One thread's connection, and the inode of the file it was opened on.
+
+    Closed with it: a connection lies in a reference cycle of its own, so that one which is only
+    dropped stays open until garbage is looked for, unseen by whoever closes all before a fork.
+    """
 
     db: sqlite_utils.Database
     inode: int
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, self.db.close)
 
 
 class Database:

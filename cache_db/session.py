@@ -8,6 +8,7 @@ import re
 import secrets
 import stat
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,8 @@ class Session:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._fd = os.open(folder / self.name, flags, 0o600)
             _try_lock(self._fd)
+        # What is dropped without `close` is a dead session, not one that lives with the process.
+        self._dropped = weakref.finalize(self, os.close, self._fd)
 
     def alive(self, name: str) -> bool:
         """Whether the session of that name is still open, here or in another process."""
@@ -89,7 +92,7 @@ class Session:
         """Give the sign of life up."""
         if self._fd is not None and self._folder is not None:
             (self._folder / self.name).unlink(missing_ok=True)
-            os.close(self._fd)
+            self._dropped()
             self._fd = None
 
 

@@ -10,6 +10,7 @@ from cache_db.evict import DOCUMENTS
 from mrr.errors import Closed, InputRejected, MRRError
 from mrr.pages.ingest import File, contents, read_pages, several
 from mrr.pages.naming import display_name
+from mrr.turn import turn
 from mrr.types import AddedPage, AddReport, FailedFile, PageImage
 
 if TYPE_CHECKING:
@@ -30,8 +31,15 @@ def add(
             "and are computed again when a query asks for them. Remove pages, or raise "
             "budget_bytes or MRR_BUDGET_GIB.",
         )
+    pages = tuple(x for x in done if isinstance(x, AddedPage))
+    notes += tuple(
+        f"{page.added_as} shows the same as {page.page.label}, which is in the store: they are one "
+        "page under that name, and removed together."
+        for page in pages
+        if page.added_as is not None
+    )
     return AddReport(
-        pages=tuple(x for x in done if isinstance(x, AddedPage)),
+        pages=pages,
         failed=tuple(x for x in done if isinstance(x, FailedFile)),
         notes=notes,
     )
@@ -58,7 +66,7 @@ def add_page(engine: MiniReranker, item: PageImage, scope: str) -> AddedPage:
     """See MiniReranker.add_page."""
     engine.check_open()
     _check_scope(scope)
-    with engine.lock:
+    with turn(engine.lock):  # or queries would wait for all the pages that follow
         return engine.cache.add(item, scope)
 
 

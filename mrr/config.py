@@ -35,6 +35,7 @@ _NUMBERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "max_pixels": _WHOLE,
     "seed": _WHOLE,
 }
+_MAX_INSTRUCTION_CHARS = 2000
 _MAY_BE_OPEN = frozenset(("exit_layer", "band", "min_pixels", "max_pixels"))
 
 
@@ -97,6 +98,11 @@ class RerankConfig:
             self.instruction.encode()
         except (AttributeError, UnicodeEncodeError):
             raise InvalidConfig(f"instruction is {self.instruction!r}; it must be text.") from None
+        if len(self.instruction) > _MAX_INSTRUCTION_CHARS:  # each page would be read with it
+            raise InvalidConfig(
+                f"instruction has {len(self.instruction):,} characters; the limit is "
+                f"{_MAX_INSTRUCTION_CHARS:,}."
+            )
 
     def resolve(self, n_layers: int) -> RerankConfig:
         """Fill in band and exit for a model of n_layers layers, and check them against it."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -70,7 +71,8 @@ class PageCache:
         known, page = there is not None, there or page
         self.pages.add_page(page, item.image)
         try:
-            return self._computed(page, item.image, known, begin)
+            added = self._computed(page, item.image, known, begin)
+            return added if page.label == item.label else replace(added, added_as=item.label)
         except NotFinite:
             if not known:  # a page that cannot be scored is not one of the store's
                 self.pages.remove_pages([page.page_id])

@@ -1,48 +1,44 @@
 """Reranking in the field's conventions: documents in, positions and scores out.
 
 Pictures given here are cached like any page, in a scope of their own, so the second query over
-the same documents pays for the query only. Nobody asked to keep them: the store evicts them as it
-does K/V, and one that it has no room for is scored without it.
+the same documents pays for the query, and for reading the files. Nobody asked to keep them: the
+store evicts them as it does K/V, and one that it has no room for is scored without it.
 """
 
 from __future__ import annotations
 
-import base64
-import os
-import re
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast, overload
 
 import numpy as np
+import torch
 from PIL import Image
 
 from cache_db.evict import DOCUMENTS
+from mrr.documents import Document, is_picture, known, read_page, read_picture
 from mrr.errors import BudgetExceeded, InputRejected
 from mrr.model.scorer import Scorer
 from mrr.page_cache import page_of
-from mrr.pages.ingest import Content, File, from_pil
-from mrr.pages.naming import display_name
 from mrr.prune import kept_tokens
 from mrr.query import clean_query
 from mrr.timing import Stages
-from mrr.types import AddedPage, FailedFile, Hit, Page, PageImage, PageLike, RerankResult
+from mrr.turn import turn
+from mrr.types import AddedPage, Hit, Page, RerankResult
 
 if TYPE_CHECKING:
     from mrr.reranker import MiniReranker
 
-Picture = Content
-Document = Picture | PageLike
+Activation = Callable[[torch.Tensor], torch.Tensor]
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 # Pictures that were passed to rerank() and predict(): the newest stay, or a service that is asked
 # about ever new ones would list them without end. What they take of the disk, the budget bounds.
 _MAX_DOCUMENTS = 1000
 _TEXTS_AT_ONCE = 64
-_DATA_URL = re.compile(r"data:[^\s,]*,", re.IGNORECASE)  # "data: by region, 2024" is a query
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 def rerank(
@@ -66,20 +62,49 @@ def rerank(
     engine = with_instruction(engine, instruction)
     if not documents:
         return []
-    text, _ = engine.clean(query)
-    with engine.lock, ExitStack() as held:
+    text = _cleaned(engine, query)
+    logits = _score_documents(
+        engine, text, documents, [f"document {i}" for i in range(len(documents))]
+    )
+    return _results(logits, documents if return_documents else None, top_n)
+
+
+def _score_documents(
+    engine: MiniReranker, text: str, documents: Sequence[Document], names: Sequence[str]
+) -> list[float]:
+    """Logits of documents for a cleaned query. names: what a refusal calls each of them.
+
+    Others may use the engine while one is read, and between two that are encoded.
+    """
+    with ExitStack() as held:
         placed = [
-            _place(engine, text, each, f"document {i}", held) for i, each in enumerate(documents)
+            _place(engine, text, document, name, held)
+            for document, name in zip(documents, names, strict=True)
         ]
         pages = {page.page_id: page for page in placed if isinstance(page, Page)}
-        _forget_old(engine, set(pages))
-        ranked = engine.rank(query, pages=set(pages), scopes={p.scope for p in pages.values()})
-        scores = {hit.page.page_id: hit.logit for hit in ranked}
-        logits = [
-            _logit(engine, text, scores, placed[i], document, i)
-            for i, document in enumerate(documents)
-        ]
-    return _results(logits, documents if return_documents else None, top_n)
+        with engine.lock:
+            _forget_old(engine, set(pages))
+            ranked = engine.rank(text, pages=set(pages), scopes={p.scope for p in pages.values()})
+            scores = {hit.page.page_id: hit.logit for hit in ranked}
+            return [
+                _logit(engine, text, scores, *each)
+                for each in zip(placed, documents, names, strict=True)
+            ]
+
+
+def _cleaned(engine: MiniReranker, query: str, name: str = "") -> str:
+    """The query as the model reads it; what was cut is logged, for results carry no notes.
+
+    name: what a refusal calls it, where there are several.
+    """
+    of = f"{name.capitalize()}: " if name else ""
+    try:
+        text, notes = engine.clean(query)
+    except InputRejected as error:
+        raise InputRejected(f"{of}{error}") from None
+    for note in notes:
+        logger.warning("%s%s", of, note)
+    return text
 
 
 def rank_texts(
@@ -100,17 +125,30 @@ def rank_texts(
     if not texts:
         return []
     engine = with_instruction(engine, instruction)
-    cleaned = [_candidate(engine, text, i) for i, text in enumerate(texts)]
-    picture = _picture(engine, image, "the query picture")
-    with engine.lock:
-        return _results(_score_texts(engine, picture, cleaned), texts, top_n)
+    names = [f"text {i}" for i in range(len(texts))]
+    return _results(_score_texts(engine, image, "the query picture", texts, names), texts, top_n)
 
 
-def _score_texts(engine: MiniReranker, picture: Image.Image, texts: list[str]) -> list[float]:
-    """Logits of cleaned texts against one picture, some texts at a time.
+def _score_texts(
+    engine: MiniReranker,
+    image: Document,
+    name: str,
+    texts: Sequence[str],
+    names: Sequence[str],
+) -> list[float]:
+    """Logits of texts against one picture, some at a time. name, names: what refusals call them.
 
     Equal texts are scored once: beside others, each would get another rounding of its logit.
     """
+    cleaned = [_candidate(engine, text, each) for text, each in zip(texts, names, strict=True)]
+    picture = read_picture(engine, image, name)
+    with engine.lock:
+        different = list(dict.fromkeys(cleaned))
+        logit = dict(zip(different, _text_logits(engine, picture, different), strict=True))
+    return [logit[text] for text in cleaned]
+
+
+def _text_logits(engine: MiniReranker, picture: Image.Image, texts: list[str]) -> list[float]:
     scorer = Scorer(engine.loaded, engine.encoder, engine.config, image_is="query")
     stages = Stages(engine.device)
     sight = scorer.sight(picture, stages)
@@ -122,72 +160,88 @@ def _score_texts(engine: MiniReranker, picture: Image.Image, texts: list[str]) -
         importance=engine.cache.embed(sight, stages)[1] if guided else None,
         seed=(scorer.config.seed,),
     )
-    different = list(dict.fromkeys(texts))
+    if not scorer.image_first:
+        return [scorer.score_joint(text, sight, kept, stages) for text in texts]
+    page = scorer.encode(sight, kept, stages)
     logits: list[float] = []
-    if scorer.image_first:
-        page = scorer.encode(sight, kept, stages)
-        for start in range(0, len(different), _TEXTS_AT_ONCE):
-            some = different[start : start + _TEXTS_AT_ONCE]
-            logits += scorer.score(some, [page], stages).tolist()
-    else:
-        logits += [scorer.score_joint(text, sight, kept, stages) for text in different]
-    logit = dict(zip(different, logits, strict=True))
-    return [logit[text] for text in texts]
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        some = texts[start : start + _TEXTS_AT_ONCE]
+        logits += scorer.score(some, [page], stages).tolist()
+    return logits
 
 
-def _candidate(engine: MiniReranker, text: str, index: int) -> str:
+def _candidate(engine: MiniReranker, text: str, name: str) -> str:
     """A candidate text as the model will read it; refused, never cut, where it is too long."""
     limits = replace(engine.limits, max_query_chars=max(len(text), 1))
     try:
         cleaned, _ = clean_query(text, limits)
     except InputRejected:
-        raise InputRejected(f"Text {index} is empty; every candidate needs words.") from None
+        raise InputRejected(f"{name.capitalize()} is empty; every candidate needs words.") from None
     n_tokens = len(engine.encoder.text_ids(cleaned))
     if n_tokens > engine.limits.max_text_tokens:
         raise InputRejected(
-            f"Text {index} has {n_tokens} tokens; the limit is {engine.limits.max_text_tokens}. "
-            "Split it and rank the parts."
+            f"{name.capitalize()} has {n_tokens} tokens; the limit is "
+            f"{engine.limits.max_text_tokens}. Split it and rank the parts."
         )
     return cleaned
 
 
 @overload
-def predict(engine: MiniReranker, pairs: tuple[Document, Document]) -> float: ...
-@overload
-def predict(engine: MiniReranker, pairs: Iterable[tuple[Document, Document]]) -> np.ndarray: ...
 def predict(
-    engine: MiniReranker, pairs: tuple[Document, Document] | Iterable[tuple[Document, Document]]
+    engine: MiniReranker, pairs: tuple[Document, Document], activation_fn: Activation | None
+) -> float: ...
+@overload
+def predict(
+    engine: MiniReranker,
+    pairs: Iterable[tuple[Document, Document]],
+    activation_fn: Activation | None,
+) -> np.ndarray: ...
+def predict(
+    engine: MiniReranker,
+    pairs: tuple[Document, Document] | Iterable[tuple[Document, Document]],
+    activation_fn: Activation | None,
 ) -> np.ndarray | float:
     """(N,) scores of pairs, grouped so that each picture and each query is run once.
 
     A pair whose first side is a picture is vision-as-query, any other is a query for a page. One
-    pair that is in no list gets a number, as from a CrossEncoder.
+    pair that is in no list gets a number, as from a CrossEncoder. activation_fn: of the logits, a
+    float32 tensor; None is the sigmoid.
     """
     engine.check_open()
     one = isinstance(pairs, tuple | list) and len(pairs) == 2 and isinstance(pairs[0], Document)
     # Pictures are told apart by identity, so each must stay where it is.
     listed = cast(list[tuple[Document, Document]], [pairs] if one else _listed(pairs, "pair"))
-    scores = np.empty(len(listed), dtype=np.float32)
     groups: dict[int | str, list[int]] = {}
-    for i, (first, _) in enumerate(listed):
+    for i, (first, second) in enumerate(listed):
+        _check_pair(engine, first, second, f"pair {i}")
         groups.setdefault(str(first) if isinstance(first, str) else id(first), []).append(i)
+    logits = np.empty(len(listed), dtype=np.float32)
     for members in groups.values():
-        first = listed[members[0]][0]
+        first, names = listed[members[0]][0], [f"pair {i}" for i in members]
         seconds = [listed[i][1] for i in members]
-        if _is_picture(engine, first):
-            results = rank_texts(engine, first, _texts(engine, seconds), None, None)
+        if is_picture(engine, first):
+            texts = [str(second) for second in seconds]
+            logits[members] = _score_texts(engine, first, names[0], texts, names)
         else:
-            results = rerank(engine, str(first), seconds, None, None, False)
-        for result in results:
-            scores[members[result.index]] = result.relevance_score
-    return float(scores[0]) if one else scores
+            text = _cleaned(engine, str(first), names[0])
+            logits[members] = _score_documents(engine, text, seconds, names)
+    if activation_fn is None:
+        values = np.array([sigmoid(logit) for logit in logits], dtype=np.float32)
+    else:
+        values = np.asarray(activation_fn(torch.from_numpy(logits)), dtype=np.float32)
+    return float(values[0]) if one else values
 
 
-def _is_picture(engine: MiniReranker, side: Document) -> bool:
-    """Whether a side of a pair is a picture; a string is one as a data URL or a page's id."""
-    if not isinstance(side, str):
-        return True
-    return _DATA_URL.match(side) is not None or engine.store.page(side) is not None
+def _check_pair(engine: MiniReranker, first: Document, second: Document, name: str) -> None:
+    """Raise InputRejected for a pair of which not exactly one side is a picture."""
+    for side in (first, second):
+        if not isinstance(side, Document):
+            raise InputRejected(
+                f"{name.capitalize()} has a side that is {side!r:.80}; a pair is a text and a "
+                "picture, file or page id."
+            )
+    if is_picture(engine, first) and is_picture(engine, second):
+        raise InputRejected(f"Both sides of {name} are pictures; one of them must be a text.")
 
 
 def with_instruction(engine: MiniReranker, instruction: str | None) -> MiniReranker:
@@ -202,43 +256,22 @@ def sigmoid(logit: float | np.floating) -> float:
     return float(0.5 * (1.0 + np.tanh(0.5 * np.float64(logit))))  # exp would overflow
 
 
-def _known(engine: MiniReranker, document: Document, name: str) -> Page | Picture | str:
-    """The stored page that a document names, or else the picture or file that it is."""
-    named = document.page if isinstance(document, Hit | AddedPage) else document
-    page_id = named.page_id if isinstance(named, Page) else named
-    known = engine.store.page(page_id) if isinstance(page_id, str) else None
-    if known is not None:
-        return known
-    if isinstance(named, Page):
-        raise InputRejected(
-            f"{name.capitalize()}, {named.label}, is not in the store. Add it first."
-        )
-    return named
-
-
-def _picture(engine: MiniReranker, document: Document, name: str) -> Image.Image:
-    """The canonical picture of a document, from the store where it is a page of it."""
-    known = _known(engine, document, name)
-    if isinstance(known, Page):
-        return engine.cache.picture(known)
-    return _read(engine, known, name).image
-
-
 def _place(
     engine: MiniReranker, text: str, document: Document, name: str, held: ExitStack
 ) -> Page | float:
     """The page of a document, pinned as long as `held` is; or its logit, where it has no room."""
-    known = _known(engine, document, name)
-    if isinstance(known, Page):
-        held.enter_context(engine.store.pinned([known.page_id]))
-        return known
-    item = _read(engine, known, name)
+    there = known(engine, document, name)
+    if isinstance(there, Page):
+        held.enter_context(engine.store.pinned([there.page_id]))
+        return there
+    item = read_page(engine, there, name)
     page = page_of(item, DOCUMENTS)
     held.enter_context(engine.store.pinned([page.page_id]))  # or the next ones could push it out
-    try:
-        return engine.cache.add(item, DOCUMENTS, page).page
-    except BudgetExceeded:
-        return _score_unstored(engine, text, page, item.image)
+    with turn(engine.lock):
+        try:
+            return engine.cache.add(item, DOCUMENTS, page).page
+        except BudgetExceeded:
+            return _score_unstored(engine, text, page, item.image)
 
 
 def _score_unstored(engine: MiniReranker, text: str, page: Page, image: Image.Image) -> float:
@@ -258,7 +291,7 @@ def _logit(
     scores: dict[str, float],
     placed: Page | float,
     document: Document,
-    index: int,
+    name: str,
 ) -> float:
     """The score of a document; one that left the store meanwhile is read again, if it can be."""
     if not isinstance(placed, Page):
@@ -267,9 +300,9 @@ def _logit(
         return scores[placed.page_id]
     if isinstance(document, Page | AddedPage | Hit) or document == placed.page_id:
         raise InputRejected(
-            f"Document {index}, {placed.label}, cannot be read any more. Add it again."
+            f"{name.capitalize()}, {placed.label}, cannot be read any more. Add it again."
         )
-    item = _read(engine, document, f"document {index}")
+    item = read_page(engine, document, name)
     return _score_unstored(engine, text, placed, item.image)
 
 
@@ -280,66 +313,6 @@ def _forget_old(engine: MiniReranker, in_hand: set[str]) -> None:
     n_over = len(known) - _MAX_DOCUMENTS
     if n_over > 0:
         engine.remove_pages(spare[:n_over])
-
-
-def _read(engine: MiniReranker, document: Picture | str, name: str) -> PageImage:
-    """Exactly one decoded page, or InputRejected."""
-    if isinstance(document, Image.Image):
-        return from_pil(document, name, engine.limits)
-    items = list(engine.decode([_file(document, name)]))
-    for item in items:
-        if isinstance(item, FailedFile):
-            raise InputRejected(f"{name.capitalize()}: {item.reason}")
-    pages = [item for item in items if isinstance(item, PageImage)]
-    if len(pages) != 1:
-        raise InputRejected(
-            f"{name.capitalize()} has {len(pages)} pages; a document is one page. Add the file "
-            "with add() and use rank(), or pass its page ids."
-        )
-    return pages[0]
-
-
-def _file(document: Picture | str, name: str) -> File:
-    """What to read a document from, called by its own name if it is a path, else by `name`."""
-    if isinstance(document, str):
-        if _DATA_URL.match(document):
-            return name, _of_data_url(document, name)
-        _check_there(document, name)
-    if isinstance(document, str | Path):  # named, so that a folder is refused and not searched
-        return Path(document).name, Path(document)
-    return (name, document) if isinstance(document, Content) else document
-
-
-def _check_there(path: str, name: str) -> None:
-    """Raise InputRejected for a string that is no path, saying what else it may have meant."""
-    if _URL.match(path):
-        raise InputRejected(
-            f"{name.capitalize()} is a URL, and none is fetched. Download it and pass its path."
-        )
-    if not os.path.exists(path):
-        raise InputRejected(
-            f'{name.capitalize()}: there is no file "{display_name(path)}", nor a page of this id. '
-            "A document is a picture, a file or a page id; texts are ranked by rank_texts."
-        )
-
-
-def _of_data_url(url: str, name: str) -> bytes:
-    """The file in a data URL, which is how a picture travels in JSON."""
-    head, _, body = url.partition(",")
-    try:
-        if head.casefold().endswith(";base64"):
-            return base64.b64decode(body, validate=True)
-    except ValueError:
-        pass
-    raise InputRejected(
-        f"{name.capitalize()} is a data URL that is not base64; write data:image/png;base64,..."
-    )
-
-
-def _texts(engine: MiniReranker, documents: Sequence[Document]) -> list[str]:
-    if any(_is_picture(engine, d) for d in documents):
-        raise InputRejected("Both sides of a pair are pictures; one of them must be a text.")
-    return [str(d) for d in documents]
 
 
 def _listed(given: Iterable[T], what: str) -> list[T]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -124,16 +124,22 @@ class MiniReranker:
             template=template,
             self_check=self_check,
         )
+        config = trained_config(parts.loaded, config)
         opened = open_store(store)
-        return cls(
-            parts.loaded,
-            parts.template,
-            trained_config(parts.loaded, config),
-            embedder=parts.embedder,
-            store=opened,
-            owns_store=opened is not store,
-            limits=limits,
-        )
+        try:
+            return cls(
+                parts.loaded,
+                parts.template,
+                config,
+                embedder=parts.embedder,
+                store=opened,
+                owns_store=opened is not store,
+                limits=limits,
+            )
+        except BaseException:  # a configuration that the model does not fit
+            if opened is not store:
+                opened.close()
+            raise
 
     def with_config(self, config: RerankConfig) -> MiniReranker:
         """The same models, pages and caches under another configuration.
@@ -337,12 +343,12 @@ class MiniReranker:
     def lenses(
         self,
         query: str,
-        pages: Sequence[PageLike],
+        pages: Iterable[PageLike] | PageLike,
         *,
         scopes: Collection[str] = (PUBLIC,),
         **options: Any,
     ) -> dict[str, Lens]:
-        """{page_id: relevance per layer} of many candidates.
+        """{page_id: relevance per layer} of one candidate or many.
 
         Options: dense, progress. See mrr.explain.explanation.lenses.
         """
@@ -363,19 +369,40 @@ class MiniReranker:
         return pairs.rerank(self, query, documents, top_n, instruction, return_documents)
 
     @overload
-    def predict(self, pairs_: tuple[pairs.Document, pairs.Document]) -> float: ...
+    def predict(
+        self,
+        pairs_: tuple[pairs.Document, pairs.Document],
+        *,
+        activation_fn: pairs.Activation | None = ...,
+        batch_size: int | None = ...,
+        show_progress_bar: bool | None = ...,
+    ) -> float: ...
     @overload
-    def predict(self, pairs_: Iterable[tuple[pairs.Document, pairs.Document]]) -> np.ndarray: ...
+    def predict(
+        self,
+        pairs_: Iterable[tuple[pairs.Document, pairs.Document]],
+        *,
+        activation_fn: pairs.Activation | None = ...,
+        batch_size: int | None = ...,
+        show_progress_bar: bool | None = ...,
+    ) -> np.ndarray: ...
     def predict(
         self,
         pairs_: tuple[pairs.Document, pairs.Document]
         | Iterable[tuple[pairs.Document, pairs.Document]],
+        *,
+        activation_fn: pairs.Activation | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
     ) -> np.ndarray | float:
         """(N,) float32 scores in [0, 1] of (query, document) pairs, one side a picture.
 
-        One pair in no list gets a number.
+        One pair in no list gets a number. activation_fn: of the logits, a float32 tensor, instead
+        of the sigmoid; torch.nn.Identity() gives the logits. batch_size, show_progress_bar: for
+        callers of a CrossEncoder; batches are as large as memory allows whatever they say, and
+        there is no bar.
         """
-        return pairs.predict(self, pairs_)
+        return pairs.predict(self, pairs_, activation_fn)
 
     def rank_texts(
         self,

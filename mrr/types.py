@@ -62,7 +62,8 @@ class AddedPage:
     """What `add` did for one page.
 
     grid: (R, C) visual tokens before pruning. nbytes: stored K/V. elapsed_ms: this call's work.
-    note: a sentence where the store had no room for the K/V.
+    note: a sentence where the store had no room for the K/V. added_as: the name it came under this
+    time, where the store has its pixels under another already.
     """
 
     page: Page
@@ -72,6 +73,7 @@ class AddedPage:
     nbytes: int
     elapsed_ms: float
     note: str | None = None
+    added_as: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,12 @@ class AddReport:
     pages: tuple[AddedPage, ...]
     failed: tuple[FailedFile, ...]
     notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[AddedPage]:
+        return iter(self.pages)
+
+    def __len__(self) -> int:
+        return len(self.pages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +177,7 @@ def page_id_of(page: PageLike) -> str:
 
 def page_ids_of(pages: Iterable[PageLike] | PageLike) -> set[str]:
     """The ids of one page or of several."""
-    if isinstance(pages, Page | Hit | AddedPage | str):
+    if isinstance(pages, PageLike):
         return {page_id_of(pages)}
     return {page_id_of(page) for page in pages}
 

@@ -115,3 +115,9 @@ def test_people_read_layers_from_0_with_both_ends_included() -> None:
     assert layer_range((3, 7)) == "3–6"
     assert layer_range((0, 12)) == "0–11"
     assert layer_range((5, 6)) == "5"
+
+
+def test_an_instruction_that_every_page_would_have_to_be_read_with_has_a_limit() -> None:
+    assert RerankConfig(instruction="w" * 2000)
+    with pytest.raises(InvalidConfig, match="has 2,001 characters; the limit is 2,000"):
+        RerankConfig(instruction="w" * 2001)

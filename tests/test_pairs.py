@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cache_db.store import PageStore
@@ -367,3 +369,61 @@ def test_documents_that_no_store_has_room_for_get_the_same_scores(
     assert not store.pages(["documents"])
     scores = engine.predict([("blue page", document) for document in DOCUMENTS])
     assert scores == pytest.approx([sigmoid(expected[i]) for i in range(4)], abs=1e-5)
+
+
+def test_a_cut_query_is_logged_since_results_carry_no_notes(reranker: MiniReranker, caplog) -> None:
+    reranker.predict([("blue " * 1000, DOCUMENTS[0]), ("x", DOCUMENTS[1])])
+    assert "Pair 0: The query has" in caplog.text and "Pair 1" not in caplog.text
+
+
+def test_a_pair_is_refused_by_its_own_position(reranker: MiniReranker) -> None:
+    """Whatever group of equal queries it belongs to."""
+    good = [("q", DOCUMENTS[0]), ("other", DOCUMENTS[0]), (DOCUMENTS[1], "text")]
+    for bad, reason in (
+        (("q", "missing.png"), 'Pair 3: there is no file "missing.png"'),
+        (("  ", DOCUMENTS[0]), "Pair 3: Type a query first"),
+        ((None, DOCUMENTS[0]), "Pair 3 has a side that is None"),
+        (("q", 5), "Pair 3 has a side that is 5"),
+        ((DOCUMENTS[1], ""), "Pair 3 is empty"),
+        ((DOCUMENTS[1], DOCUMENTS[2]), "Both sides of pair 3 are pictures"),
+    ):
+        with pytest.raises(InputRejected, match=reason):
+            reranker.predict([*good, bad])
+
+
+def test_predict_takes_what_callers_of_a_cross_encoder_pass(reranker: MiniReranker) -> None:
+    made = [("blue page", document) for document in DOCUMENTS]
+    scores = reranker.predict(made, batch_size=2, show_progress_bar=False)
+    logits = reranker.predict(made, activation_fn=torch.nn.Identity())
+    assert scores == pytest.approx([sigmoid(logit) for logit in logits])
+    assert np.ptp(logits) > 1e-2
+    one = reranker.predict(made[0], activation_fn=torch.nn.Identity())
+    assert one == pytest.approx(float(logits[0]), abs=1e-5)
+
+
+def test_others_may_rank_while_a_document_is_read(reranker: MiniReranker) -> None:
+    reranker.add([DOCUMENTS[0]])
+    ranked = threading.Event()
+
+    class Slow(io.BytesIO):
+        """A file that comes over a slow line."""
+
+        def read(self, *size: int) -> bytes:
+            other = threading.Thread(target=lambda: (reranker.rank("x"), ranked.set()))
+            other.start()
+            other.join(30)
+            return super().read(*size)
+
+    reranker.rerank("blue page", [Slow(png(DOCUMENTS[1]))])
+    assert ranked.is_set(), "the engine was held while a file was read"
+
+
+def test_what_add_returned_is_a_list_of_documents(reranker: MiniReranker) -> None:
+    added = reranker.add(DOCUMENTS)
+    assert len(added) == 4 and [page.page for page in added] == [p.page for p in added.pages]
+    assert len(reranker.rerank("blue page", added)) == 4
+    assert len(reranker.rank("blue page", pages=added).hits) == 4
+    (lens,) = reranker.lenses("blue page", added.pages[0]).values()
+    assert reranker.lenses("blue page", added)[added.pages[0].page.page_id] is not None
+    assert np.isfinite(lens.mini).all()
+    assert reranker.remove_pages(added) == 4

@@ -6,6 +6,8 @@ import errno
 import json
 import logging
 import shutil
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from cache_db.files import DiskFiles
 from cache_db.store import PageStore
 from mrr import MiniReranker
 from mrr.config import Limits, RerankConfig
-from mrr.errors import Closed, InputRejected, NotFinite, ParityError
+from mrr.errors import Closed, InputRejected, InvalidConfig, NotFinite, ParityError
 from mrr.model.fused import FusedAttention
 from mrr.systems import Scored
 from mrr.types import SYSTEMS, AddedPage, Page, PageImage
@@ -699,3 +701,42 @@ def png(image) -> bytes:
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue()
+
+
+def test_a_page_that_two_documents_share_is_told_when_the_second_comes(
+    reranker: MiniReranker,
+) -> None:
+    cover, inside = pictures()[:2]
+    first = reranker.add([("report-2023.png", cover)])
+    second = reranker.add([("report-2024.png", cover), ("inside.png", inside)])
+    assert first.notes == () and first.pages[0].added_as is None
+    assert [page.added_as for page in second] == ["report-2024.png", None]
+    (note,) = second.notes
+    assert "report-2024.png shows the same as report-2023.png" in note and "together" in note
+
+
+def test_a_model_that_a_configuration_does_not_fit_leaves_no_store_open(pair, tmp_path) -> None:
+    with pytest.raises(InvalidConfig, match="exit_layer is 99"):
+        reopen(pair, tmp_path, config=RerankConfig(exit_layer=99))
+    assert not any((tmp_path / "store" / "sessions").glob("[0-9a-f]" * 16))
+
+
+def test_a_query_waits_for_the_page_that_is_encoded_and_not_for_all_of_them(
+    reranker: MiniReranker, monkeypatch
+) -> None:
+    reranker.add([pictures()[0]])
+    done: list[str] = []
+    add = reranker.cache.add
+
+    def slow(item, scope):
+        time.sleep(0.05)
+        done.append("page")
+        return add(item, scope)
+
+    monkeypatch.setattr(reranker.cache, "add", slow)
+    asked = threading.Thread(target=lambda: (reranker.rank("x"), done.append("query")))
+    for i, _ in enumerate(reranker.add_iter([picture(20 + i, (96, 96)) for i in range(12)])):
+        if i == 1:
+            asked.start()
+    asked.join()
+    assert done.index("query") < 8, done

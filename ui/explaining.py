@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mrr.config import Pruner
 from mrr.errors import InputRejected
-from mrr.explain.turn import Progress, Stop, never
+from mrr.turn import Progress, Stop, never
 from mrr.types import Explanation, Lens
 from ui.describe import describe
 from ui.session import Run, Session

@@ -7,7 +7,7 @@ whose K/V is not in the store is cached first, as `rank` would do.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,10 @@ from mrr.explain.attention import trace_attention
 from mrr.explain.lens import dense_lens, mini_lens
 from mrr.explain.maps import page_map
 from mrr.explain.occlusion import occlude
-from mrr.explain.turn import Progress, Stop, never, turn
 from mrr.model.kv import KVPage
 from mrr.prune import kept_mask
 from mrr.timing import Stages
+from mrr.turn import Progress, Stop, never, turn
 from mrr.types import (
     AttentionTrace,
     Explanation,
@@ -95,7 +95,7 @@ def explain(
 def lenses(
     engine: MiniReranker,
     query: str,
-    pages: Sequence[PageLike],
+    pages: Iterable[PageLike] | PageLike,
     *,
     scopes: Collection[str],
     dense: bool = False,
@@ -109,7 +109,8 @@ def lenses(
     """
     text, _ = engine.clean(query)
     with turn(engine.lock):
-        found, kv = _load(engine, pages, scopes)
+        several = [pages] if isinstance(pages, PageLike) else list(pages)
+        found, kv = _load(engine, several, scopes)
         table = mini_lens(engine.cache.scorer, text, kv)
     ids = [page.page_id for page in found]
     lens = {page_id: _lens(engine, row, None) for page_id, row in zip(ids, table, strict=True)}

@@ -16,10 +16,10 @@ import torch
 
 from mrr.errors import InvalidConfig
 from mrr.explain.lens import MAX_BATCH_COLUMNS
-from mrr.explain.turn import NO_LOCK, Progress, Stop, never, turn
 from mrr.model.band import run_band, run_before_band
 from mrr.model.kv import KVPage
 from mrr.model.scorer import Scorer
+from mrr.turn import NO_LOCK, Progress, Stop, never, turn
 from mrr.types import Occlusion
 
 # Share of the kept cells in a top set: few enough to be a claim about where the evidence is.

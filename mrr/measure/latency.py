@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mrr.errors import InputRejected
-from mrr.explain.turn import Stop, never, turn
 from mrr.measure.corpus import Progress, report
 from mrr.measure.machine import Machine, describe
 from mrr.measure.spread import Spread, spread
@@ -21,6 +20,7 @@ from mrr.page_cache import PageCache
 from mrr.prune import kept_tokens
 from mrr.reranker import PUBLIC, MiniReranker
 from mrr.timing import Stages
+from mrr.turn import Stop, never, turn
 from mrr.types import SYSTEM_NAMES, SYSTEMS, Page, System
 
 Call = Mapping[str, float]  # stage -> milliseconds, in the order they first ran

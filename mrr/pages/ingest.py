@@ -13,7 +13,7 @@ from PIL import Image
 from mrr.config import Limits
 from mrr.errors import InputRejected
 from mrr.pages.canonical import canonical, check_pixels
-from mrr.pages.naming import display_name
+from mrr.pages.naming import NOT_FETCHED, display_name, is_url
 from mrr.pages.refusal import Refused
 from mrr.pages.sandbox import Decoder, check_size
 from mrr.types import FailedFile, PageImage
@@ -49,7 +49,7 @@ def expand(
     """
     found: dict[Path, str] = {}
     failed: list[FailedFile] = []
-    for path in map(Path, paths):
+    for path in (Path(os.path.expanduser(path)) for path in paths):
         shown, closed = display_name(str(path)), list[Path]()
         try:
             inside = sorted(_page_files(path, closed)) if path.is_dir() else [path]
@@ -64,7 +64,8 @@ def expand(
         if closed and not inside:
             continue
         if not exists:
-            failed.append(FailedFile(shown, f"{shown} does not exist. Check its name."))
+            why = f"is {NOT_FETCHED}" if is_url(str(path)) else "does not exist. Check its name."
+            failed.append(FailedFile(shown, f"{shown} {why}"))
         elif not inside:
             folder = display_name(path.resolve().name)
             reason = "holds no PNG, JPEG, WebP, GIF, TIFF or PDF file. Choose another folder."
@@ -81,9 +82,12 @@ def _name_within(root: Path, file: Path) -> str:
 def several(files: Iterable[File] | File) -> Iterable[File]:
     """One file or many, as many; a tuple is one file where it is a name and what is in hand.
 
-    A tuple of two paths is two files, although within a list it is a name and a path.
+    A tuple of two paths is two files, although within a list it is a name and a path. An array is
+    one thing that is refused, not one for each of its rows.
     """
+    is_array = hasattr(files, "__array_interface__")  # no file, and its rows are none either
     one = isinstance(files[1], InHand) if _has_name(files) else isinstance(files, str | Content)
+    one = one or is_array
     return cast(Iterable[File], [files] if one else files)
 
 

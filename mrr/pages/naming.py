@@ -14,7 +14,14 @@ from mrr.plain import nfc, one_line
 MAX_NAME_CHARS = 80
 _MAX_LABEL_CHARS = 20
 _ENDING_CHARS = 12  # of a shortened name: room for the extension
+NOT_FETCHED = "a URL, and none is fetched. Download it and pass its path."
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # one slash is left of two in a Path
 _RANGE_PART = re.compile(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?")
+
+
+def is_url(text: str) -> bool:
+    """Whether what names no file is a URL."""
+    return _URL.match(text) is not None
 
 
 def display_name(name: str) -> str:

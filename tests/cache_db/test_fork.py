@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from pathlib import Path
@@ -99,3 +100,21 @@ def test_who_is_inside_may_go_further_in_while_a_fork_waits():
     assert forked.is_set()
     with gate:
         pass
+
+
+def test_a_thread_that_has_died_leaves_no_connection_to_a_child(tmp_path):
+    """SQLite in the child would count on locks that the child does not hold, and lose pages."""
+    with PageStore(tmp_path) as store:
+        put(store, 1)
+        gc.disable()
+        try:
+            thread = threading.Thread(target=store.stats)
+            thread.start()
+            thread.join()
+
+            def look():
+                assert not connections(tmp_path)
+
+            finish(start(look))
+        finally:
+            gc.enable()

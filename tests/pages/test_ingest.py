@@ -279,3 +279,19 @@ def test_a_picture_that_pillow_gives_up_on_does_not_keep_the_others_out(decoder:
     broken = Image.open(io.BytesIO(data))
     outcomes = list(read_pages(decoder, [("closed", closed), ("broken", broken), ("b.png", PNG)]))
     assert [type(outcome) for outcome in outcomes] == [FailedFile, FailedFile, PageImage]
+
+
+def test_an_array_is_one_thing_that_is_refused_and_not_one_a_row() -> None:
+    (one,) = several(np.zeros((30, 20, 3), np.uint8))
+    with pytest.raises(InputRejected, match="A page cannot be read from ndarray"):
+        contents(one)
+
+
+def test_a_url_is_told_that_none_is_fetched_and_a_home_folder_is_found(
+    tmp_path: Path, monkeypatch
+) -> None:
+    _, (failed,) = expand(["https://example.org/x.pdf"])
+    assert failed.reason == "x.pdf is a URL, and none is fetched. Download it and pass its path."
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x.pdf").touch()
+    assert expand(["~/x.pdf"]) == ([("x.pdf", tmp_path / "x.pdf")], [])

@@ -87,7 +87,7 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, n_passes: int) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
         self._left = n_passes
-        monkeypatch.setattr("mrr.explain.turn.time", self)
+        monkeypatch.setattr("mrr.turn.time", self)
         monkeypatch.setattr("mrr.explain.occlusion.MAX_BATCH_COLUMNS", 1)
 
     def sleep(self, _: float) -> None:
