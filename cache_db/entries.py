@@ -73,6 +73,12 @@ class Entries:
         self.touch(found)
         return {key: found[key] for key in keys if key in found}
 
+    def peek(self, key: str) -> Entry | None:
+        """The entry of a key, for a look: no hit, no miss, and it does not count as use."""
+        with self.trouble.guard("read entries"):
+            return self.memory.peek(key) or next(map(self._read, self.rows([key])), None)
+        return None
+
     def put(
         self, key: str, page_id: str, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]
     ) -> int:

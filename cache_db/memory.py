@@ -32,6 +32,12 @@ class MemoryTier:
                     found[key] = held[1]
             return found
 
+    def peek(self, key: str) -> Entry | None:
+        """The entry of a key; does not count as use."""
+        with self._lock:
+            held = self._entries.get(key)
+            return held[1] if held else None
+
     def add(self, key: str, page_id: str, entry: Entry) -> None:
         """Keep an entry, unless it alone is larger than the tier."""
         with self._lock:

@@ -176,6 +176,10 @@ class PageStore:
         """The entries that are there, in the order of the keys, with one query for all rows."""
         return self._entries.get_many(keys)
 
+    def peek(self, key: str) -> Entry | None:
+        """The entry of a key, checked, for a look: no hit, no miss, no use of it."""
+        return self._entries.peek(key)
+
     def put(
         self, key: str, page_id: str, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]
     ) -> int:

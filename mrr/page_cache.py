@@ -111,10 +111,13 @@ class PageCache:
         )
 
     def stored(self, page: Page) -> AddedPage | None:
-        """What is known of a page under this configuration; None where that is not its K/V."""
+        """What is known of a page under this configuration; None where that is not its K/V.
+
+        Only a look: it counts neither as a hit or miss of the store nor as use of the page.
+        """
         begin = time.perf_counter()
         key = self.key(page)
-        entry = self.kv.get(key)
+        entry = self.kv.peek(key)
         if entry is None:
             return None
         kv = unpack(entry.tensors, entry.meta, torch.device("cpu"))

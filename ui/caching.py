@@ -47,6 +47,11 @@ class Upload:
     finished: bool = False
     cancelled: bool = False
 
+    @property
+    def n_closed(self) -> int:
+        """Lines that are done with, one way or the other."""
+        return sum(line.state not in ("queued", "encoding") for line in self.lines)
+
 
 def upload(
     bench: Workbench, session: Session, files: Sequence[tuple[str, bytes]], page_range: str | None
@@ -60,9 +65,11 @@ def upload(
     refuse_while_busy(session, [name for name, _ in files])
     session.busy = True
     try:
-        yield from _upload(bench, session, files, page_range)
+        for work in _upload(bench, session, files, page_range):
+            session.reading = work.n_closed, len(work.lines)
+            yield work
     finally:
-        session.busy = False
+        session.busy, session.reading = False, None
 
 
 def _upload(

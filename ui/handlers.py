@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import gradio as gr
 
+from mrr.errors import InputRejected
+from mrr.query import clean_query
 from mrr.types import System
 from ui import explaining
 from ui.components import field, index
@@ -17,6 +19,7 @@ from ui.detail import Detail
 from ui.parts import RankTab, Values
 from ui.session import Session, Tabs, View
 from ui.stops import ready, stopping
+from ui.told import tell
 from ui.views import history, labels, ranking, ranking_words, start
 from ui.workbench import Workbench
 
@@ -56,8 +59,16 @@ class Handlers:
         Candidates that the settings have no K/V of are encoded first, page by page, until that is
         stopped: then the ranking that was shown stays.
         """
+        clean_query(query, self.bench.limits)  # what is refused anyway need not wait
         session.asked = asked = session.asked + 1
         session.shown_as = view, only
+        try:
+            yield from self._ranked(query, session, asked)
+        except Exception:  # what was said meanwhile must not stay
+            yield {**self._as_before(session), self.views.ranking.halt: gr.update(visible=False)}
+            raise
+
+    def _ranked(self, query: str, session: Session, asked: int) -> Iterator[Values]:
         if not self.bench.opening.done:
             yield self._waiting(session, query, ranking_words.LOADING)
         elif not self.bench.is_free(session):
@@ -70,7 +81,28 @@ class Handlers:
         if session.asked != asked:
             return
         run = self.bench.rank(session, query)
-        yield {**self._shown(session, view, only), self.views.query: run.query}
+        session.changed = False
+        yield {**self._shown(session, *session.shown_as), self.views.query: run.query}
+
+    def _as_before(self, session: Session) -> Values:
+        """The ranking that is shown, or the gallery where there is none yet."""
+        ranked = session.run is not None
+        return {
+            self.views.gallery: gr.update(visible=not ranked),
+            self.views.results: gr.update(visible=ranked),
+            self.views.ranking.summary: self.summary(session),
+        }
+
+    def summary(self, session: Session) -> str:
+        """What is said over the ranking that is shown."""
+        run, now = session.run, session.settings
+        if run is None:
+            return ""
+        still = start.still_caching(self.bench)
+        if self.bench.rank_alike(run.settings, now):
+            return ranking_words.summary(run, still)
+        earlier = ranking_words.earlier(run, self.bench.engine(now), now)
+        return ranking_words.summary(run, still, earlier)
 
     def _waiting(self, session: Session, query: str, for_what: str) -> Values:
         waiting = ranking_words.waiting(session.run, for_what)
@@ -96,17 +128,13 @@ class Handlers:
             self.views.samples: start.samples(self.bench, query),
             view.halt: ready(view.halt),
         }
-        try:
-            for done, total in self.bench.encode(session, missing):
-                yield {**shown, view.summary: ranking_words.encoding(done, total, session.run)}
-                shown = {}  # what was pressed meanwhile stays pressed
-                if session.asked != asked:
-                    stopped = ranking_words.encoding(done, total, session.run, stopped=True)
-                    yield {view.summary: stopped}
-                    break
-        except Exception:
-            yield {view.summary: "", view.halt: gr.update(visible=False)}
-            raise
+        for done, total in self.bench.encode(session, missing):
+            yield {**shown, view.summary: ranking_words.encoding(done, total, session.run)}
+            shown = {}  # what was pressed meanwhile stays pressed
+            if session.asked != asked:
+                stopped = ranking_words.encoding(done, total, session.run, stopped=True)
+                yield {view.summary: stopped}
+                break
         yield {view.halt: gr.update(visible=False)}
 
     def _results_shown(self) -> Values:
@@ -121,6 +149,17 @@ class Handlers:
         session.asked += 1
         return stopping()
 
+    def rank_changed(self, view: View, only: bool, session: Session) -> Iterator[Values]:
+        """After Apply: rank what is shown again, where that has changed what it would be."""
+        run, changed = session.run, session.changed
+        session.changed = False
+        if run is None or not changed:
+            return
+        if session.halted or self.bench.rank_alike(run.settings, session.settings):
+            yield {self.views.ranking.summary: self.summary(session)}
+            return
+        yield from self.rank(run.query, view, only, session)
+
     def rank_sample(
         self, view: View, only: bool, session: Session, event: gr.EventData
     ) -> Iterator[Values]:
@@ -132,6 +171,7 @@ class Handlers:
     def reopen(self, view: View, only: bool, session: Session, event: gr.EventData) -> Values:
         """Show a past run as it was; nothing is ranked again."""
         session.run = run = session.runs[index(event, len(session.runs))]
+        self.bench.forget_gone(session, run)
         hits = run.mini.hits
         session.selected = hits[0].page.page_id if hits else None
         session.dense_system = run.dense_system
@@ -153,7 +193,7 @@ class Handlers:
             rank.system: gr.update(value=run.dense_system, interactive=True),
             self.views.samples: start.samples(self.bench, run.query),
             **self._results_shown(),
-            rank.summary: ranking_words.summary(run, start.still_caching(self.bench)),
+            rank.summary: self.summary(session),
             rank.hits: ranking.hits(self.bench, session, view, only),
             rank.estimate: ranking_words.estimate(run, seconds),
             rank.compare: gr.update(visible=True, value=ranking_words.compare_label(run)),
@@ -169,12 +209,25 @@ class Handlers:
         session.shown_as = view, only
         return ranking.hits(self.bench, session, view, only)
 
+    def pick(self, session: Session, event: gr.EventData) -> Values:
+        """A page was selected: every view follows, from what is known of it.
+
+        Pages that another tab has removed since leave the ranking first, with a sentence over it.
+        """
+        if session.run is None or not self.bench.forget_gone(session, session.run):
+            return self.detail.pick(session, event)
+        try:
+            session.selected = self.bench.page(session, field(event, "page")).page_id
+        except InputRejected as error:
+            tell(str(error))
+        return self.after_removal(*session.shown_as, session)
+
     def after_removal(self, view: View, only: bool, session: Session) -> Values:
         """Pages are gone: the ranking and the views of the selected page without them."""
         if session.run is None:
             return {}
         return {
-            self.views.ranking.summary: ranking_words.summary(session.run),
+            self.views.ranking.summary: self.summary(session),
             **self._dense(session, view, only, running=session.comparing),
             **self.detail.shown(session),
         }
@@ -202,7 +255,7 @@ class Handlers:
     def compare(self, system: System, view: View, only: bool, session: Session) -> Iterator[Values]:
         """Score the same pages with a dense system; rows arrive as they are done."""
         run, _ = explaining.current(session)
-        rank = self.views.ranking
+        rank, n_removed = self.views.ranking, run.n_removed
         session.comparing, session.shown_as = True, (view, only)
         running = {
             rank.compare: gr.update(visible=False),
@@ -226,15 +279,18 @@ class Handlers:
             # Gradio sends the last values once more when a generator ends, over the new ranking.
             yield {}
         else:
+            gone = run.n_removed > n_removed  # by another tab; `after_removal` tells of this tab's
             yield {
                 **self._dense(session, *session.shown_as, running=False),
+                **(self.after_removal(*session.shown_as, session) if gone else {}),
                 **idle,
                 self.views.labels.scores: labels.scores(self.bench, session),
                 self.views.history.runs: history.runs(session),
             }
 
     def _dense(self, session: Session, view: View, only: bool, running: bool) -> Values:
-        run, _ = explaining.current(session)
+        run = session.run
+        assert run is not None
         seconds = self.bench.dense_estimate(run, run.dense_system)
         return {
             self.views.ranking.hits: ranking.hits(self.bench, session, view, only),

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from mrr.errors import InputRejected
+from mrr.errors import InputRejected, MRRError
 from ui import caching, explaining
 from ui.components import File, field
 from ui.exports import (
@@ -25,7 +25,7 @@ from ui.parts import OtherTabs, Values
 from ui.session import Session, Settings, Tabs
 from ui.stops import ready, stoppable, stopping
 from ui.told import tell
-from ui.views import history, labels, latency, settings, start, upload
+from ui.views import history, labels, latency, ranking_words, settings, start, upload
 from ui.views.report import report
 from ui.workbench import Workbench
 
@@ -49,11 +49,22 @@ class Housekeeping:
         view, rank = self.views.upload, self.ranking.views
         if self.bench.opening.done:  # else there is more to show than examples
             session.n_examples_seen = len(self.bench.examples.page_ids)
-        return {
+        shown = {
             view.store: upload.store(self.bench, session),
             view.pages: upload.pages(self.bench, session),
             rank.header: self.ranking.header(session),
             rank.gallery: start.gallery(self.bench, session),
+        }
+        session.drawn = {part.elem_id: hash(html) for part, html in shown.items()}
+        return shown
+
+    def stored_since(self, session: Session) -> Values:
+        """The same where it is no longer what was drawn: a ranking, or another tab, changed it."""
+        drawn = session.drawn
+        return {
+            part: html
+            for part, html in self.stored(session).items()
+            if drawn.get(part.elem_id) != hash(html)
         }
 
     def add(
@@ -62,7 +73,7 @@ class Housekeeping:
         """Files were dropped: cache them page by page, and say how each goes."""
         self.tabs.opened(request.session_hash, session)
         session.sure = False  # it was of fewer pages
-        view, n_shown = self.views.upload, 0
+        view, meanwhile, n_shown = self.views.upload, self.ranking.views.meanwhile, 0
         shown: Values = {view.cancel: ready(view.cancel)}
         try:
             files = caching.read_uploads(self.bench, session, paths)
@@ -71,13 +82,19 @@ class Housekeeping:
                 yield {
                     **shown,
                     view.progress: upload.progress(work),
+                    meanwhile: ranking_words.under_way(
+                        work.n_closed, len(work.lines), of_upload=True
+                    ),
                     **(self.stored(session) if came or work.finished else {}),
                 }
                 shown = {}  # what was pressed meanwhile stays pressed
-            yield {view.cancel: gr.update(visible=False), view.files: None}
+            yield {view.cancel: gr.update(visible=False), view.files: None, meanwhile: ""}
         except InputRejected as error:  # refused whole: the drop zone is free for the next try
             tell(str(error))
             yield {view.files: None}
+        except Exception:
+            yield {view.cancel: gr.update(visible=False), meanwhile: ""}
+            raise
 
     def cancel(self, session: Session) -> dict[str, object]:
         """The upload, or the encoding, stops after the page in hand."""
@@ -101,7 +118,9 @@ class Housekeeping:
 
     def switches(self, session: Session) -> Values:
         """The switches as the model has them, when the tab is opened."""
-        return settings.switches(self.views.settings, self.bench.engine(session.settings))
+        engine = self.bench.engine(session.settings)
+        session.planned = settings.values_of(session.settings, engine)
+        return settings.switches(self.views.settings, engine)
 
     def preset(self, name: str, session: Session) -> Values:
         """Put the switches where a preset has them; nothing is applied yet."""
@@ -118,8 +137,14 @@ class Housekeeping:
         }
 
     def plan(self, session: Session, *values: Any) -> Values:
-        """What Apply would encode again, and the preset that the switches stand for, if any."""
+        """What Apply would encode again, and the preset that the switches stand for, if any.
+
+        Nothing where that is what the screen is about: the app's own changes are told as well.
+        """
         view = self.views.settings
+        if values == session.planned:
+            return {}
+        session.planned = values
         return {
             view.plan: self._planned(session, values),
             view.preset: self._preset(session, values),
@@ -128,14 +153,14 @@ class Housekeeping:
     def _planned(self, session: Session, values: tuple[Any, ...]) -> str:
         try:
             wanted = self._wanted(session, values)
-        except InputRejected as error:  # on the way to what is meant; Apply would refuse it
+            if self._is_new(session, wanted.model, wanted.embedder):
+                return note(
+                    "Apply will load that model with its own band and exit, and encode the pages "
+                    "it has not read yet."
+                )
+            return settings.plan(self.bench.plan(session, wanted))
+        except MRRError as error:  # on the way to what is meant; Apply would refuse it
             return note(str(error))
-        if self._is_new(session, wanted.model, wanted.embedder):
-            return note(
-                "Apply will load that model with its own band and exit, and encode the pages it "
-                "has not read yet."
-            )
-        return settings.plan(self.bench.plan(session, wanted))
 
     def _preset(self, session: Session, values: tuple[Any, ...]) -> str | None:
         own = self.bench.engines.unchanged(session.settings)
@@ -156,38 +181,56 @@ class Housekeeping:
 
     def apply(self, session: Session, *values: Any) -> Iterator[Values]:
         """Take the settings, then encode what they lack, page by page."""
-        view = self.views.settings
+        view, meanwhile = self.views.settings, self.ranking.views.meanwhile
         if session.busy:
             raise InputRejected("Pages are being encoded. Wait for it, or cancel it.")
-        wanted = self._wanted(session, values)
+        try:
+            wanted = self._wanted(session, values)
+        except InputRejected as error:
+            yield {view.plan: settings.refused(str(error))}
+            return
         another = self._is_new(session, wanted.model, wanted.embedder)
-        session.busy, session.halted = True, False
+        session.busy, session.halted, session.planned = True, False, values
         try:
             if another:
                 yield {view.plan: note("Loading the model…")}
             engine = self.bench.engine(wanted)  # refused before anything changes
+            session.changed |= not self.bench.rank_alike(session.settings, wanted)
             session.settings = wanted
             session.added.clear()  # what caching said under the settings before
             session.latency = None
             yield dict(zip(self.views.latency.outputs, latency.blank(), strict=True))
             if another:
+                session.planned = values = (*settings.depth_values(engine), *values[3:])
                 yield settings.depth(view, engine)
             missing = self.bench.missing(session)
             shown: Values = {view.stop: ready(view.stop)} if missing else {}
             for done, total in self.bench.encode(session, missing):
-                yield {**shown, view.plan: settings.encoding(done, total)}
+                yield {
+                    **shown,
+                    view.plan: settings.encoding(done, total),
+                    meanwhile: ranking_words.under_way(done, total, of_upload=False),
+                }
                 shown = {}  # what was pressed meanwhile stays pressed
                 if not session.busy:
                     session.halted = True
                     yield {view.plan: note("Stopped. The rest is encoded when it is asked.")}
                     break
         except Exception:  # a full memory too: the words that it goes on must not stay
+            session.halted = True
             # As `plan` says, which may still be on its way for the last letter that was typed.
-            yield {view.plan: self._planned(session, values), view.stop: gr.update(visible=False)}
+            planned = self._planned(session, session.planned)
+            yield {view.plan: planned, view.stop: gr.update(visible=False), meanwhile: ""}
             raise
         finally:
             session.busy = False
-        yield {view.stop: gr.update(visible=False), **self.stored(session)}
+        moved = session.planned != values  # the switches, meanwhile
+        yield {
+            **({view.plan: self._planned(session, session.planned)} if moved else {}),
+            view.stop: gr.update(visible=False),
+            meanwhile: "",
+            **self.stored(session),
+        }
 
     # ------------------------------------------------------------ latency
 

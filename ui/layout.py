@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from ui.api import ENDPOINTS, build_api
-from ui.components import download, heading
-from ui.detail import Detail
+from ui.components import download, heading, text
 from ui.figures import warm
 from ui.handlers import Handlers
 from ui.housekeeping import Housekeeping
 from ui.parts import OtherTabs, RankTab
-from ui.session import Session, Tabs, View
+from ui.session import Session, Tabs
 from ui.told import told
 from ui.views import (
     bands,
@@ -24,7 +24,6 @@ from ui.views import (
     latency,
     layers,
     ranking,
-    ranking_words,
     settings,
     start,
     upload,
@@ -34,10 +33,6 @@ from ui.workbench import Workbench
 TITLE = "miniReranker"
 _WARM_TICK_S = 1.0
 _TEMP_FILES_S = 3600
-_EARLIER = (
-    "This ranking is of the settings before. Rank again for the new ones: what they lack is then "
-    "encoded first."
-)
 _UP = '<button type="button" class="mrr-link mrr-up">↑ Back to the ranking</button>'
 # On a phone the results begin below the samples.
 _TO_RESULTS = """() => {
@@ -86,8 +81,8 @@ def build_ui(bench: Workbench) -> gr.Blocks:
         handlers = Handlers(bench, tabs, views)
         house = Housekeeping(bench, tabs, OtherTabs(pages, timing, side), handlers)
         _wire_opening(demo, state, handlers, house)
-        _wire_ranking(state, handlers)
-        _wire_detail(state, handlers.detail)
+        _wire_ranking(state, house, handlers)
+        _wire_detail(state, handlers)
         _wire_pages(state, house, handlers)
         _wire_settings(state, house, handlers)
         _wire_exports(demo, state, house)
@@ -120,6 +115,7 @@ def _rank_tab(bench: Workbench) -> dict[str, Any]:
             elem_id="query",
         )  # fmt: skip
         button = gr.Button("Rank", variant="primary", scale=1, min_width=80, elem_id="rank")
+    meanwhile = text("meanwhile")
     samples = start.build_samples(bench)
     with gr.Row(visible=False, elem_id="results") as results:
         with gr.Column(scale=5, min_width=330):
@@ -140,9 +136,9 @@ def _rank_tab(bench: Workbench) -> dict[str, Any]:
     gallery = start.build_gallery()
     query.submit(None, js="() => document.activeElement && document.activeElement.blur()")
     return {
-        "query": query, "button": button, "samples": samples, "gallery": gallery,
-        "results": results, "ranking": ranked, "why": why, "inspector": page, "layers": curves,
-        "bands": strip, "warm": unseen,
+        "query": query, "button": button, "meanwhile": meanwhile, "samples": samples,
+        "gallery": gallery, "results": results, "ranking": ranked, "why": why, "inspector": page,
+        "layers": curves, "bands": strip, "warm": unseen,
     }  # fmt: skip
 
 
@@ -170,7 +166,7 @@ def _wire_opening(
     _on(clock.tick, warm, state, warmed)
 
 
-def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
+def _wire_ranking(state: gr.State, house: Housekeeping, handlers: Handlers) -> None:
     views, rank = handlers.views, handlers.views.ranking
     shown_as = [rank.view, rank.only_changes]
     starts = []
@@ -185,6 +181,7 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
     _on(rank.halt.click, handlers.stop_encoding, state, rank.halt)
     for ranked in starts:
         ranked.success(None, js=_TO_RESULTS)
+        _on(ranked.success, house.stored_since, state, house.shows_stored, each=True)
         traced = _on(ranked.success, handlers.detail.trace_selected, state, views.detail, each=True)
         # Last: while the browser runs plotly for the first time, it draws nothing else.
         _on(traced.success, lambda: gr.update(visible=True), None, views.warm)
@@ -198,7 +195,7 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
         [rank.system, *shown_as, state],
         [rank.hits, rank.estimate, rank.only_changes, rank.compare],
     )
-    _on(
+    compared = _on(
         rank.compare.click,
         handlers.compare,
         [rank.system, *shown_as, state],
@@ -209,16 +206,20 @@ def _wire_ranking(state: gr.State, handlers: Handlers) -> None:
             rank.compare,
             rank.stop,
             rank.system,
+            rank.summary,
             views.labels.scores,
             views.history.runs,
+            *views.detail,
         ],
     )
+    _on(compared.success, handlers.detail.trace_selected, state, views.detail, each=True)
     _on(rank.stop.click, handlers.stop_comparing, state, rank.stop)
 
 
-def _wire_detail(state: gr.State, detail: Detail) -> None:
-    views, page = detail.views, detail.views.inspector
-    picked = _on(views.ranking.hits.pick, detail.pick, state, views.detail, in_order=True)
+def _wire_detail(state: gr.State, handlers: Handlers) -> None:
+    detail, views = handlers.detail, handlers.views
+    page, changed = views.inspector, _changed_by_removal(views)
+    picked = _on(views.ranking.hits.pick, handlers.pick, state, changed, in_order=True)
     _on(picked.success, detail.trace_selected, state, views.detail, each=True)
     for view in (page, views.layers, views.bands):
         _on(view.trace.click, detail.trace, state, views.detail, busy=[view.view])
@@ -254,7 +255,7 @@ def _wire_pages(state: gr.State, house: Housekeeping, handlers: Handlers) -> Non
         view.files.upload,
         house.add,
         [view.files, view.page_range, state],
-        [view.progress, view.cancel, view.files, *house.shows_stored],
+        [view.progress, view.cancel, view.files, handlers.views.meanwhile, *house.shows_stored],
         each=True,  # a second drop meanwhile is refused in words, not lost
     )
     _on(view.cancel.click, house.cancel, state, view.cancel)
@@ -263,51 +264,52 @@ def _wire_pages(state: gr.State, house: Housekeeping, handlers: Handlers) -> Non
         _on(view.pages.remove_all, house.remove_all, state, house.shows_stored),
     ):
         shown_as = [rank.view, rank.only_changes, state]
-        dense = [rank.estimate, rank.only_changes, rank.compare]
-        changed = [rank.summary, rank.hits, *dense, *handlers.views.detail]
+        changed = _changed_by_removal(handlers.views)
         left = _on(removed.success, handlers.after_removal, shown_as, changed, each=True)
         _on(left.success, handlers.detail.trace_selected, state, handlers.views.detail, each=True)
+
+
+def _changed_by_removal(views: RankTab) -> list[Any]:
+    """Where a page that is gone leaves the ranking that is shown."""
+    rank = views.ranking
+    dense = [rank.estimate, rank.only_changes, rank.compare]
+    return [rank.summary, rank.hits, *dense, *views.detail]
 
 
 def _wire_settings(state: gr.State, house: Housekeeping, handlers: Handlers) -> None:
     view, timing = house.views.settings, house.views.latency
     depth = [view.exit_layer, view.band_start, view.band_end]
     switches = [*depth, view.keep_ratio, view.pruner]
-    told_by = [view.plan, view.preset]
-    preset = _on(view.preset.input, house.preset, [view.preset, state], switches)
-    _on(preset.success, house.plan, [state, *view.values], told_by)
-    for control in (view.exit_layer, view.band_start, view.band_end, view.keep_ratio):
-        _on(control.release, house.plan, [state, *view.values], told_by, last=True)
-    for choice in (view.pruner, view.kv_dtype, view.model):
-        _on(choice.input, house.plan, [state, *view.values], told_by, last=True)
-    _on(view.instruction.blur, house.plan, [state, *view.values], told_by, last=True)
+    _on(view.preset.input, house.preset, [view.preset, state], switches)
+    # Changes, also the app's own: what is typed is kept within its limits after every other event.
+    moved = [switch.change for switch in switches]  # type: ignore[attr-defined]
+    moved += [view.kv_dtype.input, view.model.input, view.instruction.blur]
+    plan = [view.plan, view.preset]
+    _on(partial(gr.on, moved), house.plan, [state, *view.values], plan, last=True, raw=True)
     applied = _on(
         view.apply.click,
         house.apply,
         [state, *view.values],
-        [view.plan, view.stop, *house.shows_stored, *depth, *timing.outputs],
+        [
+            view.plan,
+            view.stop,
+            handlers.views.meanwhile,
+            *house.shows_stored,
+            *depth,
+            *timing.outputs,
+        ],
+        raw=True,
     )
     _on(view.stop.click, house.cancel, state, view.stop)
     rank = handlers.views.ranking
     again = _on(
         applied.success,
-        _rank_again(handlers),
+        handlers.rank_changed,
         [rank.view, rank.only_changes, state],
         handlers.views.ranked,
     )
     _on(again.success, handlers.detail.trace_selected, state, handlers.views.detail)
-
-
-def _rank_again(handlers: Handlers) -> Callable[..., Any]:
-    def again(view: View, only: bool, session: Session) -> Iterator[dict[Any, Any]]:
-        if session.run is None or session.run.settings == session.settings:
-            return  # nothing to show, or the change was refused
-        if session.halted:
-            yield {handlers.views.ranking.summary: ranking_words.summary(session.run, _EARLIER)}
-            return
-        yield from handlers.rank(session.run.query, view, only, session)
-
-    return again
+    _on(again.success, house.stored_since, state, house.shows_stored, each=True)
 
 
 def _wire_exports(demo: gr.Blocks, state: gr.State, house: Housekeeping) -> None:
@@ -341,12 +343,14 @@ def _on(
     each: bool = False,
     in_order: bool = False,
     last: bool = False,
+    raw: bool = False,
 ) -> Any:
     """Wire one event: its errors are told, and progress shows only where it helps.
 
     each: while one is being handled, those that follow are taken too; Gradio drops them otherwise.
     in_order: one after the other, for what is quick and where the last one must win. last: of
-    those that come meanwhile only the last one is taken, as while somebody types.
+    those that come meanwhile only the last one is taken, as while somebody types. raw: as the
+    browser sends it; Gradio would fail at a slider whose number is missing or out of its range.
     """
     mode = "always_last" if last else "multiple" if each or in_order else None
     return event(
@@ -356,5 +360,6 @@ def _on(
         show_progress="minimal" if busy else "hidden",
         show_progress_on=busy,
         trigger_mode=mode,
+        preprocess=not raw,
         concurrency_limit=1 if in_order else "default",
     )

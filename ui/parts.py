@@ -30,6 +30,7 @@ class RankTab:
     header: gr.HTML
     query: gr.Textbox
     button: gr.Button
+    meanwhile: gr.HTML
     samples: gr.HTML
     gallery: gr.HTML
     results: gr.Row

@@ -60,7 +60,7 @@ class Run:
     dense_system: the dense system that is shown. scored: system -> page id -> hit, whose rank is
     still 1, because each page is scored alone. took_ms: system -> page id -> what that took,
     without caching_ms, which encoding pages for the first time took. n_removed: pages that were
-    ranked and are gone since.
+    ranked and are gone since. unread: (read, of) the pages of an upload that was going on.
     """
 
     query: str
@@ -75,6 +75,7 @@ class Run:
     took_ms: dict[System, dict[str, float]] = field(default_factory=dict)
     caching_ms: dict[System, float] = field(default_factory=dict)
     n_removed: int = 0
+    unread: tuple[int, int] | None = None
 
     def forget(self, page_ids: Collection[str]) -> None:
         """Leave out pages that are gone; the others move up, in every system alike."""
@@ -141,7 +142,10 @@ class Session:
     how the layers are shown. n_examples_seen: example pages that the tab last drew. dense_system:
     the baseline that is chosen. halted: the last encoding was stopped. sure: the next press of
     Remove removes everything. shown_as: the form of the ranking, and whether only pages on which
-    the systems differ are shown. latency_of: what latency was measured with, in words.
+    the systems differ are shown. latency_of: what latency was measured with, in words. changed:
+    Apply took other settings than there were, and nothing was ranked with them yet. reading: (read,
+    of) the pages of the upload that goes on. planned: the switches that the plan of Apply, as it
+    stands on the screen, is about. drawn: hash of what shows what is stored, by its element's id.
     """
 
     scope: str = field(default_factory=new_scope)
@@ -161,6 +165,10 @@ class Session:
     halted: bool = False
     asked: int = 0
     shown_as: tuple[View, bool] = ("List", False)
+    changed: bool = False
+    reading: tuple[int, int] | None = None
+    planned: tuple[object, ...] = ()
+    drawn: dict[str | None, int] = field(default_factory=dict)
     sure: bool = False
     dense_system: System = "original"
     lens_mode: Mode = "logit"

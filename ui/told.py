@@ -1,4 +1,4 @@
-"""Failures as sentences: shown until dismissed, and nothing else on the screen changes."""
+"""Failures as sentences: shown for as long as reading takes, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import gradio as gr
 from mrr.errors import MRRError
 from ui.markup import esc
 
+_LEAST_S, _WORD_S = 10.0, 0.6  # that a message is shown: at least, and for each word more
 log = logging.getLogger("ui")
 UNEXPECTED = "Something went wrong inside the app; nothing that was cached is lost. Try it again."
 
@@ -65,5 +66,8 @@ def _telling() -> Iterator[list[str]]:
 
 
 def tell(sentence: str) -> None:
-    """Show a sentence until it is dismissed. Gradio renders it as HTML, hence the escaping."""
-    gr.Warning(esc(sentence), duration=None, title="That did not work")
+    """Show a sentence, with time to read it twice. Gradio renders it as HTML, hence the escaping.
+
+    Its title, and that it stands there once however often it is said: shell.css and shell.js.
+    """
+    gr.Warning(esc(sentence), duration=_LEAST_S + _WORD_S * len(sentence.split()))

@@ -173,6 +173,14 @@ class Workbench:
         session.uploaded_bytes = 0
         return n_removed
 
+    def forget_gone(self, session: Session, run: Run) -> int:
+        """Forget pages of a run that the store has no longer, which another tab may have removed;
+        returns how many."""
+        here = {page.page_id for page in self.pages(session)}
+        gone = {hit.page.page_id for hit in run.mini.hits} - here
+        self._forget(session, gone)
+        return len(gone)
+
     @staticmethod
     def _forget(session: Session, page_ids: set[str]) -> None:
         """Past rankings can be opened again without the pages that are gone."""
@@ -197,7 +205,7 @@ class Workbench:
 
     def rank(self, session: Session, query: str) -> Run:
         """Rank with the mini system, and make it the session's current run."""
-        settings = session.settings
+        settings, unread = session.settings, session.reading
         engine = self.engine(settings)
         ranked = self.run(
             type(engine).rank, engine, query, top_k=settings.top_k, scopes=self.scopes(session)
@@ -210,6 +218,7 @@ class Workbench:
             embedder=embedder_name(engine),
             mini=ranked,
             dense_system=session.dense_system,
+            unread=unread,
             started=datetime.now().astimezone().isoformat(timespec="seconds"),
         )
         for past in reversed(session.runs):
@@ -222,6 +231,13 @@ class Workbench:
         del session.runs[:-MAX_RUNS]
         session.selected = ranked.hits[0].page.page_id if ranked.hits else None
         return run
+
+    def rank_alike(self, one: Settings, other: Settings) -> bool:
+        """Whether these settings give the same ranking, however they are written down."""
+        names, others = ((s.model, s.embedder, s.top_k) for s in (one, other))
+        if names != others:
+            return False  # and no other model is loaded to know more
+        return self.engine(one).config == self.engine(other).config
 
     def relevant(self, session: Session, query: str) -> set[str]:
         """Page ids that count as relevant: the bundled labels, as the user's ticks changed them."""
@@ -256,6 +272,7 @@ class Workbench:
             run.scored[system], run.took_ms[system] = {}, {}
             run.caching_ms[system], left = 0.0, list(run.mini.hits)
         for hit in left:
+            self.forget_gone(session, run)
             if hit.page.page_id not in {each.page.page_id for each in run.mini.hits}:
                 continue  # removed meanwhile
             ranked = self.run(

@@ -27,6 +27,15 @@ def test_asking_whether_it_contains_a_key_is_not_use():
     assert tier.contains("abc") == {"b", "c"}
 
 
+def test_a_look_at_an_entry_is_not_use():
+    tier = MemoryTier(60)
+    tier.add("a", "page", entry(30))
+    tier.add("b", "page", entry(30))
+    assert tier.peek("a") is tier.peek("a") and tier.peek("z") is None
+    tier.add("c", "page", entry(30))
+    assert tier.contains("abc") == {"b", "c"}
+
+
 def test_an_entry_larger_than_the_tier_is_not_kept_and_its_old_version_is_gone():
     tier = MemoryTier(100)
     tier.add("a", "page", entry(50))

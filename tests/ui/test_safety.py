@@ -283,7 +283,8 @@ def test_a_sentence_is_told_and_a_surprise_is_not(monkeypatch: pytest.MonkeyPatc
         telling.UNEXPECTED,
         "The quota is used up.",
     ]
-    assert all(how["duration"] is None for _, how in shown), "it must stay until dismissed"
+    assert all(how["duration"] >= 10 for _, how in shown), "nobody reads faster"
+    assert shown[1][1]["duration"] > shown[0][1]["duration"], "it has more words"
 
 
 def test_a_handler_that_changes_nothing_blanks_nothing() -> None:

@@ -121,6 +121,39 @@ def test_switches_on_their_way_through_what_cannot_be_are_told_quietly(tab: Page
     assert tab.locator(".toast-body").count() == 0
 
 
+def test_the_plan_follows_what_is_typed_beyond_the_limits_or_left_empty(tab: Page) -> None:
+    tab.locator(".sidebar .toggle-button").click()
+    keep = tab.locator("#keep-ratio input[type=number]")
+    keep.fill("0")
+    tab.keyboard.press("Tab")
+    expect(keep).to_have_value("0.05")
+    expect(tab.locator("#plan")).to_contain_text(f"Apply will encode {N_PAGES} of {N_PAGES}")
+    layer = tab.locator("#exit-layer input[type=number]")
+    before = layer.input_value()
+    layer.fill("")
+    expect(tab.locator("#plan")).to_contain_text("A number is missing")
+    tab.keyboard.press("Tab")
+    expect(layer).to_have_value("0")
+    expect(tab.locator("#plan")).to_contain_text("the layers that run, 0 to 0")
+    layer.fill(before)
+    tab.get_by_label("Paper default", exact=True).click()
+    expect(tab.locator("#plan")).to_contain_text("Nothing has to be encoded again")
+    tab.click("#apply")
+    expect(tab.locator("#plan")).to_contain_text("Applied")
+    settled(tab)
+    expect(tab.locator("#plan")).to_contain_text("Applied")
+    assert tab.locator(".toast-body").count() == 0
+
+
+def test_a_sentence_that_is_told_twice_stands_there_once_under_its_title(tab: Page) -> None:
+    for times in (1, 2):
+        tab.click("#rank")
+        expect(tab.locator(".toast-message-item")).to_have_count(times)
+    expect(tab.locator(".toast-message-item:visible")).to_have_count(1)
+    title = "getComputedStyle(document.querySelector('.toast-title'), '::before').content"
+    assert tab.evaluate(title) == '"That did not work"'
+
+
 def test_apply_without_a_change_or_with_a_refusal_leaves_everything_where_it_was(tab: Page) -> None:
     tab.locator(".sidebar .toggle-button").click()
     tab.click("#apply")
@@ -149,8 +182,9 @@ def test_apply_without_a_change_or_with_a_refusal_leaves_everything_where_it_was
         tab.keyboard.press("ArrowLeft")
     slider.dispatch_event("pointerup")
     tab.click("#apply")
-    expect(tab.locator(".toast-body").first).to_be_visible()
+    expect(tab.locator("#plan")).to_contain_text("Not applied. The band is set from")
     is_whole()
+    assert tab.locator(".toast-body").count() == 0, "it is said once"
 
 
 def test_views_that_need_a_trace_offer_it_themselves(
@@ -224,8 +258,14 @@ def test_pages_of_an_upload_are_in_the_store_as_soon_as_each_is_cached(
         expect(tab.get_by_role("button", name="Remove one.png")).to_be_visible()
         expect(tab.locator("#progress .mrr-state")).to_have_text(["cached", "encoding"])
         expect(tab.locator("#header")).to_contain_text(f"pages {N_PAGES + 1}")
+        open_tab(tab, "Rank")
+        expect(tab.locator("#meanwhile")).to_contain_text("1 of 2 pages done")
+        rank(tab)
+        expect(tab.locator("#summary")).to_contain_text("1 of 2 pages of your upload had been read")
     finally:
         allowed.release()
+    expect(tab.locator("#meanwhile")).to_be_hidden()
+    open_tab(tab, "Pages")
     expect(tab.get_by_role("button", name="Remove two.png")).to_be_visible()
     expect(tab.locator("#header")).to_contain_text(f"pages {N_PAGES + 2}")
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mrr.types import SYSTEM_NAMES, System
+from ui.describe import embedder_name
 from ui.markup import bar, count, duration, esc, nbytes, note, shortened
-from ui.session import Run
+from ui.session import Run, Settings
+
+if TYPE_CHECKING:
+    from mrr.reranker import MiniReranker
 
 _BASELINES: dict[System, str] = {
     "original": "<b>original</b>: page and query through every layer, for every query anew.",
@@ -16,10 +22,10 @@ LOADING = "The model is being loaded, which takes a few seconds."
 FIRST_PAGE = "The first example page is being read."
 
 
-def summary(run: Run | None, waiting: str = "") -> str:
+def summary(run: Run | None, *more: str) -> str:
     """One line over the ranking: how many, how fast, from where.
 
-    waiting: a sentence about pages that are still to come.
+    more: sentences about what is not in it, empty where there is nothing to say.
     """
     if run is None:
         return ""
@@ -36,14 +42,52 @@ def summary(run: Run | None, waiting: str = "") -> str:
     chosen = " Chosen by the first stage; Settings holds how many (Candidates)." if cut else ""
     each = f" {duration(run.mini_page_ms)} a page." if len(mini) else ""
     gone = f"{run.n_removed} of them removed since; the others moved up."
-    said = (*mini.notes, *([gone] if run.n_removed else []), *([waiting] if waiting else []))
-    notes = "".join(f'<p class="mrr-note">{esc(text)}</p>' for text in said)
+    said = (*mini.notes, gone if run.n_removed else "", _unread(run), *more)
+    notes = "".join(f'<p class="mrr-note">{esc(text)}</p>' for text in said if text)
     return (
         f'<div class="mrr" aria-live="polite"><p><b class="mrr-num">{count(n_ranked, "page")}</b> '
         f"ranked for <b>“{shortened(run.query)}”</b> in "
         f'<b class="mrr-num" id="took">{duration(usage.total_ms)}</b></p>'
         f'<p class="mrr-note">{stages}{encoded}{read}.{each} Single run.{chosen}</p>'
         f"{notes}</div>"
+    )
+
+
+def _unread(run: Run) -> str:
+    """What of an upload that was going on is not in the ranking."""
+    if run.unread is None:
+        return ""
+    n_read, n_pages = run.unread
+    return (
+        f"{n_read} of {count(n_pages, 'page')} of your upload had been read by then; the others "
+        "are not in this ranking. Rank again for them."
+    )
+
+
+def earlier(run: Run, now: MiniReranker, settings: Settings) -> str:
+    """That a ranking is of other settings than those in force, and of which.
+
+    now, settings: what is in force.
+    """
+    parts = [run.described]
+    if run.embedder != embedder_name(now):
+        parts.append(f"embedder {run.embedder or 'none'}")
+    if run.settings.top_k != settings.top_k:
+        parts.append(count(run.settings.top_k, "candidate"))
+    if run.instruction != now.config.instruction:
+        parts.append(f"instruction “{run.instruction}”")
+    return (
+        f"Ranked with: {', '.join(parts)}. Other settings are in force now: press Rank for a "
+        "ranking with those; what they lack is then encoded first."
+    )
+
+
+def under_way(done: int, total: int, of_upload: bool) -> str:
+    """One line on the Rank tab while pages are encoded in another panel."""
+    if of_upload:
+        return note(f"Your upload is being read: {done} of {count(total, 'page')} done.")
+    return note(
+        f"Apply encodes the pages for the new settings: {done} of {count(total, 'page')} done."
     )
 
 

@@ -12,7 +12,7 @@ from mrr.config import KVDtype, Pruner, RerankConfig, paper_band
 from mrr.errors import InputRejected
 from ui.components import heading, text
 from ui.describe import LAYERS_ARE
-from ui.markup import bar, count, duration, note
+from ui.markup import bar, count, duration, esc, note
 from ui.session import DEFAULT_TOP_K, Settings
 from ui.workbench import Plan
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PRESETS = ("Paper default", "Dense", "Fastest")
 _FASTEST_KEEP = 0.25
+_MOST_CANDIDATES = 100
 # Sliders that wait for the model: Gradio's own reset would go to what stood there before it came.
 _LATER: dict[str, Any] = {"interactive": False, "buttons": []}
 
@@ -102,7 +103,7 @@ def build(models_allowed: bool) -> SettingsView:
         elem_id="kv-dtype", interactive=False,
     )  # fmt: skip
     top_k = gr.Slider(
-        1, 100, DEFAULT_TOP_K, step=1, label="Candidates", elem_id="top-k",
+        1, _MOST_CANDIDATES, DEFAULT_TOP_K, step=1, label="Candidates", elem_id="top-k",
         info="Pages that the first stage passes on.",
     )  # fmt: skip
     instruction = gr.Textbox(
@@ -160,6 +161,8 @@ def read(
     numbers = (exit_layer, band_start, band_end, keep_ratio, top_k)
     if any(number is None for number in numbers):  # a number's box was emptied
         raise InputRejected("A number is missing in the settings. Type it, or move its slider.")
+    if not 1 <= top_k <= _MOST_CANDIDATES:
+        raise InputRejected(f"Candidates is {top_k:g}; it must be from 1 to {_MOST_CANDIDATES}.")
     if not instruction.strip():
         raise InputRejected("The instruction is empty. Say what counts as relevant.")
     first, last, end = int(band_start), int(band_end), int(exit_layer)
@@ -224,17 +227,27 @@ def switches(view: SettingsView, engine: MiniReranker) -> dict[gr.components.Com
 
 def depth(view: SettingsView, engine: MiniReranker) -> dict[gr.components.Component, object]:
     """The switches of depth as an engine has them, and on."""
-    config, last = engine.config, engine.loaded.n_layers - 1
-    assert config.band is not None and config.exit_layer is not None
-    values = {
-        view.exit_layer: config.exit_layer - 1,
-        view.band_start: config.band[0],
-        view.band_end: config.band[1] - 1,
-    }
+    last, sliders = engine.loaded.n_layers - 1, (view.exit_layer, view.band_start, view.band_end)
     return {
-        switch: gr.update(maximum=last, value=value, interactive=True)
-        for switch, value in values.items()
+        slider: gr.update(maximum=last, value=value, interactive=True)
+        for slider, value in zip(sliders, depth_values(engine), strict=True)
     }
+
+
+def depth_values(engine: MiniReranker) -> tuple[int, int, int]:
+    """(exit, band from, band to) of an engine, as `read` takes them."""
+    config = engine.config
+    assert config.band is not None and config.exit_layer is not None
+    return config.exit_layer - 1, config.band[0], config.band[1] - 1
+
+
+def values_of(taken: Settings, engine: MiniReranker) -> tuple[object, ...]:
+    """Every switch of settings and their engine, as `read` takes them."""
+    config = engine.config
+    return (
+        *depth_values(engine), config.keep_ratio, config.pruner, config.kv_dtype, taken.top_k,
+        config.instruction, taken.auto_trace, taken.model, taken.embedder,
+    )  # fmt: skip
 
 
 def plan(change: Plan) -> str:
@@ -246,6 +259,11 @@ def plan(change: Plan) -> str:
         f"Apply will encode {change.n_missing} of {count(change.n_pages, 'page')} again{cost}. "
         "What is cached for other settings stays."
     )
+
+
+def refused(sentence: str) -> str:
+    """Why Apply has changed nothing."""
+    return f'<p class="mrr mrr-note" role="alert"><b>Not applied.</b> {esc(sentence)}</p>'
 
 
 def encoding(done: int, total: int) -> str:

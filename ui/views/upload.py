@@ -83,9 +83,8 @@ def build(limits: Limits, kept: bool) -> UploadView:
 
 def progress(work: Upload) -> str:
     """The upload as it goes: a bar, the pace, and one line a page or file."""
-    total = len(work.lines)
+    total, closed = len(work.lines), work.n_closed
     states = [line.state for line in work.lines]
-    closed = sum(state not in ("queued", "encoding") for state in states)
     n_hit, n_failed = states.count("hit"), states.count("failed")
     words = [f"{count(work.n_done, 'page')} in"]
     if n_hit:

@@ -7,6 +7,16 @@
     chosen?.scrollIntoView({ behavior: "smooth", block: "center" });
     chosen?.querySelector(".cover")?.focus({ preventScroll: true });
   });
+  // What is said twice stands there once; when the first one leaves, the other takes its place.
+  const once = () => {
+    const seen = new Set();
+    for (const item of document.querySelectorAll(".toast-message-item")) {
+      item.hidden = seen.has(item.textContent);
+      seen.add(item.textContent);
+    }
+  };
+  const messages = document.querySelector(".toast-wrap");
+  if (messages) new MutationObserver(once).observe(messages, { childList: true, subtree: true });
   // Plotly measures its room when the window changes, not when the side bar opens beside it.
   const page = document.querySelector(".gradio-container .tabs");
   let width = page?.offsetWidth, waiting = null;
