@@ -46,6 +46,11 @@ def break_even(cheap: Cost, dear: Cost, n_candidates: float) -> float | None:
     return ahead / gain if gain > 0 else None
 
 
+def first_cheaper(point: float) -> int:
+    """The first query after which the cheaper system has cost less. point: as break_even gives."""
+    return math.floor(point) + 1
+
+
 def break_even_sentence(report: LatencyReport) -> str:
     """After how many queries on the same pages mini has paid for its caching."""
     known = {cost.system: cost for cost in costs(report)}
@@ -56,8 +61,10 @@ def break_even_sentence(report: LatencyReport) -> str:
         return "Caching does not pay here: a query costs mini no less than original."
     if point < 1:
         return "Caching included, mini is cheaper than original from the first query on."
-    n = math.floor(point) + 1
-    return f"Caching included, mini is cheaper than original from query {n} on the same pages."
+    return (
+        f"Caching included, mini is cheaper than original from query {first_cheaper(point)} on the "
+        "same pages."
+    )
 
 
 def caching_of(report: LatencyReport, system: str) -> CachingLatency | None:

@@ -15,6 +15,7 @@ from mrr.errors import MRRError
 from ui import explaining
 from ui.components import field
 from ui.lenses import Mode
+from ui.packing import Json
 from ui.parts import RankTab, Values
 from ui.session import Session
 from ui.stops import stoppable, stopping
@@ -23,6 +24,7 @@ from ui.views import bands, inspector, layers
 from ui.workbench import Workbench
 
 CONTROLS: tuple[Pruner, ...] = ("random", "uniform", "embedder")
+TRACING = "Tracing… The maps follow."
 UNTRACED = "This needs one traced pass over the page. Press “Trace this page”."
 
 
@@ -48,7 +50,8 @@ class Detail:
             return self.trace(session)
         except MRRError as error:
             tell(str(error))
-            return self._blank("This page could not be traced.")
+            failed = self._blank("This page could not be traced.")
+            return {**failed, self.views.chosen: inspector.heading(run, page_id)}
 
     def trace(self, session: Session) -> Values:
         """One traced pass, and the lens of every candidate."""
@@ -62,9 +65,14 @@ class Detail:
             return self._blank("Select a page.")
         explanation = explaining.known(session)
         if explanation is None:
-            blank = self._blank("Tracing…" if session.settings.auto_trace else UNTRACED)
-            # The layers of all candidates may be known already; then their chart stays.
-            return {**blank, **(self.curves(session) if explaining.known_lenses(session) else {})}
+            sentence = TRACING if session.settings.auto_trace else UNTRACED
+            return {
+                **self._blank(sentence),
+                **_values(self.views.inspector.outputs, self._untraced(session, sentence)),
+                # The layers of all candidates may be known already; then their chart stays.
+                **(self.curves(session) if explaining.known_lenses(session) else {}),
+                self.views.chosen: inspector.heading(session.run, session.selected),
+            }
         page = self.bench.page(session, session.selected)
         tried = explaining.tried(session)
         shown = inspector.render(explanation, self.bench.picture(page), mode=mode, tried=tried)
@@ -73,7 +81,17 @@ class Detail:
             **_values(self.views.bands.outputs, bands.render(explanation)),
             **self.curves(session),
             **self._offer_trace(False),
+            self.views.chosen: inspector.heading(session.run, session.selected),
         }
+
+    def _untraced(self, session: Session, sentence: str) -> tuple[Json, str]:
+        """The page by itself, while its maps are to come; the sentence alone where it is lost."""
+        _, page_id = explaining.current(session)
+        try:
+            page = self.bench.page(session, page_id)
+            return inspector.untraced(page, self.bench.picture(page), sentence)
+        except MRRError:  # what traces the page says why
+            return inspector.blank(sentence)
 
     def show_curves_as(self, mode: Mode, session: Session) -> Values:
         """Another unit for the layers, which stays until the next choice."""
@@ -97,6 +115,7 @@ class Detail:
             **_values(self.views.bands.outputs, bands.blank(sentence)),
             **_values(self.views.layers.outputs, layers.blank(sentence)),
             **self._offer_trace(sentence == UNTRACED),
+            self.views.chosen: "",
         }
 
     def _offer_trace(self, offered: bool) -> Values:

@@ -39,6 +39,12 @@ class Examples:
     added: dict[str, AddedPage] = field(default_factory=dict)
     finished: bool = False
 
+    @property
+    def steps(self) -> int:
+        """Grows with every page that comes in, and once more when all are: only then is it known
+        which of the other public pages somebody added."""
+        return len(self.page_ids) + self.finished
+
     def stored(self, store: PageStore) -> list[Page]:
         """Those that are known to be in the store, though maybe not under the model in use."""
         found = map(store.page, list(self.page_ids.values()))

@@ -48,7 +48,7 @@ class Housekeeping:
         """What the session has stored, wherever that is shown."""
         view, rank = self.views.upload, self.ranking.views
         if self.bench.opening.done:  # else there is more to show than examples
-            session.n_examples_seen = len(self.bench.examples.page_ids)
+            session.n_examples_seen = self.bench.examples.steps
         shown = {
             view.store: upload.store(self.bench, session),
             view.pages: upload.pages(self.bench, session),
@@ -105,6 +105,12 @@ class Housekeeping:
         """Remove one page of the session's own."""
         session.sure = False
         self.bench.remove(session, field(event, "page"))
+        return self.stored(session)
+
+    def remove_document(self, session: Session, event: gr.EventData) -> Values:
+        """Remove every page of one document of the session's own."""
+        session.sure = False
+        self.bench.remove_document(session, field(event, "page"))
         return self.stored(session)
 
     def remove_all(self, session: Session) -> Values:

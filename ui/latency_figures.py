@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from mrr.types import SYSTEM_NAMES
 from ui.colour import OTHER_STAGE, STAGE_COLOURS, SYSTEM_COLOURS, TEXT
-from ui.costs import Cost, break_even, costs
+from ui.costs import Cost, break_even, costs, first_cheaper
 from ui.figures import finish
 from ui.markup import duration
 
@@ -202,7 +202,7 @@ def _crossing(point: float, seconds: float) -> go.Scatter:
         y=[seconds],
         mode="markers+text",
         marker={"symbol": "circle-open", "size": 13, "color": TEXT, "line": {"width": 2}},
-        text=[f"break-even after {point:.2g} queries"],
+        text=[f"mini cheaper from query {first_cheaper(point)} on"],
         textposition="bottom right",
         name="break-even, mini and original",
         showlegend=False,

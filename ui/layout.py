@@ -122,6 +122,7 @@ def _rank_tab(bench: Workbench) -> dict[str, Any]:
             ranked = ranking.build()
         with gr.Column(scale=7, min_width=330, elem_classes="mrr-sticky", elem_id="reasons"):
             gr.HTML(_UP, apply_default_css=False)
+            chosen = text("chosen")
             with gr.Tabs(elem_id="why") as why:
                 with gr.Tab("Page", id="page"):
                     page = inspector.build()
@@ -137,8 +138,8 @@ def _rank_tab(bench: Workbench) -> dict[str, Any]:
     query.submit(None, js="() => document.activeElement && document.activeElement.blur()")
     return {
         "query": query, "button": button, "meanwhile": meanwhile, "samples": samples,
-        "gallery": gallery, "results": results, "ranking": ranked, "why": why, "inspector": page,
-        "layers": curves, "bands": strip, "warm": unseen,
+        "gallery": gallery, "results": results, "ranking": ranked, "chosen": chosen, "why": why,
+        "inspector": page, "layers": curves, "bands": strip, "warm": unseen,
     }  # fmt: skip
 
 
@@ -156,7 +157,7 @@ def _wire_opening(
         examples = handlers.bench.examples
         finished = examples.finished  # before they are counted: it may be the last one
         stop = {clock: gr.Timer(active=False)} if finished else {}
-        if len(examples.page_ids) == session.n_examples_seen:
+        if examples.steps == session.n_examples_seen:
             return stop  # what somebody does meanwhile is not overwritten
         return {**house.stored(session), **stop}
 
@@ -261,6 +262,7 @@ def _wire_pages(state: gr.State, house: Housekeeping, handlers: Handlers) -> Non
     _on(view.cancel.click, house.cancel, state, view.cancel)
     for removed in (
         _on(view.pages.remove, house.remove, state, house.shows_stored, each=True),
+        _on(view.pages.remove_document, house.remove_document, state, house.shows_stored),
         _on(view.pages.remove_all, house.remove_all, state, house.shows_stored),
     ):
         shown_as = [rank.view, rank.only_changes, state]

@@ -40,8 +40,11 @@ def settled_from(lenses: Mapping[str, Lens]) -> int:
     return int(differs[-1]) + 1 if differs.size else 0
 
 
-def settled_sentence(lenses: Mapping[str, Lens]) -> str:
-    """How early the final order stood, and what a full pass would have changed."""
+def settled_sentence(lenses: Mapping[str, Lens], mode: Mode = "logit") -> str:
+    """How early the final order stood, and what a full pass would have changed.
+
+    mode: how the layers are drawn, as some passes are not enough to draw ranks.
+    """
     first = next(iter(lenses.values()))
     if len(lenses) < 2:
         return "One candidate has no order; trace all of them to see when theirs settled."
@@ -53,13 +56,15 @@ def settled_sentence(lenses: Mapping[str, Lens]) -> str:
     else:
         layers = "layer" if n_later == 1 else "layers"
         settled = f"{start} was final from layer {layer} on, {n_later} {layers} before the exit."
-    return f"{settled} {_full_pass_sentence(lenses)}".strip()
+    return f"{settled} {_full_pass_sentence(lenses, mode)}".strip()
 
 
-def _full_pass_sentence(lenses: Mapping[str, Lens]) -> str:
+def _full_pass_sentence(lenses: Mapping[str, Lens], mode: Mode) -> str:
     dense = [lens.dense for lens in lenses.values() if lens.dense is not None]
     if len(dense) < len(lenses):
         partly = f"The full pass was run for {len(dense)} of them, not for the rest."
+        if mode == "rank":
+            partly += " Its ranks are drawn once it was run for all."
         return partly if dense else ""
     here = _ranks(np.stack([lens.mini for lens in lenses.values()]))[:, -1]
     there = _ranks(np.stack(dense))[:, -1]

@@ -78,10 +78,20 @@ def duration(ms: float) -> str:
 MOST_SHOWN = 60  # pages drawn in one grid; each is a picture in the page itself
 
 
-def and_more(n_pages: int) -> str:
-    """A line under a grid that does not show everything."""
-    left = n_pages - MOST_SHOWN
-    return note(f"and {count(left, 'page')} more, which are ranked like these.") if left > 0 else ""
+def the_rest(lines: Sequence[str], key: str, begun: bool = True) -> str:
+    """The pages that a grid has no picture of, by name, when it is opened.
+
+    lines: HTML already. key: by which the browser keeps it open when it is drawn again. begun:
+    there are pictures above it.
+    """
+    if not lines:
+        return ""
+    said = count(len(lines), "more page" if begun else "page")
+    items = "".join(f"<li>{line}</li>" for line in lines)
+    return (
+        f'<details class="mrr mrr-note mrr-rest" data-key="{esc(key)}">'
+        f"<summary>{said}, by name</summary><ul>{items}</ul></details>"
+    )
 
 
 def count(n: int, noun: str, plural: str = "") -> str:

@@ -35,6 +35,7 @@ class RankTab:
     gallery: gr.HTML
     results: gr.Row
     ranking: ranking.RankingView
+    chosen: gr.HTML
     why: gr.Tabs
     inspector: inspector.InspectorView
     layers: layers.LayersView
@@ -46,9 +47,10 @@ class RankTab:
 
     @property
     def detail(self) -> list[gr.components.Component]:
-        """The three views of the selected page."""
+        """The name of the selected page and its three views."""
         views = (*self.inspector.outputs, *self.layers.outputs, *self.bands.outputs)
-        return [*views, self.inspector.trace, self.layers.trace, self.bands.trace]
+        traces = (self.inspector.trace, self.layers.trace, self.bands.trace)
+        return [self.chosen, *views, *traces]
 
     @property
     def ranked(self) -> list[Any]:

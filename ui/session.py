@@ -139,7 +139,7 @@ class Session:
     of occlusion, the full passes of the lens, or the measurement of latency, that runs now stops
     when these are cleared. asked: rankings asked for, and stops of them; what a ranking encodes
     first ends when it changes. uploaded_bytes: since its pages were last all removed. lens_mode:
-    how the layers are shown. n_examples_seen: example pages that the tab last drew. dense_system:
+    how the layers are shown. n_examples_seen: Examples.steps that the tab drew last. dense_system:
     the baseline that is chosen. halted: the last encoding was stopped. sure: the next press of
     Remove removes everything. shown_as: the form of the ranking, and whether only pages on which
     the systems differ are shown. latency_of: what latency was measured with, in words. changed:

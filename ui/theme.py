@@ -48,6 +48,7 @@ _VARIABLES = {
     "button_primary_background_fill": "--mrr-mini",
     "button_primary_background_fill_hover": "--mrr-mini-ink",
     "button_primary_border_color": "--mrr-mini",
+    "button_primary_text_color": "--mrr-on-mini",
     "button_secondary_background_fill": "--mrr-surface",
     "button_secondary_background_fill_hover": "--mrr-sunken",
     "button_secondary_border_color": "--mrr-line",
@@ -65,7 +66,6 @@ _PLAIN = {
     "button_large_radius": "8px",
     "button_medium_radius": "8px",
     "button_small_radius": "8px",
-    "button_primary_text_color": "#ffffff",
     "input_border_width": "1px",
     "input_radius": "8px",
     "input_shadow": "none",
@@ -80,7 +80,6 @@ def theme() -> gr.themes.Base:
     ours = {name: f"var({prop})" for name, prop in _VARIABLES.items()}
     settable = inspect.signature(gr.themes.Base.set).parameters
     dark = {f"{name}_dark": v for name, v in ours.items() if f"{name}_dark" in settable}
-    dark["button_primary_text_color_dark"] = "#08131d"
     base = gr.themes.Base(
         primary_hue="blue",
         neutral_hue="gray",

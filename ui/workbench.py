@@ -165,6 +165,14 @@ class Workbench:
         self._remove_pages([page.page_id])
         self._forget(session, {page.page_id})
 
+    def remove_document(self, session: Session, page_id: str) -> None:
+        """Remove all of the session's own pages that came from the same file as this one."""
+        source = self.page(session, page_id).source
+        self.remove(session, page_id)  # which refuses an example
+        rest = [p.page_id for p in self.pages(session) if self.removable(p) and p.source == source]
+        self._remove_pages(rest)
+        self._forget(session, set(rest))
+
     def remove_own(self, session: Session) -> int:
         """Remove everything that this session added."""
         own = [p.page_id for p in self.pages(session) if self.removable(p)]

@@ -409,3 +409,15 @@ def test_on_a_phone_all_tabs_are_in_sight_and_there_is_a_way_back_to_the_ranking
     expect(tab.locator(".sidebar .toggle-button")).to_be_hidden()  # it would cover the text
     tab.locator(".mrr-up").click()
     expect(second).to_be_in_viewport()
+
+
+def test_a_pointer_that_rests_on_a_number_of_a_card_is_told_what_it_is(tab: Page) -> None:
+    rank(tab)
+    cover = tab.locator("#hits .cover").first
+    for number, word in (("b", "probability of yes"), (".value .name", "minus its no")):
+        box = tab.locator(f"#hits li:first-child {number}").first.bounding_box()
+        tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        expect(cover).to_have_attribute("title", re.compile(word))
+    box = tab.locator("#hits li:first-child .title").bounding_box()
+    tab.mouse.move(box["x"] + 5, box["y"] + 5)
+    expect(cover).to_have_attribute("title", "")

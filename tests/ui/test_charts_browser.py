@@ -35,7 +35,7 @@ def test_layers_draw_one_line_a_candidate_and_bands_one_row_a_layer(
     open_tab(tab, "Layers")
     expect(tab.locator(f"{CHART} .scatterlayer .trace path.js-line")).to_have_count(N_PAGES)
     tab.click("#trace-layers")
-    expect(tab.get_by_text("dense").first).to_be_visible()
+    expect(tab.get_by_text("never run by mini").first).to_be_visible()
     open_tab(tab, "Bands")
     expect(tab.get_by_text("0 by construction").first).to_be_visible()
     config = running.bench.base.config

@@ -105,6 +105,23 @@ def test_what_is_still_to_be_cached_is_said_until_it_is(
     assert start.still_caching(bench) == start.warming(bench) == ""
 
 
+def test_when_all_examples_are_known_there_is_something_new_to_draw(
+    reranker: MiniReranker, corpus: Examples
+) -> None:
+    opening = Opening(lambda: reranker)
+    opening()
+    examples = load_examples(corpus.pages[0].file.parents[1])
+    bench = Workbench(opening, reranker.store, examples)
+    cache_examples(bench)
+    examples.finished, done = False, examples.steps
+    page = reranker.store.pages(["public"])[0]
+    examples.page_ids.pop(next(key for key, i in examples.page_ids.items() if i == page.page_id))
+    assert not bench.removable(page) and examples.steps < done
+    before = examples.steps
+    examples.finished = True
+    assert bench.removable(page) and examples.steps > before
+
+
 def test_a_query_waits_for_the_first_example_page_where_there_is_none(
     reranker: MiniReranker, corpus: Examples
 ) -> None:

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 from mrr import MiniReranker
 from mrr.errors import InputRejected
 from mrr.types import AddedPage, PageImage, RankedList
-from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
+from tests.ui.conftest import N_PAGES, SAMPLES, Running, pdf, png
 from tests.ui.test_app_browser import add_files, open_tab, rank, traced
 from tests.ui.test_charts_browser import CHART
 
@@ -197,6 +197,8 @@ def test_views_that_need_a_trace_offer_it_themselves(
     expect(tab.locator("#plan")).to_contain_text("Applied")
     tab.locator(".sidebar .toggle-button").click()
     rank(tab)
+    expect(tab.locator(".pi-stage img")).to_be_visible()  # the page itself needs no trace
+    expect(tab.locator("#chosen")).to_contain_text("1 · ")
     open_tab(tab, "Layers")
     expect(tab.locator("#layers-say")).to_contain_text("Trace this page")
     expect(tab.locator("#trace-page")).to_have_count(1)
@@ -421,3 +423,51 @@ def test_a_removed_page_leaves_the_ranking_that_is_shown(tab: Page) -> None:
     expect(tab.locator(".pi-stage canvas").first).to_have_attribute(
         "aria-label", re.compile(re.escape(selected.inner_text()))
     )
+
+
+def test_the_reasons_name_their_page_through_picks_rankings_and_removals(tab: Page) -> None:
+    add_files(tab, ("named.png", png(93)))
+    expect(tab.locator("#progress .mrr-state")).to_have_text(["cached"])
+    open_tab(tab, "Rank")
+    rank(tab)
+    mine = tab.locator("#hits li", has_text="named.png")
+    place = mine.locator(".mrr-rank").inner_text()
+    mine.locator(".cover").click()
+    expect(tab.locator("#chosen")).to_contain_text(f"{place} · named.png · 0.")
+    open_tab(tab, "Pages")
+    tab.get_by_role("button", name="Remove named.png").click()
+    expect(tab.locator("#chosen")).not_to_contain_text("named.png")
+    open_tab(tab, "Rank")
+    expect(tab.locator("#chosen")).to_contain_text("1 · ")
+    rank(tab, SAMPLES[1])
+    first = tab.locator("#hits .title").first.inner_text()
+    expect(tab.locator("#chosen")).to_contain_text(f"1 · {first} · ")
+
+
+def test_with_settings_closed_the_tab_key_passes_them_by(tab: Page) -> None:
+    toggle = tab.get_by_role("button", name="Settings")
+    expect(toggle).to_have_attribute("aria-expanded", "false")
+    controls = ".sidebar-content :is(input, button, textarea)"
+    reached = f"""() => [...document.querySelectorAll('{controls}')]
+        .filter((control) => control.checkVisibility({{ visibilityProperty: true }})).length"""
+    assert tab.evaluate(reached) == 0
+    toggle.click()
+    expect(toggle).to_have_attribute("aria-expanded", "true")
+    expect(tab.locator("#apply")).to_be_visible()
+    assert tab.evaluate(reached) > 10
+    toggle.click()
+    expect(tab.locator("#apply")).to_be_hidden()
+
+
+def test_a_list_that_was_unfolded_stays_so_when_a_page_is_removed_out_of_it(
+    tab: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ui.views.upload.MOST_SHOWN", 1)
+    add_files(tab, ("pages.pdf", pdf(94, 95, 96)))
+    expect(tab.locator("#progress .mrr-state")).to_have_text(["cached"] * 3)
+    tab.get_by_text("2 more pages, by name").click()
+    tab.get_by_role("button", name="Remove pages.pdf p. 3").click()
+    expect(tab.get_by_text("1 more page, by name")).to_be_visible()
+    expect(tab.get_by_role("button", name="Remove pages.pdf p. 2")).to_be_visible()
+    tab.get_by_role("button", name="Remove document pages.pdf").click()
+    expect(tab.locator("#pages")).not_to_contain_text("pages.pdf")

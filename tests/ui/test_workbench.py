@@ -15,11 +15,13 @@ from ui.caching import upload
 from ui.examples import load_examples
 from ui.exports import ranking_rows, run_record
 from ui.lenses import settled_sentence
-from ui.markup import shortened
+from ui.markup import esc, shortened
 from ui.session import Session, Settings
-from ui.views import history, labels, ranking, ranking_words, settings, start
+from ui.terms import TERMS
+from ui.views import history, inspector, labels, ranking, ranking_words, settings, start
 from ui.views.report import report
 from ui.views.upload import known_pages
+from ui.views.upload import pages as stored_pages
 from ui.workbench import Workbench, dense_list, dense_ranks
 
 
@@ -417,3 +419,86 @@ def test_the_report_stands_alone(bench: Workbench) -> None:
     assert "random cells" in text, "no map without its control"
     assert "default-src 'none'" in text
     assert text.count("<figure>") == 2 and "less what neutral queries pay" in text
+
+
+def test_a_ranking_without_a_likely_page_says_so_and_another_does_not(bench: Workbench) -> None:
+    run = bench.rank(Session(), SAMPLES[0])
+
+    def summary(score: float) -> str:
+        hits = (replace(run.mini.hits[0], score=score), *run.mini.hits[1:])
+        return ranking_words.summary(replace(run, mini=replace(run.mini, hits=hits)))
+
+    assert "No page looks relevant: the best has 0.128" in summary(0.128)
+    assert "No page looks relevant" not in summary(0.5)
+    no_pages = replace(run, mini=replace(run.mini, hits=()))
+    assert "No page looks relevant" not in ranking_words.summary(no_pages)
+
+
+def test_the_numbers_of_a_ranking_say_what_they_are(bench: Workbench) -> None:
+    session = Session()
+    bench.rank(session, SAMPLES[0])
+    for view in ("List", "Side by side", "Table"):
+        shown = ranking.hits(bench, session, view)
+        assert "probability of yes" in shown, view
+        assert f'title="{esc(TERMS["score"])}"' in shown, view
+        assert f'title="{esc(TERMS["logit"])}"' in shown, view
+        for term in ("token", "first stage", "band", "head"):
+            assert f"<dt>{term}</dt>" in shown, view
+
+
+def test_the_reasons_are_headed_by_rank_name_and_score_of_their_page(bench: Workbench) -> None:
+    run = bench.rank(Session(), SAMPLES[0])
+    second = run.mini.hits[1]
+    said = re.sub("<[^>]+>", "", inspector.heading(run, second.page.page_id))
+    assert said == f"2 · {second.page.label} · {second.score:.3f}"
+    run.forget({run.mini.hits[0].page.page_id})
+    assert ">1 · " in inspector.heading(run, second.page.page_id)
+    assert inspector.heading(run, "gone") == ""
+
+
+def test_every_page_of_ones_own_can_be_removed_however_many_there_are(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session()
+    files = [("long.pdf", pdf(310, 311, 312)), ("one.png", png(313))]
+    *_, work = upload(bench, session, files, None)
+    assert work.n_done == 4
+    own = [page for page in bench.pages(session) if bench.removable(page)]
+    monkeypatch.setattr("ui.views.upload.MOST_SHOWN", 2)
+    shown = stored_pages(bench, session)
+    for page in own:
+        assert f'data-event="remove" data-page="{page.page_id}"' in shown
+    pictures = shown.split("Examples")[0].count("<img")
+    assert pictures == 2 and "2 more pages, by name" in shown
+    monkeypatch.setattr("ui.views.start.MOST_SHOWN", 4)
+    gallery = start.gallery(bench, session)
+    assert gallery.index("one.png") < gallery.index("Document 0"), "one's own come first"
+    assert f"{N_PAGES} more pages, by name" in gallery
+    bench.remove_own(session)
+
+
+def test_a_document_is_removed_whole_and_nothing_else(bench: Workbench) -> None:
+    session = Session()
+    *_, work = upload(bench, session, [("long.pdf", pdf(320, 321)), ("one.png", png(322))], None)
+    assert work.n_done == 3
+    shown = stored_pages(bench, session)
+    assert shown.count('data-event="remove_document"') == 1  # one page needs no button for two
+    first = re.search('"remove_document" data-page="([0-9a-f]+)"', shown)
+    assert first is not None
+    bench.remove_document(session, first[1])
+    left = [page.label for page in bench.pages(session) if bench.removable(page)]
+    assert left == ["one.png"]
+    example = next(page for page in bench.pages(session) if not bench.removable(page))
+    with pytest.raises(InputRejected, match="example pages stay"):
+        bench.remove_document(session, example.page_id)
+    bench.remove_own(session)
+
+
+def test_a_page_that_was_found_tells_no_time_of_encoding(bench: Workbench) -> None:
+    session = Session()
+    assert list(upload(bench, session, [("one.png", png(330))], None))
+    assert "encoded in" in stored_pages(bench, session).split("Examples")[0]
+    again = Session(scope=session.scope)  # as after a restart: only the store knows of it
+    shown = stored_pages(bench, again).split("Examples")[0]
+    assert "one.png" in shown and "encoded in" not in shown and "found in" not in shown
+    bench.remove_own(session)

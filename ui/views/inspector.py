@@ -10,11 +10,13 @@ import gradio as gr
 from gradio.components import Component
 
 from mrr.explain.verdict import signed
-from mrr.types import Explanation
+from mrr.types import Explanation, Page
 from ui.components import running
 from ui.maps import attention_payload, grid_disagreement, keep_payload, occlusion_payload
-from ui.markup import table
+from ui.markup import esc, table
 from ui.packing import Json, script
+from ui.session import Run
+from ui.terms import title
 
 _IMAGE_URI = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}")
 
@@ -60,6 +62,7 @@ def build() -> InspectorView:
             "page_panels.js",
             "page_controls.js",
             "page_table.js",
+            "page_picture.js",
             "page_pointer.js",
             "inspector.js",
         ),
@@ -109,8 +112,7 @@ def render(
     encoded again. again: this is one of the latter. Raises ValueError unless image_uri is an inline
     PNG, JPEG or WebP.
     """
-    if not _IMAGE_URI.fullmatch(image_uri):
-        raise ValueError("The page image must be an inline PNG, JPEG or WebP data URI.")
+    _check(image_uri)
     message = keep_table(tried)
     disagreement = grid_disagreement(explanation)
     if disagreement:
@@ -139,6 +141,30 @@ def render(
     return value, message
 
 
+def untraced(page: Page, image_uri: str, sentence: str) -> tuple[Json, str]:
+    """Values of InspectorView.outputs while only the page itself is known. sentence: why."""
+    _check(image_uri)
+    value: Json = {
+        **_sentence("picture", sentence),
+        "label": page.label,
+        "image": image_uri,
+        "width": page.width,
+        "height": page.height,
+    }
+    return value, ""
+
+
+def heading(run: Run, page_id: str) -> str:
+    """Which page the reasons are of: its rank, its name and its score."""
+    hit = next((hit for hit in run.mini.hits if hit.page.page_id == page_id), None)
+    if hit is None:
+        return ""
+    return (
+        f'<h2 class="mrr mrr-num">{hit.rank} · {esc(hit.page.label)} · '
+        f"<span {title('score')}>{hit.score:.3f}</span></h2>"
+    )
+
+
 def blank(sentence: str) -> tuple[Json, str]:
     """Values of InspectorView.outputs while there is nothing to show."""
     return _sentence("blank", sentence), ""
@@ -160,6 +186,11 @@ def keep_table(tried: Sequence[Explanation]) -> str:
         for each in tried
     ]
     return table(("", "chosen by", "tokens kept", "logit", "change"), rows, numeric=(2, 3, 4))
+
+
+def _check(image_uri: str) -> None:
+    if not _IMAGE_URI.fullmatch(image_uri):
+        raise ValueError("The page image must be an inline PNG, JPEG or WebP data URI.")
 
 
 def _sentence(kind: str, sentence: str) -> Json:

@@ -88,7 +88,7 @@ def render(
     if not lenses:
         return blank("Trace the candidates to see their layers.")
     drawn = figure(lenses, labels, selected, mode=mode)
-    said = "".join(words(lenses))
+    said = "".join(words(lenses, mode))
     return gr.update(value=drawn, visible=True), said, numbers(lenses, labels, mode=mode)
 
 
@@ -128,9 +128,9 @@ def figure(
     return drawn
 
 
-def words(lenses: Mapping[str, Lens]) -> tuple[str, str]:
+def words(lenses: Mapping[str, Lens], mode: Mode = "logit") -> tuple[str, str]:
     """When the order settled, and what the curves are, as HTML."""
-    return f'<p class="mrr">{esc(settled_sentence(lenses))}</p>', note(_CAVEAT)
+    return f'<p class="mrr">{esc(settled_sentence(lenses, mode))}</p>', note(_CAVEAT)
 
 
 def numbers(lenses: Mapping[str, Lens], labels: Mapping[str, str], *, mode: Mode) -> str:

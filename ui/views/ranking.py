@@ -12,6 +12,7 @@ from mrr.types import SYSTEM_NAMES, Hit
 from ui.components import actions, text
 from ui.markup import duration, empty, esc
 from ui.session import Run, Session, View
+from ui.terms import glossary, title
 from ui.views import start
 from ui.views.ranking_table import moved, retrieval_ranks, table
 from ui.workbench import Workbench, dense_list, dense_ranks
@@ -86,13 +87,13 @@ def hits(
     relevant = bench.relevant(session, run.query)
     selected = session.selected
     if view == "Table":
-        return table(run, shown, ranks, selected)
+        return glossary() + table(run, shown, ranks, selected)
     if view == "Side by side":
         return _side_by_side(bench, run, shown, selected, session.comparing)
     items = "".join(
         _card(bench, hit, run, ranks, hit.page.page_id == selected, relevant) for hit in shown
     )
-    return f'<ol class="mrr mrr-hits" aria-label="Ranked pages">{items}</ol>'
+    return f'{glossary()}<ol class="mrr mrr-hits" aria-label="Ranked pages">{items}</ol>'
 
 
 def _card(
@@ -114,10 +115,12 @@ def _card(
         facts.append(_change(hit.rank, ranks.get(page.page_id), name) + took)
     share = hit.n_kept_tokens / hit.n_visual_tokens
     took = f'<span class="mrr-took" title="{_SHARE}">{duration(run.mini_page_ms)}</span>'
-    facts.append(f"kept {share:.0%} of {hit.n_visual_tokens:,} tokens · {took}")
+    kept = f"kept {share:.0%} of {hit.n_visual_tokens:,} tokens"
+    facts.append(f"<span {title('token')}>{kept}</span> · {took}")
     if hit.retrieval_score is not None:
         before = retrieval_ranks(run)[page.page_id]
-        facts.append(f"first stage rank {before} ({hit.retrieval_score:.3f})")
+        said = f"first stage rank {before} ({hit.retrieval_score:.3f})"
+        facts.append(f"<span {title('first stage')}>{said}</span>")
     spans = "".join(f"<span>{fact}</span>" for fact in facts)
     return (
         f'<li class="mrr-hit{" is-selected" if selected else ""}" data-item="{page.page_id}">'
@@ -160,9 +163,11 @@ def _meter(system: str, hit: Hit) -> str:
     kind = "" if system == "mini" else " dense"
     return (
         f'<div class="mrr-meter{kind}"><span class="name">{system}</span>'
-        f'<span class="track"><span class="fill" style="width:{100 * hit.score:.1f}%"></span>'
-        f'</span><span class="value"><b>{hit.score:.3f}</b> '
-        f'<span class="name">logit {signed(hit.logit)}</span></span></div>'
+        f'<span class="track" role="meter" aria-label="{system}: probability of yes" '
+        f'aria-valuemin="0" aria-valuemax="1" aria-valuenow="{hit.score:.3f}">'
+        f'<span class="fill" style="width:{100 * hit.score:.1f}%"></span>'
+        f'</span><span class="value"><b {title("score")}>{hit.score:.3f}</b> '
+        f'<span class="name" {title("logit")}>logit {signed(hit.logit)}</span></span></div>'
     )
 
 
@@ -206,7 +211,8 @@ def _side_by_side(
     name = SYSTEM_NAMES[run.dense_system]
     hint = "" if run.dense else ' <span class="mrr-note">not run yet</span>'
     return (
-        f'<div class="mrr mrr-pair"><div><h3>{name}{hint}</h3><ol class="mrr-hits">{left}'
+        f'{glossary()}<div class="mrr mrr-pair"><div><h3>{name}{hint}</h3>'
+        f'<ol class="mrr-hits">{left}'
         f'</ol></div><div><h3 class="mini">mini</h3><ol class="mrr-hits">{right}</ol></div></div>'
     )
 
@@ -220,6 +226,7 @@ def _small(
     return (
         f'<li class="mrr-hit{" is-selected" if chosen else ""}" data-item="{hit.page.page_id}">'
         f"{_cover(hit, chosen)}{_thumb(bench, hit, system)}<div>"
-        f'<div class="title">{esc(hit.page.label)}</div><div class="mrr-facts"><b>{hit.score:.3f}'
-        f"</b><span>logit {signed(hit.logit)}</span>{change}</div></div></li>"
+        f'<div class="title">{esc(hit.page.label)}</div><div class="mrr-facts">'
+        f"<b {title('score')}>{hit.score:.3f}</b><span {title('logit')}>"
+        f"logit {signed(hit.logit)}</span>{change}</div></div></li>"
     )

@@ -8,9 +8,15 @@ from mrr.explain.verdict import signed
 from mrr.types import SYSTEM_NAMES, Hit
 from ui.markup import esc
 from ui.session import Run
+from ui.terms import title
 
 _WORDS = ("page", "change")  # columns of words; the others hold numbers, set to the right
 _RIGHT = ' class="num"'
+_MEANS = {
+    "score": f" {title('score')}",
+    "logit": f" {title('logit')}",
+    "kept": f" {title('token')}",
+}
 
 
 def retrieval_ranks(run: Run) -> dict[str, int]:
@@ -37,7 +43,7 @@ def table(run: Run, shown: Sequence[Hit], ranks: Mapping[str, int], selected: st
     groups: dict[str, tuple[str, ...]] = {}
     groups["mini"] = ("rank", "page", "score", "logit", "kept", "ms")
     if run.dense:
-        groups[SYSTEM_NAMES[run.dense_system]] = ("rank", "logit", "ms", "change")
+        groups[SYSTEM_NAMES[run.dense_system]] = ("change", "rank", "logit", "ms")
     if shown[0].retrieval_score is not None:
         groups["first stage"] = ("rank", "score")
     above = "".join(
@@ -45,7 +51,7 @@ def table(run: Run, shown: Sequence[Hit], ranks: Mapping[str, int], selected: st
         for name, columns in groups.items()
     )
     head = "".join(
-        f'<th scope="col"{"" if column in _WORDS else _RIGHT}>{column}</th>'
+        f'<th scope="col"{"" if column in _WORDS else _RIGHT}{_MEANS.get(column, "")}>{column}</th>'
         for columns in groups.values()
         for column in columns
     )
@@ -75,10 +81,10 @@ def _row(
     if run.dense:
         rank = ranks.get(page.page_id)
         cells += [
+            "<td>" + ("" if rank is None else moved(rank - hit.rank, short=True)) + "</td>",
             _number("" if rank is None else str(rank)),
             _number("" if dense is None else signed(dense.logit)),
             _number("" if took is None else f"{took:.1f}"),
-            "<td>" + ("" if rank is None else moved(rank - hit.rank, short=True)) + "</td>",
         ]
     if hit.retrieval_score is not None:
         cells += [_number(str(before[page.page_id])), _number(f"{hit.retrieval_score:.4f}")]

@@ -16,6 +16,7 @@ _BASELINES: dict[System, str] = {
     "original": "<b>original</b>: page and query through every layer, for every query anew.",
     "dense-reuse": "<b>dense + reuse</b>: every token and layer, but each page's K/V is kept.",
 }
+_EVEN = 0.5  # as likely yes as no
 # What a query waits for.
 BUSY = "The models are busy: encoding, a dense pass or a measurement."
 LOADING = "The model is being loaded, which takes a few seconds."
@@ -23,7 +24,7 @@ FIRST_PAGE = "The first example page is being read."
 
 
 def summary(run: Run | None, *more: str) -> str:
-    """One line over the ranking: how many, how fast, from where.
+    """One line over the ranking: how many, how fast; the times of its stages are folded.
 
     more: sentences about what is not in it, empty where there is nothing to say.
     """
@@ -40,7 +41,7 @@ def summary(run: Run | None, *more: str) -> str:
         and mini.hits[0].retrieval_score is not None
     )
     chosen = " Chosen by the first stage; Settings holds how many (Candidates)." if cut else ""
-    each = f" {duration(run.mini_page_ms)} a page." if len(mini) else ""
+    each = f"{duration(run.mini_page_ms)} a page" if len(mini) else "Times"
     gone = f"{run.n_removed} of them removed since; the others moved up."
     said = (*mini.notes, gone if run.n_removed else "", _unread(run), *more)
     notes = "".join(f'<p class="mrr-note">{esc(text)}</p>' for text in said if text)
@@ -48,8 +49,9 @@ def summary(run: Run | None, *more: str) -> str:
         f'<div class="mrr" aria-live="polite"><p><b class="mrr-num">{count(n_ranked, "page")}</b> '
         f"ranked for <b>“{shortened(run.query)}”</b> in "
         f'<b class="mrr-num" id="took">{duration(usage.total_ms)}</b></p>'
-        f'<p class="mrr-note">{stages}{encoded}{read}.{each} Single run.{chosen}</p>'
-        f"{notes}</div>"
+        f'{_unlikely(run)}{notes}<details class="mrr-note" data-key="times">'
+        f"<summary>{each}{encoded}</summary>"
+        f"{stages}{read}. Single run.{chosen}</details></div>"
     )
 
 
@@ -89,6 +91,13 @@ def under_way(done: int, total: int, of_upload: bool) -> str:
     return note(
         f"Apply encodes the pages for the new settings: {done} of {count(total, 'page')} done."
     )
+
+
+def _unlikely(run: Run) -> str:
+    """That even the first page is more likely not what was asked for; empty where it is not so."""
+    if not run.mini.hits or (best := run.mini.hits[0].score) >= _EVEN:
+        return ""
+    return f"<p>No page looks relevant: the best has {best:.3f}, and 0.5 would be even.</p>"
 
 
 def waiting(shown: Run | None, for_what: str = BUSY) -> str:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from ui.components import actions, text
 from ui.describe import LAYERS_ARE, band, device_name, exit_after, model_name
-from ui.markup import MOST_SHOWN, and_more, bar, count, esc, note
+from ui.markup import MOST_SHOWN, bar, count, esc, note, the_rest
 from ui.session import Session
 from ui.workbench import Workbench
 
@@ -94,8 +94,8 @@ def sample_queries(bench: Workbench) -> tuple[str, ...]:
 
 
 def gallery(bench: Workbench, session: Session) -> str:
-    """Every page of the session, small, in one quiet grid."""
-    pages = bench.pages(session)
+    """Every page of the session, its own first, small, in one quiet grid."""
+    pages = sorted(bench.pages(session), key=lambda page: not bench.removable(page))
     state = "ready to be asked" if bench.opening.done else "stored at an earlier start"
     head = f"<h2>{count(len(pages), 'page')} {state}</h2>" if pages else ""
     cards = "".join(
@@ -106,7 +106,7 @@ def gallery(bench: Workbench, session: Session) -> str:
     )
     return (
         f'<section class="mrr">{warming(bench)}{head}<div class="mrr-pages">{cards}</div>'
-        f"{and_more(len(pages))}</section>"
+        f"{the_rest([esc(page.label) for page in pages[MOST_SHOWN:]], 'gallery')}</section>"
     )
 
 

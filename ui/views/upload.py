@@ -11,7 +11,7 @@ from mrr.config import Limits
 from mrr.types import AddedPage, Page
 from ui.caching import Line, Upload
 from ui.components import actions, text
-from ui.markup import MOST_SHOWN, and_more, bar, count, duration, empty, esc, nbytes, note
+from ui.markup import MOST_SHOWN, bar, count, duration, empty, esc, nbytes, note, the_rest
 from ui.session import Session
 from ui.workbench import Workbench
 
@@ -26,7 +26,7 @@ _STATES = {
 
 @dataclass(frozen=True, slots=True)
 class UploadView:
-    """pages: event `remove` with {page}."""
+    """pages: events `remove` and `remove_document` with {page}, and `remove_all`."""
 
     files: gr.File
     page_range: gr.Textbox
@@ -77,7 +77,7 @@ def build(limits: Limits, kept: bool) -> UploadView:
     with gr.Row(elem_classes="mrr-tools"):
         gr.Button("Save CSV", size="sm", elem_id="save-pages", scale=0)
         gr.Button("Save JSON", size="sm", elem_id="save-pages-json", scale=0)
-    pages = actions(["remove", "remove_all"], "pages")
+    pages = actions(["remove", "remove_document", "remove_all"], "pages")
     return UploadView(files, page_range, cancel, progress, store, pages)
 
 
@@ -143,8 +143,8 @@ def facts(added: AddedPage) -> tuple[str, str, str, str]:
 def _told(added: AddedPage) -> tuple[str, ...]:
     """The same with words, for a picture's caption."""
     grid, tokens, size, took = facts(added)
-    how = "encoded" if added.outcome == "encoded" else "found"
-    return f"{grid} grid", f"kept {tokens}", f"{size} of K/V", f"{how} in {took}"
+    encoded = (f"encoded in {took}",) if added.outcome == "encoded" else ()
+    return f"{grid} grid", f"kept {tokens}", f"{size} of K/V", *encoded
 
 
 def store(bench: Workbench, session: Session) -> str:
@@ -213,24 +213,71 @@ def _remove_all(bench: Workbench, session: Session, n_own: int) -> str:
 def _group(
     bench: Workbench, session: Session, title: str, members: Sequence[Page], removable: bool
 ) -> str:
+    """Pages under a title: the first in pictures, the others by name. One's own stand document by
+    document, so that one of many pages is removed at once."""
     if not members:
         return ""
-    shown = members[:MOST_SHOWN]
+    head = f"<h2>{title}, {count(len(members), 'page')}</h2>"
+    if not removable:
+        return head + _grid(bench, session, members, MOST_SHOWN, "examples")
+    head += _remove_all(bench, session, len(members))
+    room = MOST_SHOWN
+    documents = _documents(members)
+    single = [pages[0] for pages in documents.values() if len(pages) == 1]
+    if single:
+        head += _grid(bench, session, single, room, "single", removable)
+        room = max(0, room - len(single))
+    for source, pages in documents.items():
+        if len(pages) > 1:
+            head += _document_head(source, pages)
+            head += _grid(bench, session, pages, room, f"document {source}", removable)
+            room = max(0, room - len(pages))
+    return head
+
+
+def _documents(members: Sequence[Page]) -> dict[str, list[Page]]:
+    """Pages by the file that they came from, in the order of its first page."""
+    found: dict[str, list[Page]] = {}
+    for page in members:
+        found.setdefault(page.source, []).append(page)
+    return found
+
+
+def _document_head(source: str, pages: Sequence[Page]) -> str:
+    return (
+        f'<div class="mrr-row mrr-document"><h3>{esc(source)}, {count(len(pages), "page")}</h3>'
+        '<button type="button" class="mrr-link" data-event="remove_document" '
+        f'data-page="{pages[0].page_id}" aria-label="Remove document {esc(source)}">'
+        "Remove document</button></div>"
+    )
+
+
+def _grid(
+    bench: Workbench,
+    session: Session,
+    pages: Sequence[Page],
+    room: int,
+    key: str,
+    removable: bool = False,
+) -> str:
+    """room: how many pictures there is room for."""
+    shown, rest = pages[:room], pages[room:]
     known = known_pages(bench, session, shown)
     cards = "".join(_card(bench, page, known.get(page.page_id), removable) for page in shown)
-    head = f"<h2>{title}, {count(len(members), 'page')}</h2>"
-    if removable:
-        head += _remove_all(bench, session, len(members))
-    return f'{head}<div class="mrr-pages">{cards}</div>{and_more(len(members))}'
+    lines = [f"{esc(page.label)} {_remove(page) if removable else ''}" for page in rest]
+    grid = f'<div class="mrr-pages">{cards}</div>' if shown else ""
+    return grid + the_rest(lines, key, begun=bool(shown))
+
+
+def _remove(page: Page) -> str:
+    return (
+        f'<button type="button" class="mrr-link" data-event="remove" data-page="{page.page_id}" '
+        f'aria-label="Remove {esc(page.label)}">Remove</button>'
+    )
 
 
 def _card(bench: Workbench, page: Page, added: AddedPage | None, removable: bool) -> str:
-    button = (
-        f'<button type="button" class="mrr-link" data-event="remove" data-page="{page.page_id}" '
-        f'aria-label="Remove {esc(page.label)}">Remove</button>'
-        if removable
-        else ""
-    )
+    button = _remove(page) if removable else ""
     told = "" if added is None else "<br>".join(_told(added))
     return (
         f'<figure class="mrr-page" style="margin:0"><img src="{bench.thumbnail(page)}" '

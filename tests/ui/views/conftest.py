@@ -53,6 +53,7 @@ def _app() -> gr.Blocks:
         with gr.Row():
             again, other, bad = gr.Button("again"), gr.Button("hostile"), gr.Button("misfit")
             plain, first = gr.Button("unmeasured"), gr.Button("first")
+            waiting = gr.Button("untraced")
         seen = gr.Textbox(elem_id="seen")
         with gr.Tabs():
             with gr.Tab("Page", id="page"):
@@ -77,6 +78,8 @@ def _app() -> gr.Blocks:
         other.click(lambda: show(hostile), None, shown)
         plain.click(lambda: show(unmeasured), None, shown)
         first.click(once_more, None, shown)
+        untraced = inspector.untraced(whole.page, picture, "Tracing…")
+        waiting.click(lambda: [*untraced, *bands.blank("Tracing…")], None, shown)
         bad.click(lambda: show(misfit), None, shown)
 
         def layer(event: gr.EventData) -> str:

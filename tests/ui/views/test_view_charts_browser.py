@@ -155,3 +155,16 @@ def test_attention_by_layer_is_saved_for_every_word_and_head(app: Watched):
     )
     shares = [float(cell) for cell in first_in_band.split(",")[3:]]
     assert shares == pytest.approx(mass[generated.BAND[0], 0, [2, 3]].mean(0), abs=1e-3)
+
+
+def test_no_dot_of_a_head_is_cut_off_by_the_end_of_its_bar(both: Watched):
+    outside = both.page.evaluate("""() => {
+        const bars = [...document.querySelectorAll('.bands-bar:has(.bands-dots)')];
+        bars.forEach((bar) => { bar.querySelector('.bands-dots i').style.left = '100%'; });
+        bars.forEach((bar) => { bar.querySelector('.bands-dots i:last-child').style.left = '0%'; });
+        return bars.flatMap((bar) => [...bar.querySelectorAll('i')].filter((dot) => {
+            const inner = dot.getBoundingClientRect(), outer = bar.getBoundingClientRect();
+            return inner.left < outer.left || inner.right > outer.right;
+        })).length;
+    }""")
+    assert both.page.locator(".bands-dots i").count() > 2 and outside == 0

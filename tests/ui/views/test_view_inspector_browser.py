@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.ui.views import generated
 from tests.ui.views.conftest import HOSTILE, Watched
@@ -326,7 +327,7 @@ def test_occlusion_states_its_control(app: Watched):
         "−1.5",
     ]
     assert app.page.locator(".pi-ends span").last.inner_text().startswith("hiding it lowers")
-    rows = app.page.locator(".pi-control tr")
+    rows = app.page.locator(".pi-control tbody tr")
     with app.page.expect_download() as waiting:
         app.page.click("button:text('Save this table')")
     saved = waiting.value.path().read_text("utf-8").splitlines()
@@ -403,3 +404,99 @@ def test_the_first_map_is_the_layer_in_which_a_word_stands_out_most(app: Watched
     chosen = app.page.locator(f".pi [aria-label='Band layer'] {CHOSEN}")
     assert chosen.inner_text() == str(max(stands_out, key=stands_out.get))
     assert app.page.locator(f".pi [aria-label='Query word'] {CHOSEN}").inner_text() == "any word"
+
+
+# Contrast by WCAG of the text of the pressed buttons on what they are filled with.
+_CONTRASTS = """() => {
+    const light = (colour) => {
+        const [r, g, b] = colour.match(/[\\d.]+/g).map((part) => part / 255)
+            .map((part) => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const pressed = document.querySelectorAll(':is(.pi, .bands) [aria-checked=true]');
+    return [...pressed].map((button) => {
+        const { color, backgroundColor } = getComputedStyle(button);
+        const [low, high] = [light(color), light(backgroundColor)].sort((a, b) => a - b);
+        return (high + 0.05) / (low + 0.05);
+    });
+}"""
+
+
+def test_a_pressed_button_is_readable_in_both_themes(both: Watched):
+    contrasts = both.page.evaluate(_CONTRASTS)
+    assert len(contrasts) >= 5  # map, word, layer, head, layout; the word of the bands
+    assert min(contrasts) > 4.5, contrasts
+
+
+def test_a_page_is_shown_where_its_maps_will_stand_while_it_is_traced(both: Watched):
+    before = both.page.locator(".pi-stage canvas").first.bounding_box()
+    both.page.click("button:text-is('untraced')")
+    both.page.wait_for_selector(".pi-stage img")
+    assert both.page.locator(".pi-waiting").inner_text() == "Tracing…"
+    during = both.page.locator(".pi-stage img").bounding_box()
+    assert during["width"] == pytest.approx(before["width"], abs=1)
+    assert during["height"] == pytest.approx(before["height"], abs=1)
+    both.page.click("button:text-is('again')")
+    both.page.wait_for_selector(".pi-stage canvas")
+    assert both.page.locator(".pi-waiting").count() == 0
+
+
+def _saved_picture(watched: Watched) -> tuple[Image.Image, list[list]]:
+    """The file, and [text, x, width, alignment] of all that was written on it, in CSS pixels."""
+    watched.page.evaluate("""() => {
+        const fillText = CanvasRenderingContext2D.prototype.fillText;
+        window.written = [];
+        CanvasRenderingContext2D.prototype.fillText = function (text, x, y, ...rest) {
+            if (rest.length) throw new Error("squeezed");
+            written.push([text, x, this.measureText(text).width, this.textAlign]);
+            return fillText.call(this, text, x, y);
+        };
+    }""")
+    with watched.page.expect_download() as waiting:
+        watched.page.click("button:text-is('Save PNG')")
+    written = watched.page.evaluate("window.written")
+    return Image.open(waiting.value.path()), written
+
+
+def test_a_saved_picture_explains_itself_at_one_size_on_every_screen(both: Watched):
+    picture, written = _saved_picture(both)
+    assert picture.width == 2 * 832
+    words = [text for text, *_ in written]
+    assert any(text.startswith("Query: “" + WHOLE.query) for text in words)
+    at = next(i for i, (*_, aligned) in enumerate(written) if aligned == "right")
+    left, right = written[at - 1 : at + 1]
+    assert left[0].startswith("−") and left[0].endswith("less than neutral queries")
+    assert right[0].startswith("more than neutral queries") and "+" in right[0]
+    assert left[1] == 16 and right[1] == 816  # at the two ends of the bar
+    assert max(width for _, _, width, _ in written) <= 800
+
+
+def test_beside_the_page_it_is_the_map_that_is_saved(app: Watched):
+    app.choose("Layout", "beside")
+    picture, _ = _saved_picture(app)
+    colours = picture.convert("RGB").crop((32, 32, 1632, 1600)).getcolors(1 << 24)
+    # Orange stands for more than neutral queries; the page itself is grey.
+    assert any(r > g + 60 > b + 90 for _, (r, g, b) in colours)
+
+
+def test_full_screen_is_drawn_and_not_a_letter_that_a_font_may_lack(app: Watched):
+    assert app.page.locator("button[aria-label='Full screen'] svg path").count() == 1
+
+
+def test_the_sinks_share_is_told_of_this_query_and_layer(app: Watched):
+    facts = app.page.locator(".pi-facts").inner_text()
+    assert "of the page’s share for this query in layer" in facts
+
+
+def test_the_dots_of_the_control_stand_over_numbers(app: Watched):
+    app.choose("Map", "occlusion")
+    ends = app.page.locator(".pi-axis b").all_inner_texts()
+    occlusion = WHOLE.occlusion
+    tried = [0.0, *occlusion.random_deltas.tolist(), *occlusion.top_deltas.values()]
+    said = [float(text.replace("−", "-")) for text in (ends[0], ends[-1])]
+    assert said == pytest.approx([min(tried), max(tried)], rel=0.01)
+
+
+def test_the_ends_of_the_scale_stand_left_and_right_on_a_phone_too(both: Watched):
+    left, right = (span.bounding_box() for span in both.page.locator(".pi-ends span").all())
+    assert left["y"] == right["y"] and left["x"] + left["width"] < right["x"] + 1

@@ -79,7 +79,8 @@ def test_the_break_even_point_is_drawn_where_caching_is_dear():
     assert [mark.x[0] for mark in marks] == [pytest.approx(point)]
     lowest = min(y for trace in queries_figure(slow).data for y in trace.y)
     assert 10 ** queries_figure(slow).layout.yaxis.range[0] < lowest / 3, "no room for its words"
-    assert f"from query {int(point) + 1} on" in costs.break_even_sentence(slow)
+    said = f"from query {int(point) + 1} on"  # the same in the chart and below it
+    assert said in costs.break_even_sentence(slow) and said in marks[0].text[0]
     assert not [t for t in queries_figure(REPORT).data if t.name and t.name.startswith("break")]
 
 

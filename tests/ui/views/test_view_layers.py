@@ -143,3 +143,6 @@ def test_a_label_stays_text_in_the_still_picture():
 def test_some_full_passes_are_counted_in_the_sentence():
     some = {**MANY, "p1": generated.lens(1, dense=False)}
     assert "full pass was run for 4 of them" in lenses.settled_sentence(some)
+    assert "drawn once it was run for all" not in lenses.settled_sentence(some, "probability")
+    # Among some candidates they would be other ranks: nothing is drawn, and this says why.
+    assert "drawn once it was run for all" in "".join(layers.words(some, "rank"))

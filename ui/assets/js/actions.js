@@ -29,6 +29,24 @@ element.addEventListener("click", (click) => {
   }
 });
 
+// The button over a card hides the titles of what it covers from the pointer: it takes them over.
+element.addEventListener("pointermove", ({ target, clientX, clientY }) => {
+  if (!target.matches(".cover")) return;
+  const covered = document.elementsFromPoint(clientX, clientY).find((each) => each !== target && each.title);
+  target.title = covered?.title ?? "";
+}, { passive: true });
+
+// What was unfolded stays so when the HTML is replaced, as by removing pages out of a list one by one.
+const unfolded = new Set();
+element.addEventListener("toggle", ({ target }) => {
+  if (target.isConnected && target.dataset.key) unfolded[target.open ? "add" : "delete"](target.dataset.key);
+}, true);
+new MutationObserver(() => {
+  for (const folded of element.querySelectorAll("details[data-key]:not([open])")) {
+    if (unfolded.has(folded.dataset.key)) folded.open = true;
+  }
+}).observe(element, { childList: true, subtree: true });
+
 // j and k, or the arrows on a focused item, walk through a ranking.
 if (events.includes("pick")) {
   document.addEventListener("keydown", (key) => {

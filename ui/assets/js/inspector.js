@@ -37,6 +37,17 @@ const showSentence = (sentence, isError) => {
   root.replaceChildren(make("p", { class: isError ? "mrr-empty pi-error" : "mrr-empty", role: isError ? "alert" : "status" }, sentence));
 };
 
+// The page as it is, where its maps will stand, so that nothing moves when they come.
+const showPicture = ({ image, label, width, height, sentence }) => {
+  page = null;
+  root.replaceChildren(
+    make("div", { class: "pi-head" }, make("p", { class: "pi-waiting", role: "status" }, sentence)),
+    make("div", { class: "pi-body" },
+      make("div", { class: "pi-main" }, make("div", { class: "pi-stage" }, make("figure", { class: "pi-panel" },
+        make("img", { src: image, alt: label, style: "aspect-ratio:" + width + "/" + height + ";--pi-aspect:" + width / height })))),
+      make("div", { class: "pi-side" })));
+};
+
 const buildFrame = () => {
   const tableOpen = Boolean(parts?.table.open);
   parts = {
@@ -47,7 +58,7 @@ const buildFrame = () => {
   };
   const zoom = make("div", { class: "pi-zoom", role: "group", "aria-label": "Zoom" },
     ...[["+", "Zoom in", () => zoomAt(1.5)], ["−", "Zoom out", () => zoomAt(1 / 1.5)], ["Fit", "Fit the page", fit],
-      ...(document.fullscreenEnabled ? [["⛶", "Full screen", fullScreen]] : [])].map(
+      ...(document.fullscreenEnabled ? [[fullScreenIcon(), "Full screen", fullScreen]] : [])].map(
       ([text, label, act]) => make("button", { type: "button", "aria-label": label, title: label, onclick: act }, text)));
   const files = make("div", { class: "pi-files" },
     make("button", { type: "button", onclick: savePicture }, "Save PNG"),
@@ -60,6 +71,18 @@ const buildFrame = () => {
       make("div", { class: "pi-main" }, parts.stage, parts.legend, parts.facts),
       parts.side),
     parts.table, files, parts.tip, parts.live);
+};
+
+// Drawn, as few fonts have a sign for it.
+const fullScreenIcon = () => {
+  const icon = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const corners = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  icon.setAttribute("viewBox", "0 0 16 16");
+  icon.setAttribute("class", "pi-icon");
+  icon.setAttribute("aria-hidden", "true");
+  corners.setAttribute("d", "M2 6V2h4M10 2h4v4M14 10v4h-4M6 14H2v-4");
+  icon.append(corners);
+  return icon;
 };
 
 const fullScreen = () => (document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen());
@@ -155,16 +178,23 @@ const updateLegend = () => {
   if (!isColoured()) return parts.legend.replaceChildren();
   const canvas = make("canvas", { "aria-hidden": "true" });
   drawLegend(canvas, map, state, colours, isOpaque());
-  const say = map.scale.signed ? signedNumber : number;
-  const [left, right] = map.scale.flip ? [map.scale.high, map.scale.low] : [map.scale.low, map.scale.high];
+  const [left, right] = endsOf();
   parts.legend.replaceChildren(
-    make("div", { class: "pi-scale" }, make("span", {}, say(left)), canvas, make("span", {}, say(right))),
-    map.ends ? make("div", { class: "pi-ends" }, make("span", {}, "◂ " + map.ends[0]), make("span", {}, map.ends[1] + " ▸")) : "",
+    make("div", { class: "pi-scale" }, make("span", {}, left), canvas, make("span", {}, right)),
+    map.ends ? make("div", { class: "pi-ends" }, make("span", {}, "◂\u00a0" + map.ends[0]), make("span", {}, map.ends[1] + "\u00a0▸")) : "",
     make("div", { class: "pi-range" },
-      state.stretch ? make("strong", { class: "pi-badge" }, "Stretched to this map: do not compare") : map.what + ", scale shared by " + map.over,
-      " · this map: " + say(map.own[0]) + " to " + say(map.own[1]),
-      state.smooth ? make("strong", { class: "pi-badge" }, "Smoothed: cells are the true resolution") : ""));
+      state.stretch ? make("strong", { class: "pi-badge" }, STRETCHED) : sharedScale(), ownRange(),
+      state.smooth ? make("strong", { class: "pi-badge" }, SMOOTHED) : ""));
 };
+
+const STRETCHED = "Stretched to this map: do not compare", SMOOTHED = "Smoothed: cells are the true resolution";
+const sayValue = (value) => (map.scale.signed ? signedNumber : number)(value);
+const sharedScale = () => map.what + ", scale shared by " + map.over;
+const ownRange = () => " · this map: " + sayValue(map.own[0]) + " to " + sayValue(map.own[1]);
+const rangeWords = () => (state.stretch ? STRETCHED : sharedScale()) + ownRange() + (state.smooth ? " · " + SMOOTHED : "");
+
+// The numbers at the left and the right end of the scale.
+const endsOf = () => (map.scale.flip ? [map.scale.high, map.scale.low] : [map.scale.low, map.scale.high]).map(sayValue);
 
 const updateTable = () => {
   const old = parts.table.querySelector("table");
@@ -227,10 +257,23 @@ const lock = (cell, canvas) => {
 
 const fileName = (ending) => page.label.replace(/[^\w.-]+/g, "-").slice(0, 60) + "-" + state.mode + "." + ending;
 
+// The map, not the page beside it and not the controls, at a size that does not depend on the screen.
 const savePicture = async () => {
-  const lines = [page.label, map.title + (map.subject ? ": " + map.subject : "")];
-  if (isColoured()) lines.push(parts.legend.querySelector(".pi-scale").textContent + " (" + parts.legend.querySelector(".pi-range").textContent + ")");
-  save(fileName("png"), await pictureOf(parts.canvases[0], isColoured() ? parts.legend.querySelector("canvas") : null, lines));
+  const painted = map.coloured ? paintMap(page, map, state, colours, isOpaque()) : null;
+  const panel = panelsFor(page, state, map, painted).filter(({ small }) => !small).pop();
+  const height = Math.round((SHEET.width * page.height) / page.width);
+  const picture = paintPanel(page, panel, state, view, SHEET.width, height, SHEET.ratio);
+  drawMarks(picture.getContext("2d"), page, { ...state, cursor: null }, rectOf(view, SHEET.width, height));
+  const words = [page.label, "Query: “" + page.query + "”", panel.caption];
+  if (isColoured()) words.push(rangeWords());
+  save(fileName("png"), await pictureOf(picture, isColoured() ? scaleOf() : null, words));
+};
+
+// The colour bar and what stands at its two ends.
+const scaleOf = () => {
+  const [left, right] = endsOf();
+  const [less, more] = map.ends || ["", "more " + map.what];
+  return { bar: parts.legend.querySelector("canvas"), left: less ? left + " · ◂ " + less : left, right: more + " ▸ · " + right };
 };
 
 const applySelection = ({ layer, token }) => {
@@ -247,6 +290,7 @@ const applySelection = ({ layer, token }) => {
 const startMode = () => [wanted, "attention", "pruned"].find((mode) => mode === "pruned" || (mode && page[mode]));
 
 const show = (value) => {
+  if (value?.kind === "picture") return showPicture(value);
   if (!value || value.kind !== "page") return showSentence(value?.sentence || "Select a page.", value?.kind === "error");
   const samePage = shown.page_id === value.page_id, sameQuery = shown.query === value.query;
   // A word is one of this query's; a layer, or all words, mean the same to every query.

@@ -18,7 +18,10 @@ const checkbox = (label, key, state, set, title, disabled = false) => {
   return make("label", { class: "pi-check", title }, input, make("span", {}, label));
 };
 
-const group = (title, ...children) => make("div", { class: "pi-group" }, make("div", { class: "pi-group-title" }, title), ...children);
+const group = (title, ...children) => explained(title, null, ...children);
+// means: what a pointer is told that rests on the title.
+const explained = (title, means, ...children) => make("div", { class: "pi-group" },
+  make("div", { class: "pi-group-title", title: means }, title), ...children);
 
 const tokenChips = (attention, state, set) => {
   const chips = [
@@ -79,7 +82,7 @@ const controlsFor = (page, state, set) => {
     const a = page.attention;
     parts.unshift(
       group("From", tokenChips(a, state, set)),
-      group("Layer of the band", layerChips(a, state, set)),
+      explained("Layer of the band", "The layers in which the query reads the page", layerChips(a, state, set)),
       headGallery(page, state, set),
       checkbox("Minus neutral queries", "contrast", state, set,
         "What content-free queries get on this page is taken off: " + a.neutral_queries.join(" · ")),

@@ -77,9 +77,14 @@ const rectOf = (view, width, height) => ({
 // panel: {mask, map, paint}; paint is "overlay", "page" or "map". What lies under the cursor is
 // kept apart, so that moving the cursor only copies it.
 const drawPanel = (canvas, page, panel, state, view) => {
-  const ratio = window.devicePixelRatio || 1;
   const width = canvas.clientWidth, height = canvas.clientHeight;
   if (!width || !height || !page.picture) return;
+  canvas.below = paintPanel(page, panel, state, view, width, height, window.devicePixelRatio || 1);
+  drawCursor(canvas, page, state, view);
+};
+
+// A new canvas of width x height at ratio pixels each, without the cursor.
+const paintPanel = (page, panel, state, view, width, height, ratio) => {
   const below = make("canvas", { width: Math.round(width * ratio), height: Math.round(height * ratio) });
   const context = below.getContext("2d");
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -91,8 +96,7 @@ const drawPanel = (canvas, page, panel, state, view) => {
   if (panel.paint === "page") place(page.picture);
   else drawCells(context, page, panel, state, rect, place, width, height);
   if (state.margins && panel.paint !== "page") drawMargins(context, page, panel, rect, width, height);
-  canvas.below = below;
-  drawCursor(canvas, page, state, view);
+  return below;
 };
 
 const drawCursor = (canvas, page, state, view) => {

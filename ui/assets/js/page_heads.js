@@ -30,7 +30,7 @@ const headGallery = (page, state, set) => {
   const { scale } = currentMap(page, { ...state, head: heads.shown[row][0], token: WHOLE_MEAN, stretch: false });
   const say = scale.signed ? signedNumber : number;
   const left = heads.n_heads - heads.shown[row].length;
-  return group("Heads of layer " + state.layer + " · share on the page",
+  return explained("Heads of layer " + state.layer + " · share on the page", "The attentions that a layer has side by side, each with a map of its own",
     segmented("Head", tiles, state.head, choose, "pi-heads"),
     make("p", { class: "pi-small-print" }, "One scale for the heads of this layer: " + say(scale.low) + " to " + say(scale.high) +
       ". Heads show the whole query; single words are means over the heads." +

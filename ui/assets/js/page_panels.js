@@ -58,7 +58,7 @@ const factsFor = (page, state, map) => {
     }
     if (page.attention.n_sinks) {
       facts.push((page.attention.n_sinks === 1 ? "1 sink cell (dashed) takes " : page.attention.n_sinks + " sink cells (dashed) take ") + percent(map.mass > 0 ? map.onSinks / map.mass : 0) +
-        " of the page’s share whatever the query" + (state.hideSinks ? "; left out of colours and scale." : "."));
+        " of the page’s share for this query in " + (state.layer === BAND_MEAN ? "the mean of the band" : "layer " + state.layer) + (state.hideSinks ? "; left out of colours and scale." : "."));
     }
     if (page.attention.left_out) facts.push(page.attention.left_out + " later words count in the whole query but have no map of their own here.");
   } else {

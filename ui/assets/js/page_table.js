@@ -27,22 +27,3 @@ const csvOf = (page, state, map) => {
   }
   return lines.join("\n") + "\n";
 };
-
-// The main picture with its title, scale and range, so that the file explains itself.
-const pictureOf = (canvas, legend, lines) => {
-  const ratio = window.devicePixelRatio || 1, line = 18 * ratio, pad = 12 * ratio;
-  const sheet = make("canvas", { width: canvas.width + 2 * pad, height: canvas.height + (lines.length + 2) * line + 2 * pad });
-  const context = sheet.getContext("2d");
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, sheet.width, sheet.height);
-  context.drawImage(canvas, pad, pad);
-  context.fillStyle = "#1f2430";
-  context.font = 12 * ratio + "px system-ui, sans-serif";
-  let y = canvas.height + pad + line;
-  if (legend) {
-    context.drawImage(legend, pad, y - line / 2, 256 * ratio, 12 * ratio);
-    y += line;
-  }
-  lines.forEach((text, i) => context.fillText(text, pad, y + i * line, canvas.width));
-  return new Promise((resolve) => sheet.toBlob(resolve, "image/png"));
-};

@@ -1,5 +1,11 @@
 () => {
   const side = document.querySelector(".sidebar");
+  // Gradio names its button by what it is, not by what it opens, and does not say whether it is open.
+  const toggle = side?.querySelector(".toggle-button");
+  const tellOpen = () => toggle?.setAttribute("aria-expanded", String(side.classList.contains("open")));
+  toggle?.setAttribute("aria-label", "Settings");
+  if (side) new MutationObserver(tellOpen).observe(side, { attributes: true, attributeFilter: ["class"] });
+  tellOpen();
   addEventListener("scroll", () => side?.classList.toggle("mrr-scrolled", scrollY > 60), { passive: true });
   document.addEventListener("click", (click) => {
     if (!click.target.closest(".mrr-up")) return;
