@@ -438,13 +438,18 @@ def test_pages_are_ranked_in_bounded_chunks_with_the_same_result(
     assert apart == pytest.approx(together, abs=1e-5)
 
 
-def test_a_page_whose_kv_is_not_finite_is_refused_and_not_stored(
-    reranker: MiniReranker, monkeypatch
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_page_whose_k_or_v_is_not_finite_is_refused_and_not_stored(
+    reranker: MiniReranker, monkeypatch, which: int
 ) -> None:
     project = FusedAttention.project_kv
-    monkeypatch.setattr(
-        FusedAttention, "project_kv", lambda *a: tuple(x * float("nan") for x in project(*a))
-    )
+
+    def broken(*args):
+        kv = list(project(*args))
+        kv[which] = kv[which] * float("nan")
+        return tuple(kv)
+
+    monkeypatch.setattr(FusedAttention, "project_kv", broken)
     report = reranker.add(pictures()[:1])
     (failed,) = report.failed
     assert not report.pages and failed.reason.startswith(f"{failed.file}: ")
@@ -493,6 +498,27 @@ def test_a_page_that_gives_no_finite_numbers_is_left_out_and_the_others_are_rank
     assert len(ranked) == N_PAGES - 1
     assert any("not finite" in note and "without it" in note for note in ranked.notes)
     assert victim.page_id in {page.page_id for page in reranker.store.pages(["public"])}
+
+
+def test_a_page_that_is_known_stays_where_another_configuration_cannot_encode_it(
+    reranker: MiniReranker, monkeypatch
+) -> None:
+    reranker.add(pictures()[:1])
+    other = reranker.with_config(replace(reranker.config, keep_ratio=0.75))
+
+    def broken(*given):
+        raise NotFinite("not finite")
+
+    monkeypatch.setattr(other.cache.scorer, "encode", broken)
+    assert other.add(pictures()[:1]).failed
+    assert len(reranker.store.pages(["public"])) == 1 and len(reranker.rank("x")) == 1
+
+
+def test_random_pruning_keeps_other_tokens_of_another_page(reranker: MiniReranker) -> None:
+    drawn = reranker.with_config(replace(reranker.config, pruner="random"))
+    one, two = drawn.add([picture(1, (192, 128)), picture(2, (192, 128))]).pages
+    kept = [drawn.explain("x", page).keep.kept for page in (one, two)]
+    assert kept[0].shape == kept[1].shape and (kept[0] != kept[1]).any()
 
 
 def test_an_embedder_that_gives_no_finite_vector_stores_nothing(

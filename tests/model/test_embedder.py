@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -63,3 +66,9 @@ def test_vectors_have_unit_length_and_tell_pages_apart(qwen3: LoadedModel) -> No
     one, two = (embed(embedder, picture(i))[0] for i in (0, 1))
     assert np.linalg.norm(one) == np.float32(1.0) or abs(np.linalg.norm(one) - 1) < 1e-6
     assert np.abs(one - two).max() > 1e-3
+
+
+def test_vectors_of_another_precision_are_others(qwen3: LoadedModel) -> None:
+    halved = replace(qwen3, model=copy.deepcopy(qwen3.model).to(torch.bfloat16))
+    one, other = (Embedder(loaded).fingerprint(4, 1024) for loaded in (qwen3, halved))
+    assert one != other and one == Embedder(qwen3).fingerprint(4, 1024)

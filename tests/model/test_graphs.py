@@ -93,6 +93,38 @@ def test_padded_pages_and_a_padded_query_score_as_they_do_unpadded(
     assert np.ptp(expected) > 1e-2, "the pages do not differ"
 
 
+@pytest.mark.parametrize("config", [SPARSE, EXIT])
+def test_queries_of_one_padded_length_share_graphs_and_nothing_else(
+    qwen3: LoadedModel, stand_in, config
+) -> None:
+    s = scorer(qwen3, config)
+    s.graphs = held()
+    by_length: dict[int, list[tuple[int, str]]] = {}
+    for word in ("a", "b", "ab", "ba", "abc", "bca", "red", "x", "blue", "page"):
+        n = len(s.prompt(word, 1).suffix)
+        by_length.setdefault(round_up(n, 2), []).append((n, word))
+    queries = max(by_length.values(), key=len)
+    assert len({n for n, _ in queries}) == 2, "none of them is padded, or all are"
+    pages, seen = pages_of(s), set()
+    for _ in range(3):
+        for _, query in queries:
+            logits = s.score([query], pages, STAGES)
+            assert np.abs(logits - plain(s, query, pages)).max() < 1e-4
+            seen.add(round(float(logits[0]), 3))
+    assert len(seen) > 2 and len(stand_in.made) == 2
+
+
+def test_pages_of_another_width_have_a_graph_of_their_own(qwen3: LoadedModel, stand_in) -> None:
+    s = scorer(qwen3, SPARSE)
+    s.graphs = held()
+    small = [case(s, picture(0, (64, 64))).page] * 2
+    large = [case(s, picture(1, (512, 128))).page] * 2
+    for _ in range(3):
+        for pages in (small, large):
+            logits = s.score(["a"], pages, STAGES)
+            assert np.abs(logits - plain(s, "a", pages)).max() < 1e-4
+
+
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl", "qwen2_vl"])
 @pytest.mark.parametrize("config", [SPARSE, EXIT])
 def test_what_is_captured_takes_nothing_from_the_host(checkpoints, family, config) -> None:

@@ -216,6 +216,15 @@ def test_one_changed_weight_changes_the_digest(tmp_path, checkpoints) -> None:
     assert load_model(tmp_path / "other", device=DEVICE).digest != same.digest
 
 
+def test_another_tokenizer_changes_the_digest(tmp_path, checkpoints) -> None:
+    """It turns the same words into other ids."""
+    shutil.copytree(checkpoints["qwen3_vl"], tmp_path / "other")
+    file = tmp_path / "other" / "tokenizer.json"
+    file.write_text(file.read_text() + " ")
+    there = load_model(checkpoints["qwen3_vl"], device=DEVICE)
+    assert load_model(tmp_path / "other", device=DEVICE).digest != there.digest
+
+
 def test_what_a_checkpoint_says_of_its_training_is_read(tmp_path) -> None:
     folder = save_checkpoint(tmp_path, band=[1, 3], exit_layer=4, keep_ratio=0.5)
     assert load_model(folder, device=DEVICE).trained == {
