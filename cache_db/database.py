@@ -74,6 +74,7 @@ class Database:
         self._local = threading.local()
         self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()  # a dead thread's goes with it
         self._closed = False
+        self._free, self._n_inside = threading.Condition(), 0  # blocks that use a connection
         # A database in memory belongs to one connection, so its threads take turns.
         self._turn = threading.RLock() if path is None else None
         self._shared = _Handle(_connect(":memory:"), 0) if path is None else None
@@ -92,7 +93,7 @@ class Database:
                 self._check_open()
                 yield self._shared.db
             return
-        with gate:
+        with gate, self._inside():
             handle = self._handle()
             try:
                 yield handle.db
@@ -122,11 +123,35 @@ class Database:
                 raise
 
     def close(self) -> None:
-        """Close the connections of all threads."""
+        """Close the connections of all threads, once none of them is used any more.
+
+        SQLite would crash under a statement whose connection is closed by another thread.
+        """
         self._closed = True
+        with self._free:
+            self._free.wait_for(lambda: self._n_inside <= self._depth, TIMEOUT_S)
         self.let_go()
-        if self._shared:
-            self._shared.db.close()
+        if self._shared is not None and self._turn is not None:
+            with self._turn:
+                self._shared.db.close()
+
+    @property
+    def _depth(self) -> int:
+        """Blocks that this thread is in."""
+        return getattr(self._local, "depth", 0)
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        with self._free:
+            self._n_inside += 1
+            self._local.depth = self._depth + 1
+        try:
+            yield
+        finally:
+            with self._free:
+                self._n_inside -= 1
+                self._local.depth = self._depth - 1
+                self._free.notify_all()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -9,8 +9,9 @@ additive.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +27,7 @@ from mrr.model.rotary import CosSin
 ATTENTION = "mrr"
 # On a GPU torch may choose cuDNN, which compiles a plan for every new shape, tens of milliseconds,
 # and raises where K/V lies as it does not expect. These take K/V as it lies.
+_choosing = threading.Lock()
 _ANY_LAYOUT = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 # exp(MASKED) is 0 in every type. An infinity does on a CPU, but a kernel of a GPU that begins with
 # columns of which nothing is seen may subtract it from itself.
@@ -118,6 +120,13 @@ def attention_forward(
     )
 
 
+@contextmanager
+def _any_layout() -> Iterator[None]:
+    # torch keeps the choice for the whole process: of two engines, each would put back the other's.
+    with _choosing, sdpa_kernel(_ANY_LAYOUT):
+        yield
+
+
 def folded_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float
 ) -> Tensor:
@@ -130,7 +139,7 @@ def folded_attention(
     b, heads, n, d = query.shape
     groups = heads // key.shape[1]
     folded = query.reshape(b, heads // groups, groups * n, d)
-    with sdpa_kernel(_ANY_LAYOUT) if query.is_cuda else nullcontext():
+    with _any_layout() if query.is_cuda else nullcontext():
         out = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
     return out.unflatten(2, (groups, n)).permute(0, 3, 1, 2, 4).reshape(b, n, heads, d)
 

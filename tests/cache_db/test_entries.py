@@ -1,5 +1,7 @@
 import gc
 import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -220,3 +222,33 @@ def test_dropping_a_bad_entry_spares_the_one_that_replaced_it(tmp_path):
         put(store, 1)
         store._entries.drop(bad)
         assert is_right(store.get(make_key(1)), 1)
+
+
+def test_a_store_that_is_closed_while_it_is_used_ends_what_comes_after_and_crashes_nothing(
+    tmp_path,
+):
+    """In a process of its own: SQLite's answer to a closed connection is a segmentation fault."""
+    code = """
+import sys, threading
+from pathlib import Path
+from cache_db import PageStore
+from mrr.errors import Closed
+for i in range(6):
+    store = PageStore(Path(sys.argv[1]))
+    def use():
+        try:
+            while True:
+                store.pages(["public"])
+                store.stats()
+        except Closed:
+            pass
+    threads = [threading.Thread(target=use) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    threading.Event().wait(0.2)
+    store.close()
+    for thread in threads:
+        thread.join()
+"""
+    run = subprocess.run([sys.executable, "-c", code, tmp_path], check=False, timeout=120)
+    assert run.returncode == 0
