@@ -83,7 +83,8 @@ class MiniReranker:
         self._closed = threading.Event()  # shared by every twin
         self._twins: dict[RerankConfig, MiniReranker] = {}  # shared as well, the latest last
         self._dense_store = dense_store()
-        self._resident = resident_for(loaded.device)
+        # One each, or a query of `dense + reuse` would push out what `mini` reads.
+        self._resident, self._dense_resident = (resident_for(loaded.device) for _ in "12")
         self._graphs = graphs_for(loaded)
         self._configure(config)
 
@@ -182,7 +183,9 @@ class MiniReranker:
         dense = scorer.config.dense(self.loaded.n_layers, lossless(self.loaded.dtype))
         self.cache = PageCache(scorer, self.embedder, self.store, resident=self._resident)
         dense_scorer = Scorer(self.loaded, self.encoder, dense, graphs=self._graphs)
-        self.dense_cache = PageCache(dense_scorer, self.embedder, self.store, self._dense_store)
+        self.dense_cache = PageCache(
+            dense_scorer, self.embedder, self.store, self._dense_store, self._dense_resident
+        )
 
     @property
     def config(self) -> RerankConfig:
@@ -244,8 +247,9 @@ class MiniReranker:
         page_ids = page_ids_of(pages)
         with self.lock:  # what is being encoded now would be stored after its page was gone
             self._dense_store.remove_pages(page_ids)
-            if self._resident is not None:
-                self._resident.remove_pages(page_ids)
+            for resident in (self._resident, self._dense_resident):
+                if resident is not None:
+                    resident.remove_pages(page_ids)
             return self.store.remove_pages(page_ids)
 
     def remove_scope(self, scope: str) -> int:

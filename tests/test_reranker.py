@@ -268,8 +268,9 @@ def test_dense_reuse_equals_original_and_mini_without_its_parts_equals_both(
 
 def test_monoqwens_own_prompt_runs_image_first_on_qwen2_vl(checkpoints, tmp_path: Path) -> None:
     engine = MiniReranker.from_pretrained(
-        checkpoints["qwen2_vl"], store=tmp_path / "store", template="monoqwen", device=DEVICE
-    )
+        checkpoints["qwen2_vl"], store=tmp_path / "store", template="monoqwen", device=DEVICE,
+        dtype=torch.float32,
+    )  # fmt: skip
     engine.add(pictures()[:3])
     original = logits(engine.rank("blue page", system="original"))
     dense = logits(engine.rank("blue page", system="dense-reuse"))

@@ -144,7 +144,7 @@ def _take_turns(
     pages = [contest.mini_pages[i % 2] for i in range(k)]
     dense_pages = [contest.dense_pages[i % 2] for i in range(k)]
     if loaded.device.type == "cuda":  # else its caches would hold what many pages do not share
-        dense_pages = [page.copied() for page in dense_pages]
+        dense_pages = [page.expanded(loaded.dtype) for page in dense_pages]
     with _temporary_store(folder) as store:
         load = _loader(store, pages, loaded)
 
@@ -186,7 +186,8 @@ def _loader(
 
     def load() -> list[KVPage]:
         held = {} if resident is None else resident.get_many(keys)
-        for key, entry in store.get_many([key for key in keys if key not in held]).items():
+        missing = [key for key in keys if key not in held]
+        for key, entry in (store.get_many(missing) if missing else {}).items():
             held[key] = unpack(entry.tensors, entry.meta, loaded.device)
             if resident is not None:
                 held[key] = held[key].expanded(loaded.dtype)

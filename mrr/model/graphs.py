@@ -7,11 +7,13 @@ reads its inputs from tensors that are overwritten for each call.
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -24,8 +26,9 @@ logger = logging.getLogger(__name__)
 Inputs = tuple[Tensor, ...]
 # It works on the GPU alone: it waits for nothing and takes nothing from the host.
 Function = Callable[..., Tensor]
-# Shapes held at once: one for each length of query, and each number and size of candidates.
-_MAX_GRAPHS = 48
+# Graphs held at once: one for each length of query, and each number and size of candidates; and
+# shapes whose history is known.
+_MAX_GRAPHS, _MAX_SHAPES = 96, 1024
 _WARM_UP_RUNS = 2
 # Captures that broke off. The allocator goes on asking them what belongs to them, so they stay
 # alive, and no other capture is begun beside them.
@@ -38,8 +41,8 @@ class Graph:
     """One function captured for inputs of these shapes.
 
     inputs: overwrite them in place, then `replay`, which may write to them too. function: kept,
-    for it holds what else the graph reads. nbytes: of the inputs, and of the memory that the graph
-    works in. Raises RuntimeError where it cannot be captured.
+    for it holds what else the graph reads. own_bytes: of the memory that the graph works in.
+    Raises RuntimeError where it cannot be captured.
     """
 
     def __init__(self, function: Function, inputs: Inputs, device: torch.device) -> None:
@@ -60,12 +63,15 @@ class Graph:
                     own = self._record(function, inputs, stream)
             finally:  # what ran there may still be writing to the inputs
                 torch.cuda.current_stream().wait_stream(stream)
-        self.nbytes = _nbytes(inputs) + max(0, own)
+        self.own_bytes = max(0, own)
 
     def _record(self, function: Function, inputs: Inputs, stream: torch.cuda.Stream) -> int:
         """Capture one run, while other threads may go on using the GPU; bytes that it reserved."""
         try:
-            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+            with (
+                _no_collection(),
+                torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"),
+            ):
                 before = torch.cuda.memory_reserved()
                 self._output = function(*inputs)
                 return torch.cuda.memory_reserved() - before
@@ -73,6 +79,9 @@ class Graph:
             raise
         except RuntimeError:
             _broken.append(self._graph)
+            # Random numbers would go on being those of a capture, and raise for everyone.
+            random = torch.cuda.default_generators[torch.cuda.current_device()]
+            random.graphsafe_set_state(random.clone_state())
             raise
 
     @torch.inference_mode()
@@ -82,22 +91,29 @@ class Graph:
         return self._output.clone()
 
 
+@dataclass(slots=True)
+class _Shape:
+    """What became of one shape: runs since it was last captured, captures, whether it cannot be."""
+
+    runs: int = 0
+    captures: int = 0
+    refused: bool = False
+
+
 class Graphs:
     """Graphs by shape, the least recently used dropped first. Used under the engine's lock.
 
-    There is one for a model, whatever the configurations. max_bytes: for all graphs together; None
-    is a quarter of what the GPU has free at the first capture. A shape is captured when it comes
-    the second time, since a capture takes several times as long as a run; once dropped it must come
-    twice as often as before.
+    There is one for a model, whatever the configurations. max_bytes: for all graphs together, whose
+    inputs may be shared; None is a quarter of what the GPU has free at the first capture. A shape
+    is captured when it comes the second time, since a capture takes several times as long as a run;
+    once dropped it must come twice as often as before.
     """
 
     def __init__(self, device: torch.device, max_bytes: int | None = None) -> None:
         self._device = device
         self._max_bytes = max_bytes
         self._held: OrderedDict[Hashable, Graph] = OrderedDict()
-        self._runs: Counter[Hashable] = Counter()  # since the last capture
-        self._captures: Counter[Hashable] = Counter()
-        self._refused: set[Hashable] = set()
+        self._shapes: OrderedDict[Hashable, _Shape] = OrderedDict()
         self.n_replays = 0
 
     def __len__(self) -> int:
@@ -120,25 +136,36 @@ class Graphs:
             self.n_replays += 1
             return graph.replay()
         inputs = write(None)
-        graph = self._capture(key, function, inputs) if self._is_due(key, inputs) else None
+        shape = self._shape(key)
+        graph = self._capture(key, shape, function, inputs) if self._is_due(shape, inputs) else None
         return function(*inputs) if graph is None else graph.replay()
 
-    def _is_due(self, key: Hashable, inputs: Inputs) -> bool:
-        self._runs[key] += 1
-        if _broken or key in self._refused or self._runs[key] <= 2 ** self._captures[key]:
+    def _shape(self, key: Hashable) -> _Shape:
+        shape = self._shapes.setdefault(key, _Shape())
+        self._shapes.move_to_end(key)
+        while len(self._shapes) > _MAX_SHAPES:
+            self._shapes.popitem(last=False)
+        return shape
+
+    def _is_due(self, shape: _Shape, inputs: Inputs) -> bool:
+        shape.runs += 1
+        if _broken or shape.refused or shape.runs <= 2**shape.captures:
             return False
         return _nbytes(inputs) <= self._room()
 
-    def _capture(self, key: Hashable, function: Function, inputs: Inputs) -> Graph | None:
-        self._make_room(_nbytes(inputs), _MAX_GRAPHS - 1)
+    def _capture(
+        self, key: Hashable, shape: _Shape, function: Function, inputs: Inputs
+    ) -> Graph | None:
+        self._make_room(inputs, 0)
         try:
             graph = Graph(function, inputs, self._device)
         except torch.OutOfMemoryError:  # others need the memory more; later there may be enough
-            self._make_room(0, 0)
-            self._runs.clear()
+            self._drop(len(self._held))
+            for other in self._shapes.values():
+                other.runs = 0
             return None
         except RuntimeError as error:
-            self._refused.add(key)
+            shape.refused = True
             reason = str(error).strip().partition("\n")[0]
             logger.warning(
                 "Queries of shape %s, and of new shapes, run without a CUDA graph: %s",
@@ -146,12 +173,12 @@ class Graphs:
                 reason,
             )
             return None
-        if graph.nbytes > self._room():
-            self._refused.add(key)
+        if _nbytes(inputs) + graph.own_bytes > self._room():
+            shape.refused = True
             return None
-        self._runs[key] = 0
-        self._captures[key] += 1
-        self._make_room(graph.nbytes, _MAX_GRAPHS - 1)
+        shape.runs = 0
+        shape.captures += 1
+        self._make_room(inputs, graph.own_bytes)
         self._held[key] = graph
         return graph
 
@@ -160,13 +187,23 @@ class Graphs:
             self._max_bytes = torch.cuda.mem_get_info(self._device)[0] // 4
         return self._max_bytes
 
-    def _make_room(self, nbytes: int, n_graphs: int) -> None:
-        """Drop graphs until so many are left, and so many bytes free for another one."""
-        held = sum(graph.nbytes for graph in self._held.values())
-        while self._held and (len(self._held) > n_graphs or held + nbytes > self._room()):
-            if self._device.type == "cuda":  # its last replay may still be running
-                torch.cuda.synchronize(self._device)
-            held -= self._held.popitem(last=False)[1].nbytes
+    def _make_room(self, inputs: Inputs, own_bytes: int) -> None:
+        """Drop graphs until one more of such inputs fits in."""
+        while self._held and (
+            len(self._held) >= _MAX_GRAPHS or self._nbytes(inputs) + own_bytes > self._room()
+        ):
+            self._drop(1)
+
+    def _nbytes(self, more: Inputs) -> int:
+        """Of all graphs held and of more inputs, each tensor counted once."""
+        inputs = [tensor for graph in self._held.values() for tensor in graph.inputs]
+        return _nbytes((*inputs, *more)) + sum(graph.own_bytes for graph in self._held.values())
+
+    def _drop(self, n: int) -> None:
+        if n and self._device.type == "cuda":  # a last replay may still be running
+            torch.cuda.synchronize(self._device)
+        for _ in range(n):
+            self._held.popitem(last=False)
 
 
 def graphs_for(loaded: LoadedModel) -> Graphs | None:
@@ -197,39 +234,49 @@ def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
-class Fork:
-    """A point in a GPU's queue: what needs nothing from after it may go beside what follows.
+@contextmanager
+def beside(mark: torch.cuda.Event | None) -> Iterator[None]:
+    """Work that needs nothing from after a mark in the GPU's queue goes beside what follows it.
 
-    On a CPU one thing comes after another.
+    It writes into memory that is there already, and nothing may use that, or free what it reads,
+    before `join`. Without a mark, on a CPU, one thing comes after another.
     """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._mark = None
-        if device.type == "cuda":
-            self._mark = torch.cuda.Event()
-            self._mark.record(torch.cuda.current_stream(device))
-
-    @contextmanager
-    def beside(self) -> Iterator[None]:
-        """Work into memory that is there already; whatever is queued later waits for it."""
-        if self._mark is None:
+    if mark is None:
+        yield
+        return
+    with torch.cuda.device(mark.device):
+        side = _beside(torch.cuda.current_device())
+        side.wait_event(mark)
+        with torch.cuda.stream(side):
             yield
-            return
-        with torch.cuda.device(self._device):
-            queue, side = torch.cuda.current_stream(), _beside(torch.cuda.current_device())
-            side.wait_event(self._mark)
-            try:
-                with torch.cuda.stream(side):
-                    yield
-            finally:
-                queue.wait_stream(side)
+
+
+def join(device: torch.device) -> None:
+    """Whatever is queued from now on waits for what went beside."""
+    if device.type == "cuda":
+        queue = torch.cuda.current_stream(device)
+        queue.wait_stream(_beside(queue.device_index))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage is collected: to destroy another graph breaks a capture off."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @lru_cache
 def _stream(device_index: int) -> torch.cuda.Stream:
-    """One stream a device to capture on: cuBLAS keeps a workspace for each that it ever saw."""
-    return torch.cuda.Stream(device_index)
+    """One stream a device to capture on: cuBLAS keeps a workspace for each that it ever saw.
+
+    What is captured there goes before what is put in place beside it, block by block.
+    """
+    return torch.cuda.Stream(device_index, priority=-1)
 
 
 @lru_cache
@@ -239,4 +286,5 @@ def _beside(device_index: int) -> torch.cuda.Stream:
 
 
 def _nbytes(tensors: Inputs) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
+    """Each tensor counted once."""
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())

@@ -44,12 +44,11 @@ class Quantized:
         if self.scale is not None:  # one torch.mul would make a float32 copy of the values first
             out.mul_(self.scale[layer])
 
-    def expanded(self, dtype: torch.dtype) -> Quantized:
-        """The same in a compute type and without a scale; itself where that is how it is."""
-        if self.scale is None and self.values.dtype == dtype:
-            return self
-        values = self.values.to(dtype)
-        return Quantized(values if self.scale is None else values.mul_(self.scale), None)
+    def expanded(self, dtype: torch.dtype) -> Tensor:
+        """The values in a compute type, without a scale."""
+        if self.scale is None:
+            return self.values.to(dtype)
+        return self.values.to(dtype).mul_(self.scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,7 @@ class KVPage:
 
     k, v: (L, H, T, D), rotary applied at the original positions. next_position: the M-RoPE
     position of the first token after the page. kept: (n_kept,) ascending indices into the grid.
+    both: (2L, H, T, D), the layers of K and then of V in one piece of memory, where they are.
     """
 
     k: Quantized
@@ -65,6 +65,7 @@ class KVPage:
     next_position: int
     grid: tuple[int, int]
     kept: np.ndarray
+    both: Tensor | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -74,15 +75,19 @@ class KVPage:
     def nbytes(self) -> int:
         return self.k.nbytes + self.v.nbytes
 
-    def copied(self) -> KVPage:
-        """The same page with K/V in memory of its own."""
-        k, v = (replace(x, values=x.values.clone()) for x in (self.k, self.v))
-        return replace(self, k=k, v=v)
+    def joined(self, dtype: torch.dtype) -> Tensor:
+        """`both` in a compute type; made where it is not there."""
+        if self.both is not None and self.both.dtype == dtype:
+            return self.both
+        return torch.cat([self.k.expanded(dtype), self.v.expanded(dtype)])
 
     def expanded(self, dtype: torch.dtype) -> KVPage:
-        """The same page with K/V in a compute type; itself where it is."""
-        k, v = self.k.expanded(dtype), self.v.expanded(dtype)
-        return self if k is self.k and v is self.v else replace(self, k=k, v=v)
+        """The same page with `both` in a compute type; itself where it has that."""
+        both = self.joined(dtype)
+        if both is self.both:
+            return self
+        k, v = (Quantized(half, None) for half in both.chunk(2))
+        return replace(self, k=k, v=v, both=both)
 
 
 def lossless(dtype: torch.dtype) -> KVDtype:

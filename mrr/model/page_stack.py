@@ -31,18 +31,27 @@ COLUMN_MULTIPLE = 64
 class PageStack:
     """N pages and a query of n tokens: [instruction | page | zeros | query], S columns.
 
-    k, v: (L, N, H, S, D) in the compute type; the query's own columns, the last ones, are
-    overwritten layer by layer. mask: (N, 1, m * n, S), see `page_mask`. turns: (N, n, 2, D), cos
-    and sin of the query's tokens after each page.
+    kv: see `stack`; the query's own columns, the last ones, are overwritten layer by layer.
+    mask: (N, 1, m * n, S), see `page_mask`. turns: (N, n, 2, D), cos and sin of the query's tokens
+    after each page.
     """
 
-    k: Tensor
-    v: Tensor
+    kv: Tensor
     mask: Tensor
     turns: Tensor
 
     def __len__(self) -> int:
         return self.mask.shape[0]
+
+    @property
+    def k(self) -> Tensor:
+        """(L, N, H, S, D)."""
+        return self.kv[0]
+
+    @property
+    def v(self) -> Tensor:
+        """(L, N, H, S, D)."""
+        return self.kv[1]
 
     @property
     def cos_sin(self) -> CosSin:
@@ -53,13 +62,7 @@ class PageStack:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All of them, in the order of their names above."""
-        return self.k, self.v, self.mask, self.turns
-
-    @staticmethod
-    def width(instruction: InstructionKV, pages: Sequence[KVPage], n_suffix: int) -> int:
-        """Columns that these pages need."""
-        longest = max(page.n_tokens for page in pages)
-        return round_up(instruction.n_tokens + longest + n_suffix, COLUMN_MULTIPLE)
+        return self.kv, self.mask, self.turns
 
     @classmethod
     def of(
@@ -69,77 +72,78 @@ class PageStack:
         pages: Sequence[KVPage],
         n_suffix: int,
         hidden_cells: Tensor | None = None,
+        kv: Tensor | None = None,
         into: PageStack | None = None,
     ) -> PageStack:
         """Pages for a query of n_suffix tokens.
 
-        hidden_cells: see `page_mask`. into: an earlier one of these shapes, overwritten.
+        hidden_cells: see `page_mask`. kv: the pages side by side, where they are already. into: an
+        earlier one of these shapes, whose mask and turns are overwritten.
         """
-        n_columns, n_pages = cls.width(instruction, pages, n_suffix), len(pages)
-        like, n_head = instruction.k, instruction.n_tokens
-        kv = stack(instruction, pages, n_columns, None if into is None else (into.k, into.v))
+        n_head, n_pages = instruction.n_tokens, len(pages)
+        lengths = [page.n_tokens for page in pages]
+        if kv is None:
+            kv = stack(instruction, pages, width(n_head + max(lengths) + n_suffix))
         # All that the GPU has to be told, in one go: columns that are seen, and positions.
-        seen = np.array([n_head + page.n_tokens for page in pages])
         starts = np.array([page.next_position for page in pages])
-        numbers = np.concatenate([seen, np.add.outer(starts, np.arange(n_suffix)).ravel()])
-        there = put(torch.from_numpy(numbers), like.device, None)
-        n_seen, positions = there[:n_pages], there[n_pages:]
+        positions = np.add.outer(starts, np.arange(n_suffix)).ravel()
+        numbers = np.concatenate([n_head + np.array(lengths), positions])
+        there = put(torch.from_numpy(numbers), kv.device, None)
         mask = page_mask(
             n_head,
-            n_seen,
-            n_columns,
+            there[:n_pages],
+            kv.shape[4],
             n_suffix,
             loaded.n_sharing,
-            like,
+            kv,
             hidden_cells,
             None if into is None else into.mask,
         )
-        table = text_turns(loaded.lm, like, int(starts.max()) + n_suffix)
+        table = text_turns(loaded.lm, kv, int(starts.max()) + n_suffix)
         shape = n_pages, n_suffix, 2, table.shape[2]
         out = None if into is None else into.turns.view(-1, 2, table.shape[2])
-        turns = torch.index_select(table, 0, positions, out=out).view(shape)
-        return cls(*kv, mask, turns)
+        turns = torch.index_select(table, 0, there[n_pages:], out=out).view(shape)
+        return cls(kv, mask, turns)
+
+
+def width(n_columns: int) -> int:
+    """Columns that so many are filled up to."""
+    return round_up(n_columns, COLUMN_MULTIPLE)
 
 
 def stack(
     instruction: InstructionKV,
     pages: Sequence[KVPage],
     n_columns: int,
-    into: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """K and V of pages side by side, in so many columns each; into: earlier ones, overwritten.
-
-    Pages that are stored in another type than the instruction's are expanded first.
-    """
-    once = {id(page): page.expanded(instruction.k.dtype) for page in pages}  # one may come often
-    ready = [once[id(page)] for page in pages]
-    n_layers, heads, n_head, d = instruction.k.shape
-    per_token = n_layers * heads * d
-    missing = {n_columns - n_head - page.n_tokens for page in ready}
-    zeros = instruction.k.new_zeros(per_token * max(missing))
-    fills = {n: zeros[: per_token * n].view(n_layers, heads, n, d) for n in missing}
-    k, v = into or (None, None)
-    return (
-        _side_by_side(instruction.k, [page.k.values for page in ready], fills, n_columns, k),
-        _side_by_side(instruction.v, [page.v.values for page in ready], fills, n_columns, v),
-    )
-
-
-def _side_by_side(
-    head: Tensor, parts: Sequence[Tensor], fills: dict[int, Tensor], n: int, into: Tensor | None
+    into: Tensor | None = None,
 ) -> Tensor:
-    """head and one part after another, (L, H, T, D) each, filled up to n columns.
+    """K and V of pages side by side, in so many columns each: (2, L, N, H, S, D).
 
-    The view (L, N, H, n, D) of what lies as (L, H, N x n, D): tensors of up to four axes are
-    joined in one launch.
+    Each page is the instruction, its own tokens and zeros. Pages that are stored in another type
+    than the instruction's are expanded first. into: an earlier one, overwritten and returned.
+
+    It is a view of what lies as (2L, H, N x S, D): tensors of up to four axes are joined in one
+    launch.
     """
-    n_layers, heads, n_head, d = head.shape
-    filled = []
-    for part in parts:
-        filled += [head, part, fills[n - n_head - part.shape[2]]]
-    shape = (n_layers, heads, len(parts) * n, d)
-    joined = torch.cat(filled, 2, out=None if into is None else into.transpose(1, 2).view(shape))
-    return joined.view(n_layers, heads, len(parts), n, d).transpose(1, 2)
+    head = instruction.both
+    n_both, heads, n_head, d = head.shape
+    missing = [n_columns - n_head - page.n_tokens for page in pages]
+    zeros = head.new_zeros(n_both * heads * d * max(missing))
+    ends = {n: zeros[: n_both * heads * d * n].view(n_both, heads, n, d) for n in set(missing)}
+    made: dict[int, Tensor] = {}  # one page may come often
+    parts = []
+    for page, n in zip(pages, missing, strict=True):
+        own = page.both
+        if own is None or own.dtype != head.dtype:
+            own = made[id(page)] if id(page) in made else page.joined(head.dtype)
+            made[id(page)] = own
+        parts += [head, own, ends[n]]
+    if into is not None:
+        out = into.transpose(2, 3).view(n_both, heads, len(pages) * n_columns, d)
+        torch.cat(parts, 2, out=out)
+        return into
+    joined = torch.cat(parts, 2).view(2, n_both // 2, heads, len(pages), n_columns, d)
+    return joined.transpose(2, 3)
 
 
 def page_mask(

@@ -39,14 +39,23 @@ class _KVRecorder:
 
 @dataclass(frozen=True, slots=True)
 class InstructionKV:
-    """K/V of the prompt's shared head in the band layers: each (L, H, T, D)."""
+    """K/V of the prompt's shared head in the band layers: `both` as in a KVPage."""
 
-    k: Tensor
-    v: Tensor
+    both: Tensor
+
+    @property
+    def k(self) -> Tensor:
+        """(L, H, T, D)."""
+        return self.both[: len(self.both) // 2]
+
+    @property
+    def v(self) -> Tensor:
+        """(L, H, T, D)."""
+        return self.both[len(self.both) // 2 :]
 
     @property
     def n_tokens(self) -> int:
-        return self.k.shape[2]
+        return self.both.shape[2]
 
 
 @torch.inference_mode()
@@ -92,7 +101,7 @@ def encode_instruction(loaded: LoadedModel, config: RerankConfig, prompt: Prompt
     ids = torch.tensor([prompt.ids[: prompt.n_instruction]], device=loaded.device)
     positions = torch.arange(ids.shape[1], device=loaded.device).expand(3, 1, -1)
     k, v = _band_kv(loaded, config, loaded.lm.embed_tokens(ids), positions)
-    return InstructionKV(k, v)
+    return InstructionKV(torch.cat([k, v]))
 
 
 def kept_rows(ids: list[int], image_id: int, kept: np.ndarray) -> tuple[Tensor, Tensor]:

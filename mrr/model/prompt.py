@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -25,6 +24,7 @@ _PIECES = re.compile(r"(<\|\w+\|>|\{\w+\})")
 _BYTES_PER_CHARACTER = 4  # in UTF-8, at most
 
 Order = Literal["query-first", "document-first"]
+_Part = list[int] | tuple[str, str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class PromptEncoder:
         for token in (IMAGE, VISION_START, VISION_END, "<|im_start|>", "<|im_end|>"):
             if token not in self.control:
                 raise UnsupportedModel(f"The tokenizer has no {token}: not a Qwen-VL checkpoint.")
-        self._fixed_ids = lru_cache(64)(self.text_ids)
+        self._layouts = lru_cache(64)(self._layout)
         self.image_id = self.control[IMAGE]
         self.vision_start_id = self.control[VISION_START]
         self.vision_end_id = self.control[VISION_END]
@@ -196,27 +196,45 @@ class PromptEncoder:
         return pieces
 
     def _encode(self, template: str, fields: dict[str, str | None], n_visual: int) -> list[int]:
+        images = tuple(name for name, value in fields.items() if value is None)
         ids: list[int] = []
-        text = ""
-        to_ids: Callable[[str], list[int]] = self._fixed_ids  # what no query changes is read once
-        for piece in _PIECES.split(template):
-            if piece.startswith("{"):
-                value = fields[piece[1:-1]]
-                if value is not None:
-                    text += value
-                    if piece != "{instruction}":
-                        to_ids = self.text_ids
-                    continue
-                ids += to_ids(text)
-                image = [self.image_id] * n_visual
-                ids += [self.vision_start_id, *image, self.vision_end_id]
-            elif piece in self.control:
-                ids += [*to_ids(text), self.control[piece]]
+        for part in self._layouts(template, fields["instruction"], images):
+            if part is None:
+                ids += [self.vision_start_id, *[self.image_id] * n_visual, self.vision_end_id]
+            elif isinstance(part, list):
+                ids += part
             else:
-                text += piece
-                continue
-            text, to_ids = "", self._fixed_ids
-        return ids + to_ids(text)
+                before, name, after = part
+                ids += self.text_ids(f"{before}{fields[name]}{after}")
+        return ids
+
+    def _layout(self, template: str, instruction: str, images: tuple[str, ...]) -> list[_Part]:
+        """A template in parts: ids that no text changes, text around a field, None for an image."""
+        parts: list[_Part] = []
+        fixed: list[int] = []
+        words, field = [""], ""
+        for piece in [*_PIECES.split(template), None]:
+            name = piece[1:-1] if piece is not None and piece.startswith("{") else None
+            if name == "instruction":
+                words[-1] += instruction
+            elif name is not None and name not in images:
+                field = name
+                words.append("")
+            elif piece is not None and name is None and piece not in self.control:
+                words[-1] += piece
+            else:  # whatever is not text ends it
+                if len(words) == 1:
+                    fixed += self.text_ids(words[0])
+                else:
+                    parts += [fixed, (words[0], field, words[1])]
+                    fixed = []
+                words = [""]
+                if name is not None:
+                    parts += [fixed, None]
+                    fixed = []
+                elif piece is not None:
+                    fixed.append(self.control[piece])
+        return [*parts, fixed]
 
     def _answer_id(self, word: str) -> int:
         ids = self.text_ids(word)

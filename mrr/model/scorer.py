@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import cached_property
 from importlib.metadata import version
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -15,12 +17,12 @@ from mrr.config import RerankConfig, digest
 from mrr.errors import InvalidConfig, NotFinite
 from mrr.model.band import Suffix, before_band, run_band, run_before_band
 from mrr.model.dense import run_original
-from mrr.model.graphs import Fork, Graphs, Inputs, put, round_up
+from mrr.model.graphs import Graphs, Inputs, beside, join, put, round_up
 from mrr.model.head import RelevanceHead
 from mrr.model.joint import run_joint
 from mrr.model.kv import KVPage
 from mrr.model.load import MAX_VISUAL_TOKENS, LoadedModel
-from mrr.model.page_stack import PageStack
+from mrr.model.page_stack import PageStack, stack, width
 from mrr.model.prefix import InstructionKV, encode_instruction, encode_page
 from mrr.model.prompt import Order, Prompt, PromptEncoder
 from mrr.model.vision import Pixels, Sight, preprocess
@@ -31,8 +33,8 @@ FORMAT = 3
 # Pages' columns in one batch: bounds masks, and on a GPU the K/V side by side (2 GB for the band
 # of a 2B model in bfloat16).
 _MAX_BATCH_COLUMNS = 65_536
-# Lengths of captured queries are a multiple of this: few for the graphs' sake, and little padding.
-_SUFFIX_MULTIPLE = 2
+# A text's tokens are guessed from its bytes, and columns kept free for a multiple of so many.
+_BYTES_OF_A_TOKEN, _ROOM = 3, 32
 _serials = itertools.count()
 
 
@@ -63,6 +65,8 @@ class Scorer:
         self.graphs = graphs
         self._serial = next(_serials)  # unlike id(self), never another's later on
         self._instruction: InstructionKV | None = None
+        # As long as a graph reads them: texts of every length share one.
+        self._stacks: WeakValueDictionary[tuple[int, int], Tensor] = WeakValueDictionary()
 
     @property
     def reads_instruction(self) -> bool:
@@ -128,79 +132,137 @@ class Scorer:
 
     def score(self, texts: Sequence[str], pages: Sequence[KVPage], stages: Stages) -> np.ndarray:
         """Logits (N,) float32 of one text against N pages, or of N texts against one page."""
-        by_graph = self.graphs is not None and len(texts) == 1
+        if self.graphs is not None and len(texts) == 1:
+            try:
+                return self._score_by_graphs(self.graphs, texts[0], pages, stages)
+            except BaseException:
+                join(self.loaded.device)
+                raise
+        instruction = self.instruction()
         with stages("query"):
-            instruction = self.instruction()
             ids = [self.prompt(t, 1).suffix for t in texts]
-            fork = Fork(self.loaded.device)  # the first pages are put in place beside the query
-            if by_graph:
-                suffix = self._captured_query(ids[0])
-            else:
-                suffix = run_before_band(self.loaded, self.config, ids)
+            suffix = run_before_band(self.loaded, self.config, ids)
         if len(texts) > 1:
             pages = list(pages) * len(texts)
         logits = np.empty(len(pages), dtype=np.float32)
-        n = suffix.hidden.shape[1]
-        columns = [PageStack.width(instruction, [page], n) for page in pages]
-        for batch in batches(columns, _MAX_BATCH_COLUMNS):
-            some = [pages[i] for i in batch]
+        for batch, _ in self._batches(pages, suffix.hidden.shape[1]):
+            part = suffix if len(texts) == 1 else suffix.select(batch)
             with stages("band"):
-                if by_graph:  # it ends with the logits
-                    read = self._captured_band(suffix, some, fork)
-                else:
-                    part = suffix if len(texts) == 1 else suffix.select(batch)
-                    hidden = run_band(self.loaded, self.config, part, instruction, some)
+                some = [pages[i] for i in batch]
+                hidden = run_band(self.loaded, self.config, part, instruction, some)
             with stages("head"):
-                logits[batch] = self._read(read if by_graph else self.head.logits(hidden))
-            fork = Fork(self.loaded.device)
+                logits[batch] = self._read(self.head.logits(hidden))
         return logits
 
-    def _captured_query(self, ids: list[int]) -> Suffix:
-        """`run_before_band` for one text, in a graph where its padded length has one."""
-        assert self.graphs is not None
-        device, n = self.loaded.device, round_up(len(ids), _SUFFIX_MULTIPLE)
-        padded = torch.tensor([ids + [0] * (n - len(ids))])
+    @torch.inference_mode()
+    def _score_by_graphs(
+        self, graphs: Graphs, text: str, pages: Sequence[KVPage], stages: Stages
+    ) -> np.ndarray:
+        """The same for one text, where shapes that have one are CUDA graphs.
+
+        The first pages are put in place while the text is read, for as many tokens as it looks
+        like: the GPU would only wait.
+        """
+        self.instruction()
+        logits = np.empty(len(pages), dtype=np.float32)
+        with stages("query") as since:
+            room = round_up(self._n_fixed + len(text.encode()) // _BYTES_OF_A_TOKEN, _ROOM)
+            batches = self._batches(pages, room)
+            kv = self._in_place(pages, *batches[0], since)
+            ids = self.prompt(text, 1).suffix
+            if len(ids) > room:
+                batches = self._batches(pages, round_up(len(ids), _ROOM))
+                kv = self._in_place(pages, *batches[0], since)
+            hidden = self._captured_query(graphs, ids)
+        for batch, n_columns in batches:
+            with stages("band") as now:  # it ends with the logits
+                if batch is not batches[0][0]:
+                    since = now
+                    kv = self._in_place(pages, batch, n_columns, since)
+                read = self._captured_band(graphs, hidden, [pages[i] for i in batch], kv, since)
+            with stages("head"):
+                logits[batch] = self._read(read)
+        return logits
+
+    @cached_property
+    def _n_fixed(self) -> int:
+        """Tokens of a second segment that are not the text's own."""
+        return len(self.prompt("", 1).suffix)
+
+    def _batches(self, pages: Sequence[KVPage], n_suffix: int) -> list[tuple[list[int], int]]:
+        """Which pages go together, in how many columns each."""
+        n_text = self.instruction().n_tokens + n_suffix
+        lengths = [page.n_tokens for page in pages]
+        columns = {length: width(n_text + length) for length in set(lengths)}
+        together = batches([columns[length] for length in lengths], _MAX_BATCH_COLUMNS)
+        return [(batch, columns[lengths[batch[0]]]) for batch in together]
+
+    def _in_place(
+        self,
+        pages: Sequence[KVPage],
+        batch: Sequence[int],
+        n_columns: int,
+        since: torch.cuda.Event | None,
+    ) -> Tensor:
+        """`stack` of some of the pages, in the memory that graphs of this shape read; see `join`.
+
+        since: a mark after which nothing was queued that makes the pages or reads that memory.
+        """
+        some, key = [pages[i] for i in batch], (len(batch), n_columns)
+        held = self._stacks.get(key)
+        if held is None:
+            held = self._stacks[key] = stack(self.instruction(), some, n_columns)
+            return held
+        with beside(since):
+            return stack(self.instruction(), some, n_columns, held)
+
+    def _captured_query(self, graphs: Graphs, ids: list[int]) -> Tensor:
+        """`before_band` for one text: (1, n, d)."""
+        device, host = self.loaded.device, torch.from_numpy(np.array([ids]))
 
         def write(into: Inputs | None) -> Inputs:
-            return (put(padded, device, None if into is None else into[0]),)
+            return (put(host, device, None if into is None else into[0]),)
 
-        hidden = self.graphs.run((self._serial, "query", n), self.query_pass, write)
-        return Suffix(hidden, torch.tensor([len(ids) - 1]))
+        return graphs.run((self._serial, "query", len(ids)), self.query_pass, write)
 
-    def _captured_band(self, suffix: Suffix, pages: Sequence[KVPage], fork: Fork) -> Tensor:
-        """Logits (N,) of one text, in a graph where the padded shape of the pages has one.
-
-        suffix: its `last` on the host. fork: since when nothing was queued that makes the pages or
-        reads the graph's K/V.
-        """
-        assert self.graphs is not None
-        device, n = self.loaded.device, suffix.hidden.shape[1]
-        instruction = self.instruction()
+    def _captured_band(
+        self,
+        graphs: Graphs,
+        hidden: Tensor,
+        pages: Sequence[KVPage],
+        kv: Tensor,
+        since: torch.cuda.Event | None,
+    ) -> Tensor:
+        """Logits (N,) of one text's hidden states (1, n, d) against pages that are `_in_place`."""
+        instruction, n = self.instruction(), hidden.shape[1]
 
         def write(into: Inputs | None) -> Inputs:
             if into is None:
-                ready = PageStack.of(self.loaded, instruction, pages, n)
-                return suffix.hidden.clone(), put(suffix.last, device, None), *ready.tensors
-            hidden, last, *there = into
-            with fork.beside():
-                PageStack.of(self.loaded, instruction, pages, n, into=PageStack(*there))
-            hidden.copy_(suffix.hidden)
-            put(suffix.last, device, last)
+                join(kv.device)
+                ready = PageStack.of(self.loaded, instruction, pages, n, kv=kv)
+                return hidden.clone(), *ready.tensors
+            own, *there = into
+            assert there[0] is kv  # or the graph would read other pages
+            with beside(since):
+                PageStack.of(self.loaded, instruction, pages, n, kv=kv, into=PageStack(*there))
+            own.copy_(hidden)
+            join(kv.device)
             return into
 
         # Instruction, band and head are this object's.
-        key = (self._serial, "band", len(pages), PageStack.width(instruction, pages, n), n)
-        return self.graphs.run(key, self.band_pass, write)
+        key = (self._serial, "band", len(pages), kv.shape[4], n)
+        return graphs.run(key, self.band_pass, write)
 
     def query_pass(self, ids: Tensor) -> Tensor:
         """Ids (1, n) to hidden states before the band (1, n, d), by the GPU alone."""
         return before_band(self.loaded, self.config, ids)
 
-    def band_pass(self, hidden: Tensor, last: Tensor, *stacked: Tensor) -> Tensor:
-        """Hidden states (1, n, d) to logits (N,) against a PageStack's tensors, by the GPU alone.
+    def band_pass(self, hidden: Tensor, *stacked: Tensor) -> Tensor:
+        """Hidden states (1, n, d) to logits (N,) against a PageStack's tensors.
 
-        last: (1,) int64, the text's last token.
+        By the GPU alone.
         """
+        last = torch.full((1,), hidden.shape[1] - 1, device=hidden.device)
         suffix, pages = Suffix(hidden, last), PageStack(*stacked)
         state = run_band(self.loaded, self.config, suffix, self.instruction(), pages)
         return self.head.logits(state)

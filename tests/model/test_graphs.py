@@ -17,7 +17,7 @@ import torch
 
 from mrr.measure.bare import bare_band
 from mrr.model import graphs
-from mrr.model.graphs import Fork, Graph, Graphs, graphs_for, round_up
+from mrr.model.graphs import Graph, Graphs, beside, graphs_for, join, round_up
 from mrr.model.load import LoadedModel, load_model
 from mrr.model.page_stack import PageStack
 from tests.model.helpers import DENSE, SIZES, SPARSE, STAGES, Launches, case, scorer
@@ -33,11 +33,11 @@ class StandIn:
     """A graph without a GPU: it reads the inputs that it was made with."""
 
     made: list[StandIn]
-    own_bytes = 0
+    works_in = 0
 
     def __init__(self, function, inputs, device) -> None:
         self.function, self.inputs, self.device = function, inputs, device
-        self.nbytes = sum(t.nbytes for t in inputs) + self.own_bytes
+        self.own_bytes = self.works_in
         type(self).made.append(self)
 
     def replay(self) -> torch.Tensor:
@@ -94,24 +94,78 @@ def test_padded_pages_and_a_padded_query_score_as_they_do_unpadded(
 
 
 @pytest.mark.parametrize("config", [SPARSE, EXIT])
-def test_queries_of_one_padded_length_share_graphs_and_nothing_else(
+def test_queries_of_one_length_share_graphs_and_nothing_else(
     qwen3: LoadedModel, stand_in, config
 ) -> None:
     s = scorer(qwen3, config)
     s.graphs = held()
-    by_length: dict[int, list[tuple[int, str]]] = {}
+    by_length: dict[int, list[str]] = {}
     for word in ("a", "b", "ab", "ba", "abc", "bca", "red", "x", "blue", "page"):
-        n = len(s.prompt(word, 1).suffix)
-        by_length.setdefault(round_up(n, 2), []).append((n, word))
+        by_length.setdefault(len(s.prompt(word, 1).suffix), []).append(word)
     queries = max(by_length.values(), key=len)
-    assert len({n for n, _ in queries}) == 2, "none of them is padded, or all are"
     pages, seen = pages_of(s), set()
     for _ in range(3):
-        for _, query in queries:
+        for query in queries:
             logits = s.score([query], pages, STAGES)
             assert np.abs(logits - plain(s, query, pages)).max() < 1e-4
             seen.add(round(float(logits[0]), 3))
     assert len(seen) > 2 and len(stand_in.made) == 2
+
+
+def test_queries_of_every_length_read_pages_in_the_same_memory(
+    qwen3: LoadedModel, stand_in
+) -> None:
+    s = scorer(qwen3, SPARSE)
+    s.graphs = held()
+    some, others = pages_of(s), pages_of(s, (3, 0, 2, 2))
+    for pages in (some, others, some, others):
+        for query in ("a", "blue page", "a blue page"):
+            logits = s.score([query], pages, STAGES)
+            assert np.abs(logits - plain(s, query, pages)).max() < 1e-4
+    bands = [graph for graph in stand_in.made if len(graph.inputs) > 1]
+    assert len(bands) == 3 and len({graph.inputs[1].data_ptr() for graph in bands}) == 1
+    one = sum(t.nbytes for t in bands[0].inputs)
+    assert s.graphs._nbytes(()) < 2 * one, "what graphs share is counted for each of them"
+
+
+def test_memory_that_graphs_share_goes_with_the_last_of_them(qwen3: LoadedModel, stand_in) -> None:
+    s = scorer(qwen3, SPARSE)
+    s.graphs = held()
+    for _ in range(2):
+        s.score(["a"], pages_of(s), STAGES)
+    assert len(s._stacks) == 1
+    stand_in.made.clear()
+    s.graphs = held()
+    assert not s._stacks
+
+
+@pytest.mark.parametrize("query", ["a " * 70, "é" * 9, ""])
+def test_a_query_that_is_longer_than_it_looks_or_empty_finds_its_pages(
+    qwen3: LoadedModel, stand_in, monkeypatch, query
+) -> None:
+    """Room is made for as many tokens as the text looks like, here none."""
+    monkeypatch.setattr("mrr.model.scorer._BYTES_OF_A_TOKEN", 10**6)
+    monkeypatch.setattr("mrr.model.scorer._ROOM", 1)
+    s = scorer(qwen3, SPARSE)
+    s.graphs = held()
+    for pages in (pages_of(s), pages_of(s, (3, 0, 2, 2))) * 2:
+        logits = s.score([query], pages, STAGES)
+        assert np.abs(logits - plain(s, query, pages)).max() < 1e-4
+    assert stand_in.made
+
+
+def test_candidates_of_several_batches_each_find_their_pages(
+    qwen3: LoadedModel, stand_in, monkeypatch
+) -> None:
+    s = scorer(qwen3, EXIT)
+    s.graphs = held()
+    some = pages_of(s) * 2
+    expected = plain(s, QUERIES[0], some)
+    monkeypatch.setattr("mrr.model.scorer._MAX_BATCH_COLUMNS", 300)
+    for order in ([0, 1, 2, 3, 4, 5, 6, 7], [3, 1, 0, 2, 7, 5, 4, 6]) * 2:
+        logits = s.score([QUERIES[0]], [some[i] for i in order], STAGES)
+        assert np.abs(logits - expected[order]).max() < 1e-4
+    assert any(len(graph.inputs) > 1 and len(graph.inputs[0]) < 8 for graph in stand_in.made)
 
 
 def test_pages_of_another_width_have_a_graph_of_their_own(qwen3: LoadedModel, stand_in) -> None:
@@ -136,8 +190,7 @@ def test_what_is_captured_takes_nothing_from_the_host(checkpoints, family, confi
     s = scorer(replace(there, model=there.model.to("meta")), config)
     s.instruction()
     hidden = s.query_pass(torch.empty(1, n, dtype=torch.int64, device="meta"))
-    last = torch.empty(1, dtype=torch.int64, device="meta")
-    logits = s.band_pass(hidden, last, *(t.to("meta") for t in stacked.tensors))
+    logits = s.band_pass(hidden, *(t.to("meta") for t in stacked.tensors))
     assert logits.shape == (len(stacked),) and logits.is_meta
 
 
@@ -145,7 +198,7 @@ def test_few_orders_are_given_between_the_graphs_of_a_query(qwen3: LoadedModel, 
     """The GPU runs the query's own layers meanwhile, which takes as long as some twenty orders."""
     s = scorer(qwen3, replace(SPARSE, kv_dtype="fp32"))
     s.graphs = held()
-    pages = pages_of(s) * 5
+    pages = [page.expanded(torch.float32) for page in pages_of(s)] * 5
     for _ in range(2):
         s.score([QUERIES[0]], pages, STAGES)
     query, band = stand_in.made
@@ -163,7 +216,7 @@ def test_few_orders_are_given_between_the_graphs_of_a_query(qwen3: LoadedModel, 
     with Launches() as launches:
         s.score([QUERIES[0]], pages, STAGES)
     before, both = outside
-    assert before <= 2 and both - before <= 10, launches.seen
+    assert before <= 5 and both - before <= 8, launches.seen
 
 
 def test_a_shape_is_captured_when_it_comes_again(stand_in) -> None:
@@ -208,7 +261,7 @@ def test_a_graph_that_works_in_more_memory_than_there_is_room_for_is_not_kept(
     graphs_ = held(max_bytes=100)
     for key in "aab":
         add(graphs_, key, 1)
-    monkeypatch.setattr(stand_in, "own_bytes", 100)
+    monkeypatch.setattr(stand_in, "works_in", 100)
     assert [add(graphs_, "b", i) for i in range(3)] == [1, 2, 3]
     assert len(stand_in.made) == 2 and len(graphs_) == 1
 
@@ -303,6 +356,7 @@ for value in (1.0, 2.0, 3.0):
     assert held.run("asks", asks, lambda into: (x,))[0].item() == 3 * value
 assert len(held) == 0 and len(graphs._broken) == 1
 assert torch.cuda.current_stream() == torch.cuda.default_stream()
+torch.randn(3, device="cuda")
 big = [torch.empty(2**20, device="cuda") for _ in range(99)]
 torch.cuda.synchronize()
 """
@@ -314,6 +368,25 @@ def test_a_failed_capture_leaves_the_gpu_usable() -> None:
     done = subprocess.run([sys.executable, "-c", _FAILING], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("without a CUDA graph") == 1
+
+
+@on_gpu
+def test_a_graph_that_is_garbage_is_not_destroyed_within_another_ones_capture() -> None:
+    device, x = torch.device(DEVICE), torch.zeros(3, device=DEVICE)
+    spare = [Graph(lambda x: x * 2, (x,), device)]
+    calls: list[list[object]] = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        calls.append([])
+        if len(calls) == 3:  # after two runs to warm up, this one is captured
+            ring: list[object] = [spare.pop()]
+            ring.append(ring)
+            del ring
+            calls.extend([] for _ in range(5000))  # a collection is due
+        return x + 1
+
+    assert Graph(function, (x,), device).replay().tolist() == [1, 1, 1]
+    assert not spare and not graphs._broken
 
 
 @on_gpu
@@ -337,10 +410,12 @@ def test_what_is_done_beside_a_queue_waits_for_what_came_before_it_and_is_waited
     for _ in range(20):
         source = (large @ large)[0] * 0 + 1  # takes a while
         into = torch.zeros(4096, device=device)
-        fork = Fork(device)
+        mark = torch.cuda.Event()
+        mark.record()
         meanwhile = large @ large
-        with fork.beside():
+        with beside(mark):
             into.copy_(source)
+        join(device)
         assert into.sum().item() == 4096 and meanwhile.isfinite().all()
 
 

@@ -97,10 +97,23 @@ def test_a_whole_page_expands_as_it_does_layer_by_layer(
         stored = quantize(torch.randn(2, 3, 5, 4), kv_dtype, axis=axis)
         before = stored.values.clone()
         ready = stored.expanded(dtype)
-        assert ready.scale is None and ready.values.dtype == dtype
+        assert ready.dtype == dtype
         for layer in range(2):
             out = torch.empty(3, 5, 4, dtype=dtype)
             stored.write(layer, out)
-            assert torch.equal(ready.values[layer], out)
+            assert torch.equal(ready[layer], out)
         assert torch.equal(stored.values, before)
-        assert ready.expanded(dtype).values is ready.values
+
+
+@pytest.mark.parametrize("kv_dtype", ["int8", "fp32"])
+def test_an_expanded_page_has_k_and_v_in_one_piece_of_its_own(kv_dtype: KVDtype) -> None:
+    _, _, stored = page(kv_dtype)
+    ready = stored.expanded(torch.float32)
+    k, v = (x.expanded(torch.float32) for x in (stored.k, stored.v))
+    assert ready.both is not None and torch.equal(ready.both, torch.cat([k, v]))
+    assert torch.equal(ready.k.values, k) and torch.equal(ready.v.values, v)
+    ready.both[0], ready.both[-1] = 5.0, 6.0
+    assert (ready.k.values[0] == 5).all() and (ready.v.values[-1] == 6).all()
+    assert torch.equal(stored.k.expanded(torch.float32), k), "the stored page was changed"
+    assert ready.expanded(torch.float32) is ready
+    assert ready.expanded(torch.bfloat16).both.dtype == torch.bfloat16
