@@ -123,7 +123,8 @@ class Entries:
     def load(self, row: EntryRow) -> Entry:
         """Read and check one file; CorruptEntry or OSError if anything is wrong with it."""
         data = self.files.read(row.file, row.nbytes)
-        codec.check(data, row.digest)
+        if self.files.source == "disk":  # memory keeps what was written
+            codec.check(data, row.digest)
         return codec.decode(data, row.key, self.files.source)
 
     def drop(self, row: EntryRow) -> None:

@@ -143,28 +143,36 @@ class PageCache:
         return [p for p in pages if keys[p.page_id] not in known or p.page_id not in embedded]
 
     def load(self, pages: Sequence[Page], stages: Stages) -> list[KVPage]:
-        """K/V of pages, encoding what is missing; stages notes what that was, and what was read."""
+        """K/V of pages, encoding what is missing; stages notes what that was, and what was read.
+
+        On an accelerator all of it is there when this returns, and nothing is still queued.
+        """
         wanted = {self.key(page): page for page in pages}
         with stages("load"):
-            found = self._on_device(list(wanted))
-            self.kv.touch(found)
+            found = self._at_hand(wanted, stages)
         missing = {key: page for key, page in wanted.items() if key not in found}
         if missing:  # to pin is to write, which a query whose pages are all at hand need not
             with self.kv.pinned(wanted):
-                found |= self._from_store(missing, stages)
+                found |= self._encoded(missing, stages)
         return [found[self.key(page)] for page in pages]
 
-    def _from_store(self, wanted: dict[str, Page], stages: Stages) -> dict[str, KVPage]:
-        """K/V of pages by their keys, from the store or else computed, left on an accelerator."""
-        found: dict[str, KVPage] = {}
-        with stages("load"):
-            entries = self.kv.get_many(list(wanted))
-            for key, entry in entries.items():
-                found[key] = unpack(entry.tensors, entry.meta, self.scorer.loaded.device)
+    def _at_hand(self, wanted: dict[str, Page], stages: Stages) -> dict[str, KVPage]:
+        """K/V by its keys that an earlier query left on an accelerator, or that is stored."""
+        found = {} if self.resident is None else self.resident.get_many(list(wanted))
+        self.kv.touch(found)
+        rest = [key for key in wanted if key not in found]
+        if not rest:
+            return found
+        entries = self.kv.get_many(rest)
         stages.bytes_read += sum(e.nbytes for e in entries.values() if e.source == "disk")
-        for key, page in wanted.items():
-            if key in found:
-                continue
+        device = self.scorer.loaded.device
+        stored = {key: unpack(e.tensors, e.meta, device) for key, e in entries.items()}
+        return found | self._settled(stored, wanted)
+
+    def _encoded(self, missing: dict[str, Page], stages: Stages) -> dict[str, KVPage]:
+        """K/V that nobody has, computed now and stored."""
+        found: dict[str, KVPage] = {}
+        for key, page in missing.items():
             stages.missed.add(page.page_id)
             with stages("encode"):
                 inner = Stages(self.scorer.loaded.device)
@@ -173,16 +181,20 @@ class PageCache:
                     found[key], _ = self.encode(page, sight, inner)
                 except NotFinite as error:  # one page less, instead of no ranking at all
                     raise PageLost(page.page_id, f"{page.label}: {error}") from error
-        if self.resident is not None:
-            with stages("load"):
-                for key, page in wanted.items():
-                    found[key] = found[key].expanded(self.scorer.loaded.dtype)
-                    self.resident.put(key, page.page_id, found[key])
-        return found
+        with stages("load"):
+            return self._settled(found, missing)
 
-    def _on_device(self, keys: Sequence[str]) -> dict[str, KVPage]:
-        """K/V that an earlier query left on the accelerator."""
-        return {} if self.resident is None else self.resident.get_many(keys)
+    def _settled(self, found: dict[str, KVPage], pages: dict[str, Page]) -> dict[str, KVPage]:
+        """K/V by its keys as the scorer reads it; on an accelerator expanded, there, and kept."""
+        if self.resident is None:
+            return found
+        dtype, device = self.scorer.loaded.dtype, self.scorer.loaded.device
+        ready = {key: kv.expanded(dtype) for key, kv in found.items()}
+        for key, kv in ready.items():
+            self.resident.put(key, pages[key].page_id, kv)
+        if device.type == "cuda":  # pages are put in place beside what is queued before them
+            torch.cuda.synchronize(device)
+        return ready
 
     def encode(self, page: Page, sight: Sight, stages: Stages) -> tuple[KVPage, bool]:
         """Compute and store one page's K/V; also whether the store had room for it."""

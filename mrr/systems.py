@@ -41,9 +41,10 @@ def cached(cache: PageCache, text: str, pages: list[Page], stages: Stages, at_on
     if not cache.scorer.image_first:
         raise InputRejected("dense + reuse needs the page first; set the order vision-first.")
     logits, n_visual, n_kept = [], [], []
+    reading = cache.scorer.read([text], stages)  # an accelerator is at it while pages are loaded
     for some in _chunks(pages, at_once):
         kv = cache.load(some, stages)
-        logits += cache.scorer.score([text], kv, stages).tolist()
+        logits += cache.scorer.score_read(reading, kv, stages).tolist()
         n_visual += [page.grid[0] * page.grid[1] for page in kv]
         n_kept += [len(page.kept) for page in kv]
     return Scored(logits, n_visual, n_kept)

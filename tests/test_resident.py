@@ -9,6 +9,7 @@ import torch
 from mrr import MiniReranker
 from mrr.model.kv import KVPage, quantize_page
 from mrr.resident import Resident, resident_for
+from mrr.types import SYSTEMS
 from tests.test_reranker import logits, pictures
 
 
@@ -77,8 +78,41 @@ def test_pages_on_the_device_are_kept_in_the_store_while_others_are_computed(
     reranker.rank("blue page")
     keys = [reranker.cache.key(page) for page in reranker.store.pages(["public"])]
     resident._drop(keys[0])
+    monkeypatch.setattr(reranker.store, "get_many", lambda keys: {})
     pinned: list[set[str]] = []
     pin = reranker.store.pinned
     monkeypatch.setattr(reranker.store, "pinned", lambda k: pinned.append(set(k)) or pin(k))
     reranker.rank("blue page")
     assert pinned == [set(keys)]
+
+
+def test_a_query_of_stored_pages_writes_nothing(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who holds the write lock elsewhere, a backup or a large add, does not hold queries up."""
+    reranker.add(pictures())
+    known = logits(reranker.rank("blue page"))
+
+    def write():
+        raise AssertionError("a transaction was begun")
+
+    monkeypatch.setattr(reranker.store._database, "write", write)
+    assert logits(reranker.rank("blue page")) == known
+    reranker.store._memory.clear()  # what is read from the disk is not written to it either
+    assert logits(reranker.rank("blue page")) == known
+
+
+def test_many_candidates_are_read_one_part_after_another_and_the_text_once(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reranker.add(pictures())
+    known = {system: logits(reranker.rank("blue page", system=system)) for system in SYSTEMS[:2]}
+    read: list[str] = []
+    for scorer in (reranker.cache.scorer, reranker.dense_cache.scorer):
+        own = scorer.read
+        monkeypatch.setattr(scorer, "read", lambda t, s, own=own: read.extend(t) or own(t, s))
+    monkeypatch.setattr("mrr.systems.PAGES_AT_ONCE", 1)
+    monkeypatch.setattr("mrr.systems.DENSE_PAGES_AT_ONCE", 1)
+    for system, before in known.items():
+        assert logits(reranker.rank("blue page", system=system)) == pytest.approx(before, abs=1e-4)
+    assert read == ["blue page"] * 2

@@ -149,9 +149,10 @@ def _take_turns(
         load = _loader(store, pages, loaded)
 
         def whole(stages: Stages) -> None:
+            reading = mini.read([query], stages)
             with stages("load"):
-                read = load()
-            mini.score([query], read, stages)
+                there = load()
+            mini.score_read(reading, there, stages)
 
         tasks: dict[str, Task] = {
             "mini": whole,
@@ -186,12 +187,15 @@ def _loader(
 
     def load() -> list[KVPage]:
         held = {} if resident is None else resident.get_many(keys)
-        missing = [key for key in keys if key not in held]
-        for key, entry in (store.get_many(missing) if missing else {}).items():
-            held[key] = unpack(entry.tensors, entry.meta, loaded.device)
+        if len(held) < len(keys):
+            missing = [key for key in keys if key not in held]
+            for key, entry in store.get_many(missing).items():
+                held[key] = unpack(entry.tensors, entry.meta, loaded.device)
+                if resident is not None:
+                    held[key] = held[key].expanded(loaded.dtype)
+                    resident.put(key, "", held[key])
             if resident is not None:
-                held[key] = held[key].expanded(loaded.dtype)
-                resident.put(key, "", held[key])
+                torch.cuda.synchronize(loaded.device)
         return [held[key] for key in keys]
 
     return load

@@ -238,24 +238,20 @@ def round_up(n: int, multiple: int) -> int:
 def beside(mark: torch.cuda.Event | None) -> Iterator[None]:
     """Work that needs nothing from after a mark in the GPU's queue goes beside what follows it.
 
-    It writes into memory that is there already, and nothing may use that, or free what it reads,
-    before `join`. Without a mark, on a CPU, one thing comes after another.
+    It writes into memory that is there already; whatever is queued later waits for it. Without a
+    mark, on a CPU, one thing comes after another.
     """
     if mark is None:
         yield
         return
     with torch.cuda.device(mark.device):
-        side = _beside(torch.cuda.current_device())
+        queue, side = torch.cuda.current_stream(), _beside(torch.cuda.current_device())
         side.wait_event(mark)
-        with torch.cuda.stream(side):
-            yield
-
-
-def join(device: torch.device) -> None:
-    """Whatever is queued from now on waits for what went beside."""
-    if device.type == "cuda":
-        queue = torch.cuda.current_stream(device)
-        queue.wait_stream(_beside(queue.device_index))
+        try:
+            with torch.cuda.stream(side):
+                yield
+        finally:
+            queue.wait_stream(side)
 
 
 @contextmanager

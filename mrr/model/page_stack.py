@@ -72,18 +72,18 @@ class PageStack:
         pages: Sequence[KVPage],
         n_suffix: int,
         hidden_cells: Tensor | None = None,
-        kv: Tensor | None = None,
+        memory: Tensor | None = None,
         into: PageStack | None = None,
     ) -> PageStack:
         """Pages for a query of n_suffix tokens.
 
-        hidden_cells: see `page_mask`. kv: the pages side by side, where they are already. into: an
-        earlier one of these shapes, whose mask and turns are overwritten.
+        hidden_cells: see `page_mask`. memory: a `kv` of this shape to overwrite. into: an earlier
+        one of these shapes, overwritten as a whole.
         """
         n_head, n_pages = instruction.n_tokens, len(pages)
         lengths = [page.n_tokens for page in pages]
-        if kv is None:
-            kv = stack(instruction, pages, width(n_head + max(lengths) + n_suffix))
+        n_columns = width(n_head + max(lengths) + n_suffix)
+        kv = stack(instruction, pages, n_columns, memory if into is None else into.kv)
         # All that the GPU has to be told, in one go: columns that are seen, and positions.
         starts = np.array([page.next_position for page in pages])
         positions = np.add.outer(starts, np.arange(n_suffix)).ravel()
@@ -92,7 +92,7 @@ class PageStack:
         mask = page_mask(
             n_head,
             there[:n_pages],
-            kv.shape[4],
+            n_columns,
             n_suffix,
             loaded.n_sharing,
             kv,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import dataclass
 from importlib.metadata import version
 from weakref import WeakValueDictionary
 
@@ -17,12 +17,12 @@ from mrr.config import RerankConfig, digest
 from mrr.errors import InvalidConfig, NotFinite
 from mrr.model.band import Suffix, before_band, run_band, run_before_band
 from mrr.model.dense import run_original
-from mrr.model.graphs import Graphs, Inputs, beside, join, put, round_up
+from mrr.model.graphs import Graphs, Inputs, beside, put
 from mrr.model.head import RelevanceHead
 from mrr.model.joint import run_joint
 from mrr.model.kv import KVPage
 from mrr.model.load import MAX_VISUAL_TOKENS, LoadedModel
-from mrr.model.page_stack import PageStack, stack, width
+from mrr.model.page_stack import PageStack, width
 from mrr.model.prefix import InstructionKV, encode_instruction, encode_page
 from mrr.model.prompt import Order, Prompt, PromptEncoder
 from mrr.model.vision import Pixels, Sight, preprocess
@@ -33,9 +33,18 @@ FORMAT = 3
 # Pages' columns in one batch: bounds masks, and on a GPU the K/V side by side (2 GB for the band
 # of a 2B model in bfloat16).
 _MAX_BATCH_COLUMNS = 65_536
-# A text's tokens are guessed from its bytes, and columns kept free for a multiple of so many.
-_BYTES_OF_A_TOKEN, _ROOM = 3, 32
 _serials = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Texts that have been read as far as the band.
+
+    mark: on a GPU, a mark from before that, when nothing was queued that makes pages or reads them.
+    """
+
+    suffix: Suffix
+    mark: torch.cuda.Event | None
 
 
 class Scorer:
@@ -132,89 +141,44 @@ class Scorer:
 
     def score(self, texts: Sequence[str], pages: Sequence[KVPage], stages: Stages) -> np.ndarray:
         """Logits (N,) float32 of one text against N pages, or of N texts against one page."""
-        if self.graphs is not None and len(texts) == 1:
-            try:
-                return self._score_by_graphs(self.graphs, texts[0], pages, stages)
-            except BaseException:
-                join(self.loaded.device)
-                raise
-        instruction = self.instruction()
-        with stages("query"):
-            ids = [self.prompt(t, 1).suffix for t in texts]
-            suffix = run_before_band(self.loaded, self.config, ids)
-        if len(texts) > 1:
-            pages = list(pages) * len(texts)
-        logits = np.empty(len(pages), dtype=np.float32)
-        for batch, _ in self._batches(pages, suffix.hidden.shape[1]):
-            part = suffix if len(texts) == 1 else suffix.select(batch)
-            with stages("band"):
-                some = [pages[i] for i in batch]
-                hidden = run_band(self.loaded, self.config, part, instruction, some)
-            with stages("head"):
-                logits[batch] = self._read(self.head.logits(hidden))
-        return logits
+        return self.score_read(self.read(texts, stages), pages, stages)
 
-    @torch.inference_mode()
-    def _score_by_graphs(
-        self, graphs: Graphs, text: str, pages: Sequence[KVPage], stages: Stages
-    ) -> np.ndarray:
-        """The same for one text, where shapes that have one are CUDA graphs.
-
-        The first pages are put in place while the text is read, for as many tokens as it looks
-        like: the GPU would only wait.
-        """
+    def read(self, texts: Sequence[str], stages: Stages) -> Reading:
+        """Texts as far as the band, which is the same whatever the pages."""
         self.instruction()
-        logits = np.empty(len(pages), dtype=np.float32)
-        with stages("query") as since:
-            room = round_up(self._n_fixed + len(text.encode()) // _BYTES_OF_A_TOKEN, _ROOM)
-            batches = self._batches(pages, room)
-            kv = self._in_place(pages, *batches[0], since)
-            ids = self.prompt(text, 1).suffix
-            if len(ids) > room:
-                batches = self._batches(pages, round_up(len(ids), _ROOM))
-                kv = self._in_place(pages, *batches[0], since)
-            hidden = self._captured_query(graphs, ids)
-        for batch, n_columns in batches:
-            with stages("band") as now:  # it ends with the logits
-                if batch is not batches[0][0]:
-                    since = now
-                    kv = self._in_place(pages, batch, n_columns, since)
-                read = self._captured_band(graphs, hidden, [pages[i] for i in batch], kv, since)
-            with stages("head"):
-                logits[batch] = self._read(read)
-        return logits
+        with stages("query") as mark:
+            ids = [self.prompt(t, 1).suffix for t in texts]
+            if self.graphs is None or len(texts) > 1:
+                return Reading(run_before_band(self.loaded, self.config, ids), mark)
+            hidden = self._captured_query(self.graphs, ids[0])
+            return Reading(Suffix(hidden, torch.tensor([len(ids[0]) - 1])), mark)
 
-    @cached_property
-    def _n_fixed(self) -> int:
-        """Tokens of a second segment that are not the text's own."""
-        return len(self.prompt("", 1).suffix)
+    def score_read(self, reading: Reading, pages: Sequence[KVPage], stages: Stages) -> np.ndarray:
+        """`score` of texts that were read.
 
-    def _batches(self, pages: Sequence[KVPage], n_suffix: int) -> list[tuple[list[int], int]]:
-        """Which pages go together, in how many columns each."""
-        n_text = self.instruction().n_tokens + n_suffix
-        lengths = [page.n_tokens for page in pages]
-        columns = {length: width(n_text + length) for length in set(lengths)}
-        together = batches([columns[length] for length in lengths], _MAX_BATCH_COLUMNS)
-        return [(batch, columns[lengths[batch[0]]]) for batch in together]
-
-    def _in_place(
-        self,
-        pages: Sequence[KVPage],
-        batch: Sequence[int],
-        n_columns: int,
-        since: torch.cuda.Event | None,
-    ) -> Tensor:
-        """`stack` of some of the pages, in the memory that graphs of this shape read; see `join`.
-
-        since: a mark after which nothing was queued that makes the pages or reads that memory.
+        On a GPU nothing that makes the pages may have been queued since, and not be done.
         """
-        some, key = [pages[i] for i in batch], (len(batch), n_columns)
-        held = self._stacks.get(key)
-        if held is None:
-            held = self._stacks[key] = stack(self.instruction(), some, n_columns)
-            return held
-        with beside(since):
-            return stack(self.instruction(), some, n_columns, held)
+        instruction, suffix = self.instruction(), reading.suffix
+        n_texts, n, _ = suffix.hidden.shape
+        graphs = self.graphs if n_texts == 1 else None
+        if n_texts > 1:
+            pages = list(pages) * n_texts
+        logits = np.empty(len(pages), dtype=np.float32)
+        lengths = [page.n_tokens for page in pages]
+        columns = {length: width(instruction.n_tokens + length + n) for length in set(lengths)}
+        for batch in batches([columns[length] for length in lengths], _MAX_BATCH_COLUMNS):
+            some = [pages[i] for i in batch]
+            with stages("band"):
+                if graphs is not None:  # its graph ends with the logits
+                    there = self._captured_band(graphs, reading, some)
+                else:
+                    part = suffix if n_texts == 1 else suffix.select(batch)
+                    hidden = run_band(self.loaded, self.config, part, instruction, some)
+            with stages("head"):
+                if graphs is None:
+                    there = self.head.logits(hidden)
+                logits[batch] = self._read(there)
+        return logits
 
     def _captured_query(self, graphs: Graphs, ids: list[int]) -> Tensor:
         """`before_band` for one text: (1, n, d)."""
@@ -225,33 +189,26 @@ class Scorer:
 
         return graphs.run((self._serial, "query", len(ids)), self.query_pass, write)
 
-    def _captured_band(
-        self,
-        graphs: Graphs,
-        hidden: Tensor,
-        pages: Sequence[KVPage],
-        kv: Tensor,
-        since: torch.cuda.Event | None,
-    ) -> Tensor:
-        """Logits (N,) of one text's hidden states (1, n, d) against pages that are `_in_place`."""
-        instruction, n = self.instruction(), hidden.shape[1]
+    def _captured_band(self, graphs: Graphs, reading: Reading, pages: Sequence[KVPage]) -> Tensor:
+        """Logits (N,) of one text; pages are put in place beside its pass through the layers."""
+        loaded, instruction, hidden = self.loaded, self.instruction(), reading.suffix.hidden
+        n = hidden.shape[1]
+        longest = max(page.n_tokens for page in pages)
+        shape = len(pages), width(instruction.n_tokens + longest + n)
 
         def write(into: Inputs | None) -> Inputs:
             if into is None:
-                join(kv.device)
-                ready = PageStack.of(self.loaded, instruction, pages, n, kv=kv)
+                ready = PageStack.of(loaded, instruction, pages, n, memory=self._stacks.get(shape))
+                self._stacks[shape] = ready.kv
                 return hidden.clone(), *ready.tensors
             own, *there = into
-            assert there[0] is kv  # or the graph would read other pages
-            with beside(since):
-                PageStack.of(self.loaded, instruction, pages, n, kv=kv, into=PageStack(*there))
+            with beside(reading.mark):
+                PageStack.of(loaded, instruction, pages, n, into=PageStack(*there))
             own.copy_(hidden)
-            join(kv.device)
             return into
 
         # Instruction, band and head are this object's.
-        key = (self._serial, "band", len(pages), kv.shape[4], n)
-        return graphs.run(key, self.band_pass, write)
+        return graphs.run((self._serial, "band", *shape, n), self.band_pass, write)
 
     def query_pass(self, ids: Tensor) -> Tensor:
         """Ids (1, n) to hidden states before the band (1, n, d), by the GPU alone."""

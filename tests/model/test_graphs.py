@@ -17,7 +17,7 @@ import torch
 
 from mrr.measure.bare import bare_band
 from mrr.model import graphs
-from mrr.model.graphs import Graph, Graphs, beside, graphs_for, join, round_up
+from mrr.model.graphs import Graph, Graphs, beside, graphs_for, round_up
 from mrr.model.load import LoadedModel, load_model
 from mrr.model.page_stack import PageStack
 from tests.model.helpers import DENSE, SIZES, SPARSE, STAGES, Launches, case, scorer
@@ -137,21 +137,6 @@ def test_memory_that_graphs_share_goes_with_the_last_of_them(qwen3: LoadedModel,
     stand_in.made.clear()
     s.graphs = held()
     assert not s._stacks
-
-
-@pytest.mark.parametrize("query", ["a " * 70, "é" * 9, ""])
-def test_a_query_that_is_longer_than_it_looks_or_empty_finds_its_pages(
-    qwen3: LoadedModel, stand_in, monkeypatch, query
-) -> None:
-    """Room is made for as many tokens as the text looks like, here none."""
-    monkeypatch.setattr("mrr.model.scorer._BYTES_OF_A_TOKEN", 10**6)
-    monkeypatch.setattr("mrr.model.scorer._ROOM", 1)
-    s = scorer(qwen3, SPARSE)
-    s.graphs = held()
-    for pages in (pages_of(s), pages_of(s, (3, 0, 2, 2))) * 2:
-        logits = s.score([query], pages, STAGES)
-        assert np.abs(logits - plain(s, query, pages)).max() < 1e-4
-    assert stand_in.made
 
 
 def test_candidates_of_several_batches_each_find_their_pages(
@@ -415,7 +400,6 @@ def test_what_is_done_beside_a_queue_waits_for_what_came_before_it_and_is_waited
         meanwhile = large @ large
         with beside(mark):
             into.copy_(source)
-        join(device)
         assert into.sum().item() == 4096 and meanwhile.isfinite().all()
 
 
