@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForCondi
 from transformers.initialization import no_init_weights
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from mrr.model.fused import fuse
 from mrr.model.load import LoadedModel, ready
 from mrr.model.prompt import EMBEDDER_PROMPT, MONOQWEN, QWEN_RERANKER
 
@@ -93,6 +94,7 @@ def random_model(dims: str, device: torch.device, dtype: torch.dtype, seed: int 
     with no_init_weights():
         model = Qwen3VLForConditionalGeneration._from_config(config, dtype=dtype)
     model = ready(model.to(device))
+    fuse(model)
     generator = torch.Generator(device).manual_seed(seed)
     for name, weight in model.named_parameters():
         if "norm" in name and not name.endswith("bias"):

@@ -18,8 +18,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrr.model.layers import KVSource, Recorder, attention_forward
+from mrr.errors import ParityError
+from mrr.model.layers import KVSource, Recorder, attention_forward, run_layers
 from mrr.model.rotary import CosSin, rotate
+
+# How far a layer may be from transformers', relative to its largest number: rounding, and no more.
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
+_PROBE_TOKENS = 4
+
+
+def fuse_checked(model: Any, name: str) -> None:
+    """`fuse` a checkpoint, whose first layer and last norm are asked before and after.
+
+    Where the engine is compared with the stock forward pass both have these layers. Raises
+    ParityError if they compute something else than transformers' do.
+    """
+    lm = model.model.language_model
+    before = _probe(lm)
+    fuse(model)
+    error = float((_probe(lm) - before).abs().max() / before.abs().max())
+    if error > _TOLERANCE[before.dtype]:
+        raise ParityError(
+            f"{name}: a fused layer differs from transformers' by {error:.2g} (allowed "
+            f"{_TOLERANCE[before.dtype]:.0e}). Its scores could not be trusted; check the "
+            "transformers version against requirements.txt."
+        )
+
+
+@torch.inference_mode()
+def _probe(lm: Any) -> Tensor:
+    """Noise through the first layer, and from there through the last norm: (2, n, d)."""
+    like = lm.embed_tokens.weight
+    noise = torch.randn(1, _PROBE_TOKENS, like.shape[1], generator=torch.Generator().manual_seed(0))
+    hidden = noise.to(like.device, like.dtype)
+    positions = torch.arange(_PROBE_TOKENS, device=like.device).expand(3, 1, -1)
+    out = run_layers(lm, hidden, lm.rotary_emb(hidden, positions), range(1))
+    return torch.cat([out, lm.norm(out)])
 
 
 def fuse(model: nn.Module) -> None:

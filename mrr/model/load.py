@@ -28,7 +28,7 @@ from mrr.model.checkpoint import (
     read_json,
     read_trained,
 )
-from mrr.model.fused import fuse
+from mrr.model.fused import fuse_checked
 from mrr.model.layers import ATTENTION
 
 MAX_VISUAL_TOKENS = 1800
@@ -166,7 +166,9 @@ def _load(
     model = _stock_model(base, config, dtype, head)
     if adapter.exists():
         model = merge_adapter(model, folder)
-    model = ready(model.to(device), fused)
+    model = ready(model.to(device))
+    if fused:
+        fuse_checked(model, name)
     check_rotary(model)
     return LoadedModel(
         name=name,
@@ -178,11 +180,9 @@ def _load(
     )
 
 
-def ready(model: Any, fused: bool = True) -> Any:
-    """A stock model with what the layer loop needs of it: our attention, and norms fused or not."""
+def ready(model: Any) -> Any:
+    """A stock model with what the layer loop needs of it: our attention."""
     model.set_attn_implementation({"text_config": ATTENTION, "vision_config": "sdpa"})
-    if fused:
-        fuse(model)
     return model.eval().requires_grad_(False)
 
 

@@ -12,6 +12,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRMSNorm
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextRMSNorm
 
+from mrr.errors import ParityError
 from mrr.model.fused import FusedAttention, FusedMLP, fuse
 from mrr.model.layers import causal_mask, run_layers
 from mrr.model.load import LoadedModel, load_model
@@ -58,6 +59,25 @@ def test_the_layers_give_what_transformers_layers_give(
     expected = states(stock, kind)
     assert (states(loaded, kind) - expected).abs().max() < 1e-5 * expected.abs().max()
     assert not torch.equal(states(loaded, "causal"), states(loaded, "masked"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [(FusedAttention, "_values"), (FusedAttention, "_turned"), (FusedMLP, "forward")],
+)
+def test_a_layer_that_was_fused_wrongly_is_found_when_it_is_loaded(
+    checkpoints: dict[str, Path], monkeypatch, part: type, name: str, dtype: torch.dtype
+) -> None:
+    load_model(checkpoints["qwen3_vl"], device=DEVICE, dtype=dtype)
+    right = getattr(part, name)
+
+    def wrong(self, x, *args, **kwargs):
+        return right(self, x.flip(-1), *args, **kwargs)
+
+    monkeypatch.setattr(part, name, wrong)
+    with pytest.raises(ParityError, match="fused layer differs"):
+        load_model(checkpoints["qwen3_vl"], device=DEVICE, dtype=dtype)
 
 
 @torch.inference_mode()
