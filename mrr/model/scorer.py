@@ -33,6 +33,8 @@ FORMAT = 3
 # Pages' columns in one batch: bounds masks, and on a GPU the K/V side by side (2 GB for the band
 # of a 2B model in bfloat16).
 _MAX_BATCH_COLUMNS = 65_536
+# What torch joins is counted in 32 bits, or it is copied piece by piece.
+_MAX_NUMBERS = 2**31 - 1
 _serials = itertools.count()
 
 
@@ -166,7 +168,9 @@ class Scorer:
         logits = np.empty(len(pages), dtype=np.float32)
         lengths = [page.n_tokens for page in pages]
         columns = {length: width(instruction.n_tokens + length + n) for length in set(lengths)}
-        for batch in batches([columns[length] for length in lengths], _MAX_BATCH_COLUMNS):
+        per_column = instruction.both[:, :, 0].numel()
+        most = min(_MAX_BATCH_COLUMNS, _MAX_NUMBERS // per_column)
+        for batch in batches([columns[length] for length in lengths], most):
             some = [pages[i] for i in batch]
             with stages("band"):
                 if graphs is not None:  # its graph ends with the logits

@@ -139,18 +139,21 @@ def test_memory_that_graphs_share_goes_with_the_last_of_them(qwen3: LoadedModel,
     assert not s._stacks
 
 
+@pytest.mark.parametrize("limit", ["_MAX_BATCH_COLUMNS", "_MAX_NUMBERS"])
 def test_candidates_of_several_batches_each_find_their_pages(
-    qwen3: LoadedModel, stand_in, monkeypatch
+    qwen3: LoadedModel, stand_in, monkeypatch, limit: str
 ) -> None:
     s = scorer(qwen3, EXIT)
     s.graphs = held()
     some = pages_of(s) * 2
     expected = plain(s, QUERIES[0], some)
-    monkeypatch.setattr("mrr.model.scorer._MAX_BATCH_COLUMNS", 300)
+    n = 300 * (s.instruction().both[:, :, 0].numel() if limit == "_MAX_NUMBERS" else 1)
+    monkeypatch.setattr(f"mrr.model.scorer.{limit}", n)
     for order in ([0, 1, 2, 3, 4, 5, 6, 7], [3, 1, 0, 2, 7, 5, 4, 6]) * 2:
         logits = s.score([QUERIES[0]], [some[i] for i in order], STAGES)
         assert np.abs(logits - expected[order]).max() < 1e-4
-    assert any(len(graph.inputs) > 1 and len(graph.inputs[0]) < 8 for graph in stand_in.made)
+    bands = [graph for graph in stand_in.made if len(graph.inputs) > 1]
+    assert bands and all(len(graph.inputs[2]) < 8 for graph in bands)
 
 
 def test_pages_of_another_width_have_a_graph_of_their_own(qwen3: LoadedModel, stand_in) -> None:
