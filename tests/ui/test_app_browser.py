@@ -62,6 +62,27 @@ def test_a_click_on_a_sample_gives_a_full_ranking_with_reasons(tab: Page) -> Non
     expect(tab.locator("#gallery")).to_be_hidden()
 
 
+def test_a_reload_the_way_back_and_a_link_ask_the_query_again(
+    tab: Page, visit: Callable[..., Page], running: Running
+) -> None:
+    first, second = "harbour & tram #1", SAMPLES[1]
+    for query, address in ((first, "#q=harbour+%26+tram+%231"), (second, "#q=tram+timetable")):
+        rank(tab, query)
+        expect(tab).to_have_url(re.compile(re.escape(address) + "$"))
+    tab.go_back()
+    expect(tab.locator("#summary")).to_contain_text(first)
+    expect(tab.locator("#query textarea")).to_have_value(first)
+    tab.go_forward()
+    expect(tab.locator("#summary")).to_contain_text(second)
+    tab.reload()
+    expect(tab.locator("#summary")).to_contain_text(second)
+    expect(tab.locator("#hits li")).to_have_count(N_PAGES)
+    other = visit()
+    other.goto("about:blank")
+    other.goto(tab.url)
+    expect(other.locator("#summary")).to_contain_text(second)
+
+
 def test_the_selection_follows_keys_and_drives_every_view(tab: Page) -> None:
     rank(tab)
     traced(tab)

@@ -23,6 +23,18 @@
   };
   const messages = document.querySelector(".toast-wrap");
   if (messages) new MutationObserver(once).observe(messages, { childList: true, subtree: true });
+  // A link, a reload and the way back ask what the address says; see `_TO_RESULTS` of ui/layout.py.
+  const ask = () => {
+    const asked = new URLSearchParams(location.hash.slice(1)).get("q");
+    const box = document.querySelector("#query textarea");
+    if (!asked || !box || box.value === asked) return;
+    box.value = asked;
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+    // Gradio hears of the words a moment later than the page.
+    setTimeout(() => document.getElementById("rank")?.click(), 100);
+  };
+  addEventListener("popstate", ask);
+  ask();
   // Plotly measures its room when the window changes, not when the side bar opens beside it.
   const page = document.querySelector(".gradio-container .tabs");
   let width = page?.offsetWidth, waiting = null;
