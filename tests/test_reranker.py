@@ -22,6 +22,7 @@ from mrr.config import Limits, RerankConfig
 from mrr.errors import Closed, InputRejected, InvalidConfig, NotFinite, ParityError
 from mrr.model.fused import FusedAttention
 from mrr.systems import Scored
+from mrr.timing import Stages
 from mrr.types import SYSTEMS, AddedPage, Page, PageImage
 from tests.tiny import DEVICE, picture
 
@@ -251,6 +252,20 @@ def test_another_configuration_has_the_checkpoints_own_band_as_well(
 ) -> None:
     config = reranker.with_config(RerankConfig(keep_ratio=0.25)).config
     assert (config.band, config.exit_layer, config.keep_ratio) == ((2, 4), 4, 0.25)
+
+
+def test_of_too_many_configurations_the_one_asked_for_longest_ago_is_dropped(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twin(seed: int) -> MiniReranker:
+        return reranker.with_config(replace(reranker.config, seed=seed))
+
+    monkeypatch.setattr("mrr.reranker._MAX_TWINS", 3)
+    made = [twin(seed) for seed in (1, 2, 3)]
+    assert twin(1) is made[0]
+    latest = twin(4)
+    assert twin(4) is latest and twin(3) is made[2] and twin(1) is made[0]
+    assert twin(2) is not made[1]
 
 
 def test_dense_reuse_equals_original_and_mini_without_its_parts_equals_both(
@@ -522,6 +537,20 @@ def test_random_pruning_keeps_other_tokens_of_another_page(reranker: MiniReranke
     assert kept[0].shape == kept[1].shape and (kept[0] != kept[1]).any()
 
 
+def test_random_pruning_keeps_the_same_tokens_of_a_page_wherever_it_is_encoded(
+    reranker: MiniReranker, pair, tmp_path: Path
+) -> None:
+    fresh = reopen(pair, tmp_path, store=tmp_path / "other")
+    kept = []
+    for engine, before in ((reranker, []), (fresh, pictures()[2:4])):
+        drawn = engine.with_config(replace(engine.config, pruner="random"))
+        drawn.add(before)
+        pages = [done.page for done in drawn.add(pictures()[:2]).pages]
+        kept.append([kv.kept.tolist() for kv in drawn.cache.load(pages, Stages(drawn.device))])
+    assert kept[0] == kept[1]
+    fresh.close()
+
+
 def test_an_embedder_that_gives_no_finite_vector_stores_nothing(
     reranker: MiniReranker, monkeypatch
 ) -> None:
@@ -660,6 +689,17 @@ def test_the_stages_of_original_come_in_the_order_they_run(reranker: MiniReranke
     assert stages == ["retrieve", "decode", "preprocess", "vision", "layers", "head"]
 
 
+def test_original_says_that_it_reads_every_token_whatever_the_keep_ratio(
+    reranker: MiniReranker,
+) -> None:
+    added = {p.page.page_id: p for p in reranker.add(pictures()).pages}
+    for system, share in (("mini", 0.5), ("original", 1.0), ("dense-reuse", 1.0)):
+        for hit in reranker.rank("blue page", system=system):
+            rows, columns = added[hit.page.page_id].grid
+            assert hit.n_visual_tokens == rows * columns
+            assert hit.n_kept_tokens == round(share * rows * columns)
+
+
 def test_a_bad_file_among_good_ones_loses_nothing(reranker: MiniReranker, tmp_path: Path) -> None:
     (tmp_path / "good.png").write_bytes(png(picture(0)))
     (tmp_path / "bad.png").write_bytes(b"this is no picture")
@@ -708,6 +748,62 @@ def test_the_self_check_refuses_an_engine_that_differs(pair, tmp_path: Path, mon
         MiniReranker.from_pretrained(
             pair[0], store=tmp_path / "s", device=DEVICE, dtype=torch.float32
         )
+
+
+def test_the_self_check_sees_what_only_pages_of_different_sizes_in_one_batch_suffer(
+    pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mrr.model.page_stack import page_mask
+
+    def shows_padding(n_head, n_seen, n_columns, n_suffix, *others):
+        n_seen = torch.full_like(n_seen, n_seen.max())
+        return page_mask(n_head, n_seen, n_columns, n_suffix, *others)
+
+    for module in ("page_attention", "page_stack"):
+        monkeypatch.setattr(f"mrr.model.{module}.page_mask", shows_padding)
+    with pytest.raises(ParityError, match="differs"):
+        MiniReranker.from_pretrained(
+            pair[0], store=tmp_path / "s", device=DEVICE, dtype=torch.float32
+        )
+
+
+def test_two_queries_at_once_take_turns_at_the_models(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reranker.add(pictures()[:2])
+    engines = (reranker, reranker.with_config(replace(reranker.config, exit_layer=5)))
+    for engine in engines:
+        engine.rank("blue page")
+    running, start = threading.Lock(), threading.Barrier(2)
+    alone: list[bool] = []
+
+    def watched(run):
+        def watch(*given):
+            alone.append(running.acquire(blocking=False))
+            time.sleep(0.05)
+            try:
+                return run(*given)
+            finally:
+                if alone[-1]:
+                    running.release()
+
+        return watch
+
+    def ask(engine: MiniReranker) -> None:
+        start.wait()
+        engine.rank("blue page")
+
+    for owner, name in (
+        (reranker.embedder, "similarity"),
+        *((engine.cache.scorer, name) for engine in engines for name in ("read", "score_read")),
+    ):
+        monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
+    threads = [threading.Thread(target=ask, args=(engine,)) for engine in engines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert alone == [True] * 6
 
 
 def test_several_threads_get_the_same_answers(reranker: MiniReranker) -> None:

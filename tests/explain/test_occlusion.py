@@ -14,7 +14,7 @@ from mrr.errors import InvalidConfig
 from mrr.explain.occlusion import block_ids, hidden_logits, occlude, top_cells
 from mrr.explain.verdict import occlusion_verdict
 from mrr.types import Occlusion
-from tests.model.helpers import PRUNED, QUERY, SPARSE, STAGES, case, scorer, stock_logit
+from tests.model.helpers import DENSE, PRUNED, QUERY, SPARSE, STAGES, case, scorer, stock_logit
 from tests.tiny import picture
 
 MINI = replace(SPARSE, pruner="random", keep_ratio=0.5, kv_dtype="fp32")
@@ -101,6 +101,31 @@ def test_top_and_random_sets_hide_equally_many_cells(qwen3, monkeypatch):
     assert [*sizes[1:6], sizes[-1]] == [result.n_top] * 6
     assert set(result.top_deltas) == {"attention", "occlusion"}
     assert result.random_deltas.shape == (4,)
+
+
+def test_random_sets_hide_whole_blocks_of_the_page_as_top_sets_do(qwen3, monkeypatch):
+    from mrr.explain import occlusion as module
+
+    sets: list[np.ndarray] = []
+    original = module.hidden_logits
+
+    def noting(s, text, page, hidden, *rest):
+        sets.extend(hidden)
+        return original(s, text, page, hidden, *rest)
+
+    monkeypatch.setattr(module, "hidden_logits", noting)
+    s = scorer(qwen3, DENSE)
+    page = case(s, picture(3, (320, 192))).page
+    rows, columns = page.grid
+    assert (rows, columns, len(page.kept)) == (6, 10, 60)
+    ranking = np.random.default_rng(0).random(page.grid)
+    result = occlude(s, QUERY, page, {"attention": ranking}, n_random=8)
+    assert result.n_top == 6
+    top, *randoms = sets[1:10]
+    for hidden in (top, *randoms):
+        squares = hidden.reshape(rows // 2, 2, columns // 2, 2).sum(axis=(1, 3))
+        assert sorted(squares[squares > 0]) == [2, 4]
+    assert len({hidden.tobytes() for hidden in randoms}) > 4
 
 
 def test_a_top_set_is_what_hiding_those_very_cells_does(qwen3):

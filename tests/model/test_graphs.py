@@ -254,6 +254,21 @@ def test_a_graph_that_works_in_more_memory_than_there_is_room_for_is_not_kept(
     assert len(stand_in.made) == 2 and len(graphs_) == 1
 
 
+@pytest.mark.parametrize("work", [(0, 94), (94, 0), (47, 47)])
+def test_room_is_made_for_what_graphs_themselves_work_in(
+    stand_in, monkeypatch, work: tuple[int, int]
+) -> None:
+    graphs_ = held(max_bytes=100)
+    for key, works_in in zip("ab", work, strict=True):
+        monkeypatch.setattr(stand_in, "works_in", works_in)
+        for _ in range(2):
+            add(graphs_, key, 1)
+    assert len(stand_in.made) == 2 and len(graphs_) == 1
+    for key, n_replays in (("a", 0), ("b", 1)):
+        assert add(graphs_, key, 4) == 5
+        assert graphs_.n_replays == n_replays
+
+
 def test_where_memory_is_short_graphs_give_theirs_back_and_may_come_again(
     stand_in, monkeypatch
 ) -> None:

@@ -276,6 +276,33 @@ def test_a_lora_adapter_is_merged_into_its_base(tmp_path, checkpoints, old: bool
     assert "lora" not in "".join(name for name, _ in merged.model.named_modules())
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("adapter_config.json", {"lora_alpha": 99}),
+        ("mini_reranker.json", {"keep_ratio": 0.25}),
+    ],
+)
+def test_what_an_adapter_says_beside_its_weights_changes_the_digest(
+    file, change, tmp_path, checkpoints
+) -> None:
+    save_adapter(tmp_path, checkpoints["qwen3_vl"])
+    (tmp_path / "mini_reranker.json").write_text('{"keep_ratio": 0.5}')
+    before = load_model(tmp_path, device=DEVICE).digest
+    assert load_model(tmp_path, device=DEVICE).digest == before
+    described = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps(described | change))
+    assert load_model(tmp_path, device=DEVICE).digest != before
+
+
+def test_another_base_in_the_same_place_changes_an_adapters_digest(tmp_path) -> None:
+    base, adapter = save_checkpoint(tmp_path / "base"), tmp_path / "adapter"
+    save_adapter(adapter, base)
+    before = load_model(adapter, device=DEVICE).digest
+    save_checkpoint(base, seed=1)
+    assert load_model(adapter, device=DEVICE).digest != before
+
+
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_vl"])
 def test_an_adapter_of_the_tower_is_merged_too(tmp_path, checkpoints, family, old: bool) -> None:

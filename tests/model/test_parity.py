@@ -16,6 +16,8 @@ import torch
 from mrr.model.band import run_band, run_before_band
 from mrr.model.joint import run_joint
 from mrr.model.load import LoadedModel, load_model
+from mrr.model.prompt import QWEN_RERANKER, PromptEncoder
+from mrr.model.scorer import Scorer
 from tests.model.helpers import (
     DENSE,
     PRUNED,
@@ -150,9 +152,6 @@ def test_query_first_with_a_band_equals_the_stock_forward_under_a_mask(loaded: L
 
 
 def test_many_texts_for_one_picture_score_as_each_does_alone(loaded: LoadedModel) -> None:
-    from mrr.model.prompt import QWEN_RERANKER, PromptEncoder
-    from mrr.model.scorer import Scorer
-
     texts = ["a", "a much longer candidate text than the first", "blue page"]
     for config in (DENSE, SPARSE):
         encoder = PromptEncoder(loaded.tokenizer, QWEN_RERANKER)
@@ -163,6 +162,30 @@ def test_many_texts_for_one_picture_score_as_each_does_alone(loaded: LoadedModel
         stock = [stock_logit(loaded, s, case(s, picture(3), t), {}) for t in texts]
         if config is DENSE:
             assert_close(batch, stock)
+
+
+def test_many_texts_in_several_batches_score_as_each_does_alone(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["a", "a much longer candidate text than the first", "blue page", "x", "a red page"]
+    for config in (DENSE, SPARSE):
+        encoder = PromptEncoder(loaded.tokenizer, QWEN_RERANKER)
+        s = Scorer(loaded, encoder, config, image_is="query")
+        page = case(s, picture(3)).page
+        alone = [s.score([text], [page], STAGES)[0] for text in texts]
+        sizes: list[int] = []
+
+        def counted(*given, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(len(given[-1]))
+            return run_band(*given)
+
+        with monkeypatch.context() as patched:
+            patched.setattr("mrr.model.scorer.run_band", counted)
+            patched.setattr("mrr.model.scorer._MAX_BATCH_COLUMNS", 384)
+            batched = s.score(texts, [page], STAGES)
+        assert len(sizes) > 1 and max(sizes) > 1 and sum(sizes) == len(texts)
+        assert_close(batched, alone)
+        assert np.ptp(alone) > 100 * TOLERANCE
 
 
 def test_the_traced_pass_gives_the_logits_of_the_fast_pass(loaded: LoadedModel) -> None:
@@ -249,3 +272,14 @@ def test_half_precision_agrees_with_itself_between_cached_and_stock(
         cached = s.score([QUERY], [c.page], STAGES)[0]
         stock = s.score_original([QUERY], [c.pixels], STAGES)[0]
         assert abs(cached - stock) < tolerance * max(1.0, abs(stock))
+
+
+def test_yes_and_no_are_subtracted_without_rounding_in_half_precision(checkpoints) -> None:
+    loaded = load_model(checkpoints["qwen3_vl"], device=DEVICE, dtype=torch.bfloat16)
+    s, rows = scorer(loaded, DENSE), loaded.model.lm_head.weight
+    yes, no = rows[s.encoder.positive_id], rows[s.encoder.negative_id]
+    units = torch.eye(len(yes), dtype=torch.bfloat16, device=loaded.device)
+    direction = s.head.normed_logits(units)
+    assert direction.dtype == torch.float32
+    assert torch.equal(direction, yes.float() - no.float())
+    assert not torch.equal(direction, (yes - no).float())

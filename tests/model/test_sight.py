@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mrr import MiniReranker
-from mrr.model.load import LoadedModel
+from mrr.model.load import LoadedModel, load_model, share_tower
 from tests.tiny import DEVICE, picture, save_checkpoint
 
 
@@ -93,3 +95,18 @@ def test_towers_that_differ_stay_apart(pair: tuple[Path, Path], tmp_path: Path) 
         with passes(engine.loaded) as counted:
             engine.add([picture(1)])
         assert len(counted) == 1
+
+
+@pytest.mark.parametrize("mean", [[0.5, 0.5, 0.5], [0.1, 0.2, 0.3]])
+def test_equal_towers_that_see_other_pixels_of_a_page_stay_apart(
+    pair: tuple[Path, Path], tmp_path: Path, mean: list[float]
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(pair[1], folder)
+    file = folder / "preprocessor_config.json"
+    described = json.loads(file.read_text())
+    is_same = described["image_mean"] == mean
+    file.write_text(json.dumps(described | {"image_mean": mean}))
+    one, other = (load_model(path, device=DEVICE) for path in (pair[0], folder))
+    share_tower(one, other)
+    assert (other.tower is one.tower) is is_same

@@ -62,9 +62,7 @@ def test_a_click_on_a_sample_gives_a_full_ranking_with_reasons(tab: Page) -> Non
     expect(tab.locator("#gallery")).to_be_hidden()
 
 
-def test_a_reload_the_way_back_and_a_link_ask_the_query_again(
-    tab: Page, visit: Callable[..., Page], running: Running
-) -> None:
+def test_a_reload_the_way_back_and_a_link_ask_the_query_again(tab: Page) -> None:
     first, second = "harbour & tram #1", SAMPLES[1]
     for query, address in ((first, "#q=harbour+%26+tram+%231"), (second, "#q=tram+timetable")):
         rank(tab, query)
@@ -74,13 +72,12 @@ def test_a_reload_the_way_back_and_a_link_ask_the_query_again(
     expect(tab.locator("#query textarea")).to_have_value(first)
     tab.go_forward()
     expect(tab.locator("#summary")).to_contain_text(second)
-    tab.reload()
-    expect(tab.locator("#summary")).to_contain_text(second)
-    expect(tab.locator("#hits li")).to_have_count(N_PAGES)
-    other = visit()
-    other.goto("about:blank")
-    other.goto(tab.url)
-    expect(other.locator("#summary")).to_contain_text(second)
+    link = tab.context.new_page()  # in which nobody minds that a reload breaks Gradio's stream off
+    link.goto(tab.url)
+    for _ in range(2):
+        expect(link.locator("#summary")).to_contain_text(second)
+        expect(link.locator("#hits li")).to_have_count(N_PAGES)
+        link.reload()
 
 
 def test_the_selection_follows_keys_and_drives_every_view(tab: Page) -> None:
