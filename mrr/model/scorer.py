@@ -181,7 +181,7 @@ class Scorer:
             with stages("head"):
                 if graphs is None:
                     there = self.head.logits(hidden)
-                logits[batch] = self._read(there)
+                logits[batch] = self._fetched(there)
         return logits
 
     def _captured_query(self, graphs: Graphs, ids: list[int]) -> Tensor:
@@ -235,7 +235,7 @@ class Scorer:
         with stages("layers"):
             hidden = run_joint(self.loaded, self.encoder, self.config, prompt, pixels, visual, kept)
         with stages("head"):
-            return float(self._read(self.head.logits(hidden))[0])
+            return float(self._fetched(self.head.logits(hidden))[0])
 
     def score_original(
         self, texts: Sequence[str], pixels: Sequence[Pixels], stages: Stages
@@ -252,10 +252,10 @@ class Scorer:
         stages.ms["vision"] += tower.ms["vision"]
         stages.ms["layers"] -= tower.ms["vision"]
         with stages("head"):
-            return self._read(self.head.normed_logits(hidden))
+            return self._fetched(self.head.normed_logits(hidden))
 
     @staticmethod
-    def _read(logits: Tensor) -> np.ndarray:
+    def _fetched(logits: Tensor) -> np.ndarray:
         values = logits.cpu().numpy()
         if not np.isfinite(values).all():
             raise NotFinite("A relevance logit is not finite; the weights may be damaged.")
