@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import threading
-from collections import OrderedDict
-from collections.abc import Collection
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, field
+from typing import Any
 
 import numpy as np
+import sqlite_utils
 from PIL import Image
 
 from cache_db import codec, pictures
 from cache_db.database import Database, retried
-from cache_db.evict import Space
+from cache_db.evict import Space, delete_unnamed
 from cache_db.files import Files
 from cache_db.latest import load_latest
 from cache_db.records import Embedding
@@ -28,6 +32,7 @@ _VECTORS = f"""
     SELECT page_id, vector FROM pages JOIN embeddings USING (page_id)
     WHERE +scope {_IN} AND fingerprint = ? ORDER BY pages.id
 """  # noqa: S608 - constants only
+_GIVE = "UPDATE pages SET file = ?, nbytes = ?, digest = ? WHERE page_id = ?"
 _MAX_MATRICES = 8  # scopes of as many visitors as are likely to be busy at a time
 Vectors = tuple[list[str], np.ndarray]
 
@@ -112,10 +117,8 @@ class Catalogue:
 
     def pictures(self, page_ids: Collection[str]) -> list[Picture]:
         """The pictures that rows of these pages name."""
-        sql = f"SELECT page_id, file, nbytes, digest FROM pages WHERE page_id {_IN}"  # noqa: S608
         with self.database.read() as db:
-            rows = db.execute(sql + " AND file IS NOT NULL", (json.dumps(list(page_ids)),))
-            return [Picture(*typed(row, str, str, int, bytes)) for row in rows]
+            return _select_pictures(db, page_ids)
 
     def latest(self, picture: Picture) -> Picture | None:
         """The picture of the same page as it stands now."""
@@ -138,28 +141,35 @@ class Catalogue:
                 "UPDATE pages SET file = NULL, nbytes = 0 WHERE page_id = ? AND file = ?",
                 (picture.page_id, picture.file),
             )
-        if not self.give_back([picture.file]):
-            self.files.delete(picture.file)
+        self.delete_orphans([picture.file])
 
-    def give_back(self, names: Collection[str]) -> set[str]:
-        """Those of the files that are the whole pictures of pages without one, which have it now.
+    def delete_orphans(self, names: Collection[str]) -> None:
+        """Delete files that no row names, unless they can be given back.
+
+        Asked again at the end: another process may have given one back meanwhile.
+        """
+        if not names:
+            return
+        self.give_back(names)
+        with self.database.write() as db:
+            delete_unnamed(db, self.files, names)
+
+    def give_back(self, names: Collection[str]) -> None:
+        """Those of the files that are the whole pictures of pages without one become theirs.
 
         A damaged row can have named the wrong file, and no picture may go for that.
         """
-        given = set()
         for name, nbytes in self.files.sizes([name for name in names if name.endswith(".png")]):
             try:
                 data = self.files.read(name, nbytes)
                 page, _ = pictures.page_in(data, name)
             except CorruptEntry:
                 continue
-            if not self._has_picture(page.page_id):
-                sql = "UPDATE pages SET file = ?, nbytes = ?, digest = ? WHERE page_id = ?"
-                row = (name, nbytes, codec.digest(data.data), page.page_id)
-                with self.database.write() as db:
-                    if db.execute(sql, row).rowcount:
-                        given.add(name)
-        return given
+            row = (name, nbytes, codec.digest(data.data), page.page_id)
+            with self.database.write() as db:
+                # By now another process may have deleted it, or added the page again.
+                if self.files.has(name, nbytes) and not self._is_pictured(db, page.page_id):
+                    db.execute(_GIVE, row)
 
     def put_embedding(
         self, page_id: str, fingerprint: str, vector: np.ndarray, importance: np.ndarray
@@ -180,10 +190,8 @@ class Catalogue:
                 row = db.execute(sql, (page_id, fingerprint)).fetchone()
             if row:
                 try:
-                    return Embedding(
-                        codec.unseal(row[0]), codec.unseal(row[1]).reshape(row[2], row[3])
-                    )
-                except (CorruptEntry, ValueError):
+                    return embedding_in(row)
+                except CorruptEntry:
                     self.drop_embeddings([(page_id, fingerprint)])
         return None
 
@@ -200,8 +208,9 @@ class Catalogue:
                 (version,) = typed(row, int)
             with self._lock:
                 known = self._matrices.get(wanted)
-            if known and known[0] == version:
-                return known[1]
+                if known and known[0] == version:
+                    self._matrices.move_to_end(wanted)
+                    return known[1]
             vectors = self._read_vectors(*wanted)
             with self._lock:
                 self._matrices[wanted] = version, vectors
@@ -233,7 +242,11 @@ class Catalogue:
             return [Page(*typed(row, str, str, str, int, int, int, str)) for row in rows]
 
     def _has_picture(self, page_id: str) -> bool:
-        return any(self.files.has(p.file, p.nbytes) for p in self.pictures([page_id]))
+        with self.database.read() as db:
+            return self._is_pictured(db, page_id)
+
+    def _is_pictured(self, db: sqlite_utils.Database, page_id: str) -> bool:
+        return any(self.files.has(p.file, p.nbytes) for p in _select_pictures(db, [page_id]))
 
     def _write(self, page: Page, data: np.ndarray) -> None:
         with self.space.reserve(data.nbytes, ".png") as room:
@@ -256,16 +269,30 @@ class Catalogue:
     def _read_vectors(self, fingerprint: str, scopes: frozenset[str]) -> Vectors:
         with self.database.read() as db:
             rows = db.execute(_VECTORS, (json.dumps(list(scopes)), fingerprint)).fetchall()
-        page_ids, vectors, damaged = [], [], []
+        found: dict[str, np.ndarray] = {}
         for page_id, blob in rows:
-            try:
-                vectors.append(codec.unseal(blob))
-                page_ids.append(page_id)
-            except CorruptEntry:
-                damaged.append((page_id, fingerprint))
-        self.drop_embeddings(damaged)
-        if not vectors:
-            return [], np.empty((0, 0), np.float32)
-        matrix = np.stack(vectors)
+            with suppress(CorruptEntry):
+                found[page_id] = codec.unseal(blob)
+        lengths = Counter(map(len, found.values()))
+        n_dims = lengths.most_common(1)[0][0] if lengths else 0
+        whole = {page_id: vector for page_id, vector in found.items() if len(vector) == n_dims}
+        damaged = [page_id for page_id, _ in rows if page_id not in whole]
+        self.drop_embeddings([(page_id, fingerprint) for page_id in damaged])
+        matrix = np.array(list(whole.values()), np.float32).reshape(len(whole), n_dims)
         matrix.flags.writeable = False
-        return page_ids, matrix
+        return list(whole), matrix
+
+
+def embedding_in(row: Sequence[Any]) -> Embedding:
+    """The embedding in a row of vector, importance, n_rows, n_cols; CorruptEntry if damaged."""
+    vector, importance = codec.unseal(row[0]), codec.unseal(row[1])
+    shape = tuple(row[2:])
+    if not all(isinstance(n, int) and n >= 0 for n in shape) or math.prod(shape) != importance.size:
+        raise CorruptEntry(f"{importance.size} values of importance are not {shape}.")
+    return Embedding(vector, importance.reshape(shape))
+
+
+def _select_pictures(db: sqlite_utils.Database, page_ids: Collection[str]) -> list[Picture]:
+    sql = f"SELECT page_id, file, nbytes, digest FROM pages WHERE page_id {_IN}"  # noqa: S608
+    rows = db.execute(sql + " AND file IS NOT NULL", (json.dumps(list(page_ids)),))
+    return [Picture(*typed(row, str, str, int, bytes)) for row in rows]

@@ -105,8 +105,10 @@ def seal(array: np.ndarray) -> bytes:
     return digest(data) + data
 
 
-def unseal(blob: bytes) -> np.ndarray:
+def unseal(blob: object) -> np.ndarray:
     """The flat float32 array of a sealed column, read-only; CorruptEntry if it is damaged."""
+    if not isinstance(blob, bytes):  # SQLite lets anything stand in a column
+        raise CorruptEntry("The column holds no bytes.")
     data = blob[16:]
     if digest(data) != blob[:16]:
         raise CorruptEntry("The column's bytes are not those that were written.")

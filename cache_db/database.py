@@ -17,7 +17,7 @@ import sqlite_utils
 
 from cache_db.files import Files
 from cache_db.fork import gate
-from cache_db.rebuild import rebuild, remove_damaged
+from cache_db.rebuild import finish, rebuild, remove_damaged
 from cache_db.schema import NOT_A_STORE, UnknownDatabase, is_new, migrate
 from cache_db.session import exclusive
 from mrr.errors import Closed
@@ -175,6 +175,8 @@ class Database:
         if handle is not None:
             handle.db.close()
         with exclusive(self._lock_path):  # migrations begin deferred
+            if finish(self._path):
+                self._remember("its rebuild was cut short")
             try:
                 db = self._open()
             except sqlite3.DatabaseError as error:
@@ -236,9 +238,13 @@ class Database:
                 self._replace(reason)
 
     def _replace(self, reason: str) -> None:
-        """Rebuild the database and remember it; the caller holds the lock."""
+        """Rebuild the database; the caller holds the lock."""
         assert self._path is not None
         rebuild(self._path, self._files)
+        self._remember(reason)
+
+    def _remember(self, reason: str) -> None:
+        """Note that the database was damaged, and is rebuilt."""
         self.damage = f"The store's database was damaged ({reason}); what can be read was kept."
         self._to_tell = self.on_rebuilt is not None
         log.warning(self.damage)

@@ -13,7 +13,7 @@ import sqlite_utils
 
 from cache_db import codec
 from cache_db.database import Database
-from cache_db.evict import Space, now_ns
+from cache_db.evict import Space, delete_unnamed, now_ns
 from cache_db.files import Files
 from cache_db.latest import load_latest
 from cache_db.memory import MemoryTier
@@ -133,7 +133,7 @@ class Entries:
         self.memory.discard([row.key])
         with self.database.write() as db:
             db.execute("DELETE FROM entries WHERE key = ? AND file = ?", (row.key, row.file))
-        self.files.delete(row.file)
+            delete_unnamed(db, self.files, [row.file])  # a damaged row can name another's file
 
     def _read_rows(self, keys: Sequence[str]) -> dict[str, Entry]:
         found: dict[str, Entry] = {}

@@ -1,8 +1,10 @@
 """The byte budget: room is reserved before a file is written, least recently used K/V goes first.
 
 Pages that were added to stay and whatever is pinned are never evicted to make room. Because
-reservations of all processes count as used, the files stay within the budget at every moment, not
-only in the end.
+reservations of all processes count as used, those of killed ones until their files are gone, the
+files stay within the budget while they are written too, not only in the end. What is evicted loses
+its row first and its file right after; the files of one who is killed in between count no more,
+and are swept at the next start.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,6 +21,7 @@ import sqlite_utils
 
 from cache_db.database import Database
 from cache_db.files import Files, new_name
+from cache_db.schema import typed
 from cache_db.session import Session
 from cache_db.trouble import Tally
 from mrr.errors import BudgetExceeded
@@ -30,6 +33,10 @@ _USED = """
     SELECT (SELECT coalesce(sum(nbytes), 0) FROM entries)
          + (SELECT coalesce(sum(nbytes), 0) FROM pages)
          + (SELECT coalesce(sum(nbytes), 0) FROM reservations)
+"""
+_NAMED = """
+    SELECT file FROM entries UNION ALL SELECT file FROM reservations
+    UNION ALL SELECT file FROM pages WHERE file IS NOT NULL
 """
 # What may go, in the order in which it goes: a document right after the last of its entries.
 _IDLE = """
@@ -168,7 +175,8 @@ class Space:
         victims: list[_Victim] = []
         with self.touches.flush(self.database) as db:
             if _used(db) + nbytes > self.budget_bytes:
-                release_dead(db, self.session)
+                if doomed := release_dead(db, self.session):
+                    delete_unnamed(db, self.files, doomed)
                 victims = self._victims(db, _used(db) + nbytes - self.budget_bytes, nbytes)
                 _delete_rows(db, victims)
             db.execute(
@@ -212,13 +220,32 @@ class Space:
             self._abandoned.discard(name)
 
 
-def release_dead(db: sqlite_utils.Database, session: Session) -> None:
-    """Drop pins and reservations of processes that died. Their files are swept at next start."""
+def named(db: sqlite_utils.Database) -> set[str]:
+    """The files that a row or a reservation names."""
+    return {typed(row, str)[0] for row in db.execute(_NAMED)}
+
+
+def delete_unnamed(db: sqlite_utils.Database, files: Files, names: Collection[str]) -> None:
+    """Delete those of the files that are named by nothing.
+
+    In a transaction: nobody can come to name one between the question and the deletion.
+    """
+    for name in set(names) - named(db):
+        files.delete(name)
+
+
+def release_dead(db: sqlite_utils.Database, session: Session) -> list[str]:
+    """Drop pins and reservations of processes that died; returns the files that were reserved."""
+    doomed: list[str] = []
     names = db.execute("SELECT session FROM pins UNION SELECT session FROM reservations").fetchall()
-    for (name,) in names:
+    for row in names:
+        (name,) = typed(row, str)
         if not session.alive(name):
+            reserved = db.execute("SELECT file FROM reservations WHERE session = ?", (name,))
+            doomed += [typed(row, str)[0] for row in reserved]
             db.execute("DELETE FROM pins WHERE session = ?", (name,))
             db.execute("DELETE FROM reservations WHERE session = ?", (name,))
+    return doomed
 
 
 def _delete_rows(db: sqlite_utils.Database, victims: Iterable[_Victim]) -> None:

@@ -9,34 +9,27 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 import sqlite_utils
 
-from cache_db import codec
-from cache_db.catalogue import Catalogue
+from cache_db.catalogue import Catalogue, embedding_in
 from cache_db.database import Database
 from cache_db.entries import Entries
-from cache_db.evict import release_dead
+from cache_db.evict import named, release_dead
 from cache_db.files import Files
 from cache_db.latest import R, load_latest
 from cache_db.records import VerifyReport
 from cache_db.schema import is_sound
 from cache_db.session import Session
+from cache_db.trouble import is_full
 from mrr.errors import CorruptEntry
 
 _DELETION_S = 0.1  # a process that deletes files deletes one at least within this time
-_NAMED = """
-    SELECT file FROM entries UNION ALL SELECT file FROM reservations
-    UNION ALL SELECT file FROM pages WHERE file IS NOT NULL
-"""
+_EMBEDDINGS = "SELECT page_id, fingerprint, vector, importance, n_rows, n_cols FROM embeddings"
 _WITHOUT_PICTURE = "SELECT page_id FROM pages WHERE file IS NULL ORDER BY id"
 
 
 def sweep(database: Database, files: Files, catalogue: Catalogue, session: Session) -> None:
     """Remove what killed processes left: pins, reservations, lock files, files without a row."""
     _release(database, session)
-    _delete_orphans(files, catalogue, _unnamed(database, files))
-
-
-def _delete_orphans(files: Files, catalogue: Catalogue, orphans: set[str]) -> None:
-    _delete_files(files, orphans - catalogue.give_back(orphans))
+    catalogue.delete_orphans(_unnamed(database, files))
 
 
 def _release(database: Database, session: Session) -> None:
@@ -53,7 +46,7 @@ def _unnamed(database: Database, files: Files) -> set[str]:
     """
     present = files.names()
     with database.read() as db:
-        return present - {row[0] for row in db.execute(_NAMED)}
+        return present - named(db)
 
 
 def _orphans(database: Database, files: Files) -> set[str]:
@@ -76,7 +69,10 @@ def remove(database: Database, files: Files, page_ids: Collection[str] | None) -
     """
     try:
         n_removed, doomed = _delete_rows(database, page_ids)
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
+        # A used-up quota is an I/O error to SQLite. A database that is only busy keeps its files.
+        if not (is_full(error) or "disk I/O" in str(error)):
+            raise
         with database.read() as db:
             _delete_files(files, _select_files(db, page_ids))
         n_removed, doomed = _delete_rows(database, page_ids)
@@ -153,7 +149,7 @@ def verify(
         _release(database, session)  # or files of the dead would count as being written
     orphans = _orphans(database, files)
     if repair:
-        _delete_orphans(files, catalogue, orphans)
+        catalogue.delete_orphans(orphans)
         database.damage = ""  # this report tells of it
     bad = [
         *(page_id for page_id, _ in damaged_vectors),
@@ -176,10 +172,8 @@ def _bad(
 
 
 def _damaged_vectors(db: sqlite_utils.Database) -> Iterator[tuple[str, str]]:
-    sql = "SELECT page_id, fingerprint, vector, importance FROM embeddings"
-    for page_id, fingerprint, vector, importance in db.execute(sql):
+    for page_id, fingerprint, *row in db.execute(_EMBEDDINGS):
         try:
-            codec.unseal(vector)
-            codec.unseal(importance)
+            embedding_in(row)
         except CorruptEntry:
             yield page_id, fingerprint

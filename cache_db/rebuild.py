@@ -36,9 +36,9 @@ def rebuild(path: Path, files: Files | None) -> None:
     """Replace the database at path; the damaged one is kept beside it.
 
     The caller holds the store's lock. Whatever moment the process is killed at, there is the old
-    database, or the new one, or none: which is damage again.
+    database or the new one, or none and the new one ready beside: see `finish`.
     """
-    new = path.with_name(path.name + ".rebuilt")
+    new = path.with_name(path.name + ".rebuilding")
     _remove(new)
     with closing(_connect(path)) as old:
         _keep_writers_out(old)
@@ -50,13 +50,42 @@ def rebuild(path: Path, files: Files | None) -> None:
             if files is not None:
                 _restore_pages(db, files)
             db.execute("COMMIT")
-        _set_aside(path)
-        os.replace(new, path)
+        os.replace(new, _rebuilt(path))
+        _put_in_place(path)
+
+
+def finish(path: Path) -> bool:
+    """Put a database that was rebuilt in its place, if only that is missing; whether it was.
+
+    Where the old one still stands it may have been written to since; it is rebuilt anew when
+    somebody meets the damage. The caller holds the store's lock.
+    """
+    if not _rebuilt(path).exists():
+        return False
+    if _stands(path):
+        _rebuilt(path).unlink()
+        return False
+    _put_in_place(path)
+    return True
 
 
 def remove_damaged(path: Path) -> None:
     """Delete what a rebuild has kept of the damaged database."""
     _remove(_damaged(path))
+
+
+def _rebuilt(path: Path) -> Path:
+    """Where a rebuilt database stands once it is whole."""
+    return path.with_name(path.name + ".rebuilt")
+
+
+def _stands(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def _put_in_place(path: Path) -> None:
+    _set_aside(path)
+    os.replace(_rebuilt(path), path)
 
 
 def _damaged(path: Path) -> Path:
@@ -129,7 +158,7 @@ def _restore_pages(db: sqlite3.Connection, files: Files) -> None:
 
 def _set_aside(path: Path) -> None:
     """Keep the damaged database for whoever wants to look; an empty one is not worth it."""
-    if path.exists() and path.stat().st_size:
+    if _stands(path):
         remove_damaged(path)
         for suffix in _BESIDE:
             with suppress(FileNotFoundError):

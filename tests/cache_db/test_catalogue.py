@@ -4,6 +4,7 @@ from PIL import Image
 from store_samples import files_of, finish, make_page, make_picture, only_file, start
 
 from cache_db import PageStore
+from cache_db.catalogue import _MAX_MATRICES
 from mrr.errors import BudgetExceeded
 
 
@@ -80,6 +81,16 @@ def test_a_deleted_picture_is_noticed_when_its_page_is_added_again(tmp_path):
         assert store.image(make_page(1).page_id).tobytes() == make_picture(1).tobytes()
 
 
+def test_a_cut_picture_is_replaced_when_its_page_is_added_again_and_its_file_goes(tmp_path):
+    with PageStore(tmp_path) as store:
+        add(store, 1)
+        cut = only_file(tmp_path)
+        cut.write_bytes(cut.read_bytes()[:-1])
+        add(store, 1)
+        assert only_file(tmp_path) != cut
+        assert store.image(make_page(1).page_id).tobytes() == make_picture(1).tobytes()
+
+
 def test_a_picture_over_the_budget_is_refused_with_the_numbers(tmp_path):
     with PageStore(tmp_path, budget_bytes=100) as store:
         with pytest.raises(BudgetExceeded, match=r"0\.0 MB do not fit"):
@@ -144,16 +155,91 @@ def test_vectors_follow_what_another_process_adds(tmp_path):
         assert len(store.vectors("f", ["public"])[0]) == 2
 
 
-@pytest.mark.parametrize("column", ["vector", "importance"])
-def test_a_damaged_vector_is_dropped_and_the_others_stay(tmp_path, column):
+def test_the_vectors_of_many_scopes_are_kept_and_those_not_asked_for_longest_go(tmp_path):
+    with PageStore(tmp_path) as store:
+        add(store, 1)
+        embed(store, 1)
+        first, second = store.vectors("f", ["public", "0"])[1], store.vectors("f", ["public"])[1]
+        for n in range(1, _MAX_MATRICES):
+            assert store.vectors("f", ["public", "0"])[1] is first
+            store.vectors("f", ["public", str(n)])
+        assert store.vectors("f", ["public", "0"])[1] is first
+        assert store.vectors("f", ["public"])[1] is not second
+
+
+def test_vectors_that_change_while_they_are_read_are_read_again(tmp_path, monkeypatch):
+    with PageStore(tmp_path) as store, PageStore(tmp_path) as other:
+        add(store, 1, 2)
+        embed(store, 1)
+        read = store._catalogue._read_vectors
+
+        def read_before_the_other_writes(*wanted):
+            found = read(*wanted)
+            embed(other, 2)
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store._catalogue, "_read_vectors", read_before_the_other_writes)
+            store.vectors("f", ["public"])
+        assert len(store.vectors("f", ["public"])[0]) == 2
+
+
+def test_vectors_cannot_be_changed_by_their_readers(tmp_path):
+    with PageStore(tmp_path) as store:
+        add(store, 1)
+        embed(store, 1)
+        with pytest.raises(ValueError, match="read-only"):
+            store.vectors("f", ["public"])[1][...] = 0
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("vector", "zeroblob(32)"),
+        ("vector", "'text'"),
+        ("vector", "7"),
+        ("vector", "NULL"),
+        ("importance", "zeroblob(32)"),
+        ("importance", "'text'"),
+        ("importance", "7"),
+        ("n_rows", "3"),
+        ("n_rows", "-1"),
+        ("n_rows", "'two'"),
+        ("n_cols", "NULL"),
+        ("n_cols", "x'02'"),
+    ],
+)
+@pytest.mark.parametrize("verified", [False, True], ids=["looked at", "verified"])
+def test_a_damaged_vector_is_dropped_and_the_others_stay(tmp_path, column, value, verified):
     with PageStore(tmp_path) as store:
         add(store, 1, 2)
         embed(store, 1)
         embed(store, 2)
         with store._database.write() as db:
-            db.execute(f"UPDATE embeddings SET {column} = zeroblob(32) WHERE rowid = 1")
+            db.execute(f"UPDATE embeddings SET {column} = {value} WHERE rowid = 1")
+        if verified:
+            report = store.verify()
+            assert report.bad == (make_page(1).page_id,) and report.database_ok
+        elif column == "vector":
+            assert store.vectors("f", ["public"])[0] == [make_page(2).page_id]
         assert store.embedding(make_page(1).page_id, "f") is None
         assert store.vectors("f", ["public"])[0] == [make_page(2).page_id]
+        assert store.stats().corrupt == 1
+
+
+def test_a_vector_of_another_length_than_the_others_is_dropped(tmp_path):
+    with PageStore(tmp_path) as store:
+        add(store, 1, 2, 3)
+        for n in (2, 3):
+            embed(store, n)
+        longer = np.ones(5, np.float32), np.ones((2, 3), np.float32)
+        store.put_embedding(make_page(1).page_id, "f", *longer)
+        store.put_embedding(make_page(1).page_id, "g", *longer)
+        page_ids, matrix = store.vectors("f", ["public"])
+        assert page_ids == [make_page(2).page_id, make_page(3).page_id]
+        assert matrix.tolist() == [[2] * 4, [3] * 4]
+        assert store.embedding(make_page(1).page_id, "f") is None
+        assert store.vectors("g", ["public"])[1].tolist() == [[1] * 5]
         assert store.stats().corrupt == 1
 
 

@@ -145,6 +145,19 @@ def test_verify_finds_damaged_pictures_and_vectors(store, tmp_path):
     assert store.verify().bad == (make_page(1).page_id,) * 2
 
 
+def test_verify_lets_go_what_the_dead_held_when_it_repairs(store, tmp_path):
+    stray = leave_stray(tmp_path)
+    with store._database.write() as db:
+        db.execute("INSERT INTO pins VALUES ('a pin', 'the dead', ?)", (make_key(1),))
+        db.execute("INSERT INTO reservations VALUES (?, 'the dead', 1)", (stray.name,))
+    for repair, n_left in ((False, 1), (True, 0)):
+        assert store.verify(repair).n_orphans == repair
+        assert len(files_of(tmp_path)) == n_left
+        with store._database.read() as db:
+            for table in ("pins", "reservations"):
+                assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (n_left,)
+
+
 def test_a_page_is_bad_until_its_lost_picture_is_added_again(store, tmp_path):
     store.add_page(make_page(1), make_picture(1))
     only_file(tmp_path).unlink()
@@ -290,3 +303,18 @@ def test_an_unreadable_file_is_a_miss(store, tmp_path, monkeypatch):
         assert store.get(make_key(1)) is None
     put(store, 1)
     assert is_right(store.get(make_key(1)), 1)
+
+
+def test_an_entry_that_names_the_file_of_another_takes_nothing_with_it(store):
+    store.add_page(make_page(1), make_picture(1))
+    for n in (1, 2):
+        put(store, n)
+    (other,) = store._entries.rows([make_key(2)])
+    (picture,) = store._catalogue.pictures([make_page(1).page_id])
+    for file in (other.file, picture.file):
+        put(store, 1)
+        with store._database.write() as db:
+            db.execute("UPDATE entries SET file = ? WHERE key = ?", (file, make_key(1)))
+        assert store.get(make_key(1)) is None
+    assert is_right(store.get(make_key(2)), 2)
+    assert store.image(make_page(1).page_id) is not None

@@ -17,7 +17,7 @@ from store_samples import (
     put,
 )
 
-from cache_db import PageStore
+from cache_db import PageStore, health
 from mrr.errors import Closed
 
 
@@ -138,6 +138,35 @@ def test_removing_a_page_removes_its_entries_files_and_vectors_and_no_others(tmp
         assert is_right(store.get(make_key(1)), 1)
         assert store.pages(["public"]) == [pages[1]]
         assert len(files_of(tmp_path)) == 2
+
+
+def test_what_is_read_while_its_page_is_removed_is_not_remembered(tmp_path, monkeypatch):
+    with PageStore(tmp_path) as store:
+        store.add_page(make_page(1), make_picture(1))
+        put(store, 1, page_id=make_page(1).page_id)
+        remove = health.remove
+
+        def read_and_remove(*arguments):
+            assert is_right(store.get(make_key(1)), 1)
+            return remove(*arguments)
+
+        monkeypatch.setattr(health, "remove", read_and_remove)
+        assert store.remove_pages([make_page(1).page_id]) == 1
+        assert store.get(make_key(1)) is None
+
+
+def test_a_removed_page_is_forgotten_though_its_files_cannot_be_deleted(tmp_path, monkeypatch):
+    def fail(name):
+        raise OSError(5, "Input/output error")
+
+    with PageStore(tmp_path) as store:
+        store.add_page(make_page(1), make_picture(1))
+        put(store, 1, page_id=make_page(1).page_id)
+        with monkeypatch.context() as patch:
+            patch.setattr(store._files, "delete", fail)
+            store.remove_pages([make_page(1).page_id])
+        assert store.page(make_page(1).page_id) is None
+        assert store.get(make_key(1)) is None
 
 
 def test_threads_share_one_store(tmp_path):

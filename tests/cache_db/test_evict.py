@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 
@@ -49,6 +50,34 @@ def test_reads_from_memory_count_as_use_and_are_remembered_over_a_restart(tmp_pa
     with PageStore(tmp_path, budget_bytes=3 * nbytes, memory_bytes=0) as store:
         put(store, 3)
         assert held(store) == {0, 2, 3}
+
+
+def test_of_two_processes_uses_the_later_counts_whoever_notes_his_last(tmp_path, nbytes):
+    with (
+        PageStore(tmp_path, budget_bytes=2 * nbytes, memory_bytes=0) as store,
+        PageStore(tmp_path, budget_bytes=3 * nbytes, memory_bytes=0) as other,
+    ):
+        put(store, 0)
+        put(store, 1)
+        store.get(make_key(0))
+        put(other, 1)
+        put(other, 0)
+        put(store, 2)  # notes its use of 0 first
+        assert held(store) == {0, 2}
+
+
+def test_of_entries_used_at_the_same_moment_the_first_that_was_put_goes(
+    tmp_path, nbytes, monkeypatch
+):
+    monkeypatch.setattr("cache_db.entries.now_ns", lambda: 1)
+    with PageStore(tmp_path, budget_bytes=4 * nbytes, memory_bytes=0) as store:
+        assert nbytes < put(store, 2, n_tokens=20) < 2 * nbytes  # not the smallest
+        for n in (0, 1, 3):
+            put(store, n)
+        assert held(store) == {0, 1, 3}
+        put(store, 4)
+        put(store, 5)
+        assert held(store) == {1, 3, 4, 5}
 
 
 def test_a_rank_of_many_entries_costs_no_transaction_until_the_notes_are_due(tmp_path, monkeypatch):
@@ -163,9 +192,23 @@ def test_a_document_goes_with_the_last_of_its_entries_the_oldest_first(tmp_path)
         assert (held(store), documents(store)) == ({0, 2}, {0, 1, 2})
         put(store, 7)
         assert (held(store), documents(store)) == ({0, 2, 7}, {0, 2})
-        assert store.vectors("f", [DOCUMENTS])[0] == []
+        assert store.embedding(make_page(1, DOCUMENTS).page_id, "f") is None
         assert len(files_of(tmp_path)) == store.stats().n_pages + store.stats().n_entries
         assert store.verify().ok
+
+
+def test_a_document_that_was_added_before_its_entry_still_goes_after_it(tmp_path):
+    with PageStore(tmp_path) as store:
+        store.add_page(make_page(0, DOCUMENTS), make_picture(0))
+        for n in (8, 9, 0):
+            put(store, n, page_id=make_page(0, DOCUMENTS).page_id if n == 0 else "")
+        store.get_many([make_key(n) for n in (8, 9, 0)])  # at the same moment
+    used = sum(path.stat().st_size for path in files_of(tmp_path))
+    with PageStore(tmp_path, budget_bytes=used, memory_bytes=0) as store:
+        for n in (20, 21, 22):
+            assert documents(store) == {0}
+            put(store, n)
+        assert (held(store), documents(store)) == (set(), {0})
 
 
 def test_pages_that_stay_push_documents_out_and_never_the_other_way_round(tmp_path):
@@ -209,8 +252,6 @@ def _pin_and_wait(root, n, ready):
 
 @pytest.mark.fault
 def test_pins_of_another_process_hold_until_it_is_killed(tmp_path, nbytes):
-    import multiprocessing
-
     with PageStore(tmp_path) as store:
         put(store, 0)
     here, there = multiprocessing.Pipe()
@@ -223,6 +264,45 @@ def test_pins_of_another_process_hold_until_it_is_killed(tmp_path, nbytes):
         child.join()
         assert put(store, 1) == nbytes
         assert held(store) == {1}
+
+
+def _put_until_killed(root, n, ready):
+    write = DiskFiles.write
+
+    def write_and_wait(self, name, data):
+        write(self, name, data)
+        ready.send(True)
+        signal.pause()
+
+    DiskFiles.write = write_and_wait
+    with PageStore(root) as store:
+        put(store, n)
+
+
+@pytest.mark.fault
+def test_the_file_that_a_killed_process_was_writing_goes_with_its_reservation(tmp_path, nbytes):
+    here, there = multiprocessing.Pipe()
+    with PageStore(tmp_path, budget_bytes=2 * nbytes, memory_bytes=0) as store:
+        child = start(_put_until_killed, tmp_path, 0, there)
+        assert here.poll(20)
+        put(store, 1)
+        assert len(files_of(tmp_path)) == 2
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        put(store, 2)
+        assert held(store) == {1, 2}
+        assert len(files_of(tmp_path)) == 2
+
+
+@pytest.mark.fault
+def test_a_file_that_a_row_names_does_not_go_with_a_damaged_reservation(tmp_path, nbytes):
+    with PageStore(tmp_path, budget_bytes=3 * nbytes, memory_bytes=0) as store:
+        store.add_page(make_page(1), make_picture(1))
+        with store._database.write() as db:
+            db.execute("INSERT INTO reservations SELECT file, 'the dead', 1 FROM pages")
+        for n in range(3):
+            put(store, n)
+        assert store.image(make_page(1).page_id) is not None
 
 
 def test_what_others_are_writing_counts_against_the_budget(tmp_path, nbytes, monkeypatch):

@@ -1,7 +1,9 @@
 """Several processes and threads on one store: nothing lost, nothing wrong, nothing locked."""
 
 import os
+import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 from store_samples import (
@@ -18,7 +20,7 @@ from store_samples import (
     start,
 )
 
-from cache_db import PageStore
+from cache_db import PageStore, pictures
 from cache_db.database import Database
 from cache_db.files import DiskFiles
 
@@ -242,3 +244,84 @@ def test_files_that_a_writer_is_about_to_delete_are_no_orphans(tmp_path, monkeyp
         assert files_of(tmp_path) == []
         leave_stray(tmp_path)
         assert reader.verify(repair).n_orphans == 1
+
+
+def _verify(store):
+    store.verify()
+
+
+def _look(store):
+    store.image(make_page(1).page_id)
+
+
+@pytest.mark.parametrize("action", [_verify, _look])
+def test_a_picture_that_another_process_has_just_given_back_is_not_deleted(
+    tmp_path, monkeypatch, action
+):
+    with PageStore(tmp_path) as store, PageStore(tmp_path) as other:
+        store.add_page(make_page(1), make_picture(1))
+        wrong = "digest = zeroblob(16)" if action is _look else "file = NULL"
+        with store._database.write() as db:
+            db.execute(f"UPDATE pages SET {wrong}")
+        give_back = store._catalogue.give_back
+
+        def give_back_after_the_other(names):
+            other.verify()
+            return give_back(names)
+
+        monkeypatch.setattr(store._catalogue, "give_back", give_back_after_the_other)
+        action(store)
+        assert other.image(make_page(1).page_id).tobytes() == make_picture(1).tobytes()
+        assert len(files_of(tmp_path)) == 1
+
+
+def test_nobody_can_name_an_orphan_while_it_is_deleted(tmp_path, monkeypatch):
+    with (
+        PageStore(tmp_path) as store,
+        closing(sqlite3.connect(tmp_path / "store.db", timeout=0)) as other,
+    ):
+        leave_stray(tmp_path)
+        delete, deleted = store._files.delete, []
+
+        def delete_meanwhile(name):
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("BEGIN IMMEDIATE")
+            deleted.append(name)
+            delete(name)
+
+        monkeypatch.setattr(store._files, "delete", delete_meanwhile)
+        store.verify()
+        assert len(deleted) == 1 and files_of(tmp_path) == []
+
+
+def test_a_picture_that_another_process_has_just_deleted_is_not_given_back(tmp_path, monkeypatch):
+    with PageStore(tmp_path) as store:
+        store.add_page(make_page(1), make_picture(1))
+        with store._database.write() as db:
+            db.execute("UPDATE pages SET file = NULL")
+        page_in = pictures.page_in
+
+        def page_in_then_gone(data, name):
+            only_file(tmp_path).unlink()
+            return page_in(data, name)
+
+        monkeypatch.setattr(pictures, "page_in", page_in_then_gone)
+        store.verify()
+        with store._database.read() as db:
+            assert db.execute("SELECT file FROM pages").fetchone() == (None,)
+
+
+def test_pages_that_cannot_be_removed_because_the_database_is_busy_keep_their_files(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("cache_db.database.TIMEOUT_S", 0.05)
+    with PageStore(tmp_path, memory_bytes=0) as store:
+        store.add_page(make_page(1), make_picture(1))
+        put(store, 1, page_id=make_page(1).page_id)
+        with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert store.remove_pages([make_page(1).page_id]) == 0
+        assert "locked" in store.stats().note
+        assert is_right(store.get(make_key(1)), 1)
+        assert store.image(make_page(1).page_id) is not None
+        assert store.remove_pages([make_page(1).page_id]) == 1

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
+from multiprocessing.synchronize import Event
 from operator import attrgetter
 from pathlib import Path
 
@@ -324,6 +327,10 @@ def test_who_meets_damage_that_another_has_mended_meanwhile_replaces_nothing(roo
         "DELETE FROM catalogue_version",
         "UPDATE pages SET label = CAST(x'ff' AS TEXT)",
         "UPDATE pages SET file = CAST(file AS BLOB)",
+        "UPDATE entries SET file = CAST(file AS BLOB) WHERE rowid = 1",
+        "INSERT INTO pins VALUES ('a pin', x'ff', 'a key')",
+        "INSERT INTO reservations VALUES (x'ff', 'the dead', 1)",
+        "UPDATE embeddings SET vector = CAST(x'ff' AS TEXT) WHERE rowid = 1",
     ],
 )
 def test_what_is_wrong_inside_a_whole_database_is_damage_too(root: Path, sql: str) -> None:
@@ -379,5 +386,65 @@ def test_a_rebuild_that_fails_halfway_is_made_good_by_the_next(
             patch.setattr(rebuild.os, "replace", rename)
             with PageStore(root) as store, suppress(OSError):
                 store._database.rebuild("a test")
+    look_and_verify(root)
+    assert_all_pages(root)
+
+
+N_RENAMES = 5  # of a rebuild: the new one, the old one with its log and its index, the new one
+
+
+def _rebuild_until_killed(root: Path, n_done: int, go_on: Event) -> None:
+    """Die by kill -9 after that many renames."""
+    replace_file, left = os.replace, iter(range(n_done))
+
+    def rename(source: str | Path, target: str | Path) -> None:
+        if os.path.exists(source):
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+        replace_file(source, target)
+
+    with PageStore(root) as store:
+        go_on.wait(30)
+        rebuild.os.replace = rename
+        store._database.rebuild("a test")
+
+
+@pytest.mark.parametrize("n_done", range(N_RENAMES))
+def test_a_rebuild_that_is_killed_loses_nothing_of_what_it_has_read(
+    root: Path, n_done: int
+) -> None:
+    go_on = multiprocessing.get_context("fork").Event()
+    with PageStore(root, memory_bytes=0) as other:
+        child = start(_rebuild_until_killed, root, n_done, go_on)
+        put(other, N_PAGES)  # stands in the log only
+        go_on.set()
+        child.join(60)
+        assert child.exitcode == -signal.SIGKILL
+        put(other, N_PAGES + 1)  # into the old database where that still stands
+        assert ("cut short" in other.stats().note) == (n_done > 1)
+        with PageStore(root, memory_bytes=0) as store:
+            store.verify()
+            for n in range(N_PAGES + 2):
+                assert is_right(store.get(make_key(n)), n), n
+            page_ids, vectors = store.vectors("f", ["public"])
+            assert page_ids == [make_page(n).page_id for n in range(N_PAGES)]
+            assert vectors[:, 0].tolist() == list(range(N_PAGES))
+            assert store.verify(repair=False).ok
+    assert_all_pages(root)
+    assert not (root / "store.db.rebuilt").exists()
+
+
+def test_a_rebuild_that_was_cut_short_before_its_end_is_not_taken_for_the_database(
+    root: Path, monkeypatch
+) -> None:
+    _empty(root / "store.db")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rebuild, "_restore_pages", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            PageStore(root)
     look_and_verify(root)
     assert_all_pages(root)

@@ -1,0 +1,55 @@
+import os
+import threading
+
+import pytest
+from store_samples import make_key
+
+from cache_db import PageStore
+from cache_db import session as sessions
+from cache_db.session import Session
+
+
+def test_a_session_that_is_just_being_opened_is_not_buried(tmp_path, monkeypatch):
+    lock, other = sessions._try_lock, Session(tmp_path)
+    burial = threading.Thread(target=other.bury)
+
+    def lock_late(fd):
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
+        if name not in ("gate", other.name) and not burial.ident:
+            burial.start()
+            burial.join(0.3)  # it cannot end before the lock is there
+        return lock(fd)
+
+    monkeypatch.setattr(sessions, "_try_lock", lock_late)
+    opened = Session(tmp_path)
+    burial.join()
+    assert {"gate", opened.name, other.name} == set(os.listdir(tmp_path))
+    assert other.alive(opened.name)
+    opened.close()
+    other.close()
+    assert os.listdir(tmp_path) == ["gate"]
+
+
+def test_a_closed_session_holds_no_descriptor(tmp_path):
+    n_open = len(os.listdir("/proc/self/fd"))
+    session = Session(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == n_open + 1
+    session.close()
+    assert len(os.listdir("/proc/self/fd")) == n_open
+
+
+@pytest.mark.parametrize("table", ["pins", "reservations"])
+def test_a_closed_store_leaves_no_lock_file_and_holds_nothing(tmp_path, table):
+    with PageStore(tmp_path) as other:
+        store = PageStore(tmp_path)
+        owner = store.owner
+        store._space.pin([make_key(1)])
+        with store._database.write() as db:
+            db.execute("INSERT INTO reservations VALUES ('a file', ?, 1)", (owner,))
+        assert set(os.listdir(tmp_path / "sessions")) == {"gate", other.owner, owner}
+        assert other.alive(owner)
+        store.close()
+        assert set(os.listdir(tmp_path / "sessions")) == {"gate", other.owner}
+        assert not other.alive(owner)
+        with other._database.read() as db:
+            assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
