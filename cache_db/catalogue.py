@@ -18,7 +18,7 @@ from PIL import Image
 
 from cache_db import codec, pictures
 from cache_db.database import Database, retried
-from cache_db.evict import Space, delete_unnamed
+from cache_db.evict import Space, delete_all_unnamed
 from cache_db.files import Files
 from cache_db.latest import load_latest
 from cache_db.records import Embedding
@@ -148,11 +148,8 @@ class Catalogue:
 
         Asked again at the end: another process may have given one back meanwhile.
         """
-        if not names:
-            return
         self.give_back(names)
-        with self.database.write() as db:
-            delete_unnamed(db, self.files, names)
+        delete_all_unnamed(self.database, self.files, names)
 
     def give_back(self, names: Collection[str]) -> None:
         """Those of the files that are the whole pictures of pages without one become theirs.
@@ -263,8 +260,8 @@ class Catalogue:
                     (*astuple(page), *picture),
                 )
                 room.keep(db)
-        if old and old[0] not in (None, room.name):  # a rebuild may have found this very picture
-            self.files.delete(old[0])
+        if old and old[0]:  # unless a rebuild has found this very picture, or the row was damaged
+            delete_all_unnamed(self.database, self.files, [old[0]])
 
     def _read_vectors(self, fingerprint: str, scopes: frozenset[str]) -> Vectors:
         with self.database.read() as db:

@@ -13,7 +13,7 @@ import sqlite_utils
 
 from cache_db import codec
 from cache_db.database import Database
-from cache_db.evict import Space, delete_unnamed, now_ns
+from cache_db.evict import Space, delete_all_unnamed, now_ns
 from cache_db.files import Files
 from cache_db.latest import load_latest
 from cache_db.memory import MemoryTier
@@ -127,13 +127,21 @@ class Entries:
             codec.check(data, row.digest)
         return codec.decode(data, row.key, self.files.source)
 
-    def drop(self, row: EntryRow) -> None:
-        """Remove a bad entry: its row, unless it was replaced meanwhile, then its file."""
-        self.tally.add("corrupt")
-        self.memory.discard([row.key])
+    def drop(self, rows: Sequence[EntryRow]) -> None:
+        """Remove bad entries: their rows, unless replaced meanwhile, then their files.
+
+        A damaged row can name the file of another, which keeps it.
+        """
+        if not rows:
+            return
+        self.tally.add("corrupt", len(rows))
+        self.memory.discard([row.key for row in rows])
         with self.database.write() as db:
-            db.execute("DELETE FROM entries WHERE key = ? AND file = ?", (row.key, row.file))
-            delete_unnamed(db, self.files, [row.file])  # a damaged row can name another's file
+            db.conn.executemany(
+                "DELETE FROM entries WHERE key = ? AND file = ?",
+                [(row.key, row.file) for row in rows],
+            )
+        delete_all_unnamed(self.database, self.files, [row.file for row in rows])
 
     def _read_rows(self, keys: Sequence[str]) -> dict[str, Entry]:
         found: dict[str, Entry] = {}
@@ -161,7 +169,7 @@ class Entries:
         else:
             log.warning("An entry was dropped: %s", error)
         with self.trouble.guard("drop damaged entries"):
-            self.drop(row)
+            self.drop([row])
 
     def touch(self, keys: Collection[str]) -> None:
         self.space.touches.add(keys)
@@ -182,8 +190,8 @@ class Entries:
                 values = (row.key, row.page_id, room.name, row.nbytes, row.digest, now_ns())
                 db.execute(_REPLACE, values)
                 room.keep(db)
-        if old:
-            self.files.delete(old[0])
+        if old:  # a damaged row can have named another's file
+            delete_all_unnamed(self.database, self.files, old)
 
 
 def _is_page(db: sqlite_utils.Database, page_id: str) -> bool:

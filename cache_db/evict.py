@@ -9,6 +9,7 @@ and are swept at the next start.
 
 from __future__ import annotations
 
+import json
 import secrets
 import sqlite3
 import threading
@@ -35,9 +36,11 @@ _USED = """
          + (SELECT coalesce(sum(nbytes), 0) FROM reservations)
 """
 _NAMED = """
-    SELECT file FROM entries UNION ALL SELECT file FROM reservations
+    SELECT file FROM entries WHERE file IS NOT NULL UNION ALL SELECT file FROM reservations
     UNION ALL SELECT file FROM pages WHERE file IS NOT NULL
 """
+_NAMED_OF = f"SELECT file FROM ({_NAMED}) WHERE file IN (SELECT value FROM json_each(?))"  # noqa: S608
+_FILES_AT_ONCE = 50  # others wait for the transaction that they are deleted in
 # What may go, in the order in which it goes: a document right after the last of its entries.
 _IDLE = """
     SELECT 'entries', key, file, nbytes, last_used_ns, rowid FROM entries
@@ -230,8 +233,18 @@ def delete_unnamed(db: sqlite_utils.Database, files: Files, names: Collection[st
 
     In a transaction: nobody can come to name one between the question and the deletion.
     """
-    for name in set(names) - named(db):
+    taken = {row[0] for row in db.execute(_NAMED_OF, (json.dumps(list(names)),))}
+    for name in set(names) - taken:
         files.delete(name)
+
+
+def delete_all_unnamed(database: Database, files: Files, names: Collection[str]) -> None:
+    """The same for any number of files, in transactions that are short."""
+    left = list(names)
+    while left:
+        with database.write() as db:
+            delete_unnamed(db, files, left[:_FILES_AT_ONCE])
+        del left[:_FILES_AT_ONCE]
 
 
 def release_dead(db: sqlite_utils.Database, session: Session) -> list[str]:

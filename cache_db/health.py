@@ -12,7 +12,7 @@ import sqlite_utils
 from cache_db.catalogue import Catalogue, embedding_in
 from cache_db.database import Database
 from cache_db.entries import Entries
-from cache_db.evict import named, release_dead
+from cache_db.evict import delete_all_unnamed, named, release_dead
 from cache_db.files import Files
 from cache_db.latest import R, load_latest
 from cache_db.records import VerifyReport
@@ -76,7 +76,7 @@ def remove(database: Database, files: Files, page_ids: Collection[str] | None) -
         with database.read() as db:
             _delete_files(files, _select_files(db, page_ids))
         n_removed, doomed = _delete_rows(database, page_ids)
-    _delete_files(files, doomed)
+    delete_all_unnamed(database, files, doomed)
     return n_removed
 
 
@@ -141,8 +141,7 @@ def verify(
     bad_rows = _bad(entries.rows(keys), entries.load, entries.latest)
     bad_pictures = _bad(catalogue.pictures(page_ids), catalogue.load, catalogue.latest)
     if repair:
-        for row in bad_rows:
-            entries.drop(row)
+        entries.drop(bad_rows)
         for picture in bad_pictures:
             catalogue.drop_picture(picture)
         catalogue.drop_embeddings(damaged_vectors)

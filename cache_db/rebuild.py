@@ -38,7 +38,7 @@ def rebuild(path: Path, files: Files | None) -> None:
     The caller holds the store's lock. Whatever moment the process is killed at, there is the old
     database or the new one, or none and the new one ready beside: see `finish`.
     """
-    new = path.with_name(path.name + ".rebuilding")
+    new = path.with_name(path.name + ".rebuilt")
     _remove(new)
     with closing(_connect(path)) as old:
         _keep_writers_out(old)
@@ -50,7 +50,7 @@ def rebuild(path: Path, files: Files | None) -> None:
             if files is not None:
                 _restore_pages(db, files)
             db.execute("COMMIT")
-        os.replace(new, _rebuilt(path))
+        os.replace(new, _whole(path))
         _put_in_place(path)
 
 
@@ -60,10 +60,10 @@ def finish(path: Path) -> bool:
     Where the old one still stands it may have been written to since; it is rebuilt anew when
     somebody meets the damage. The caller holds the store's lock.
     """
-    if not _rebuilt(path).exists():
+    if not _whole(path).exists():
         return False
     if _stands(path):
-        _rebuilt(path).unlink()
+        _whole(path).unlink()
         return False
     _put_in_place(path)
     return True
@@ -74,9 +74,9 @@ def remove_damaged(path: Path) -> None:
     _remove(_damaged(path))
 
 
-def _rebuilt(path: Path) -> Path:
-    """Where a rebuilt database stands once it is whole."""
-    return path.with_name(path.name + ".rebuilt")
+def _whole(path: Path) -> Path:
+    """Where a rebuilt database stands once it is whole: no name that it ever had before that."""
+    return path.with_name(path.name + ".whole")
 
 
 def _stands(path: Path) -> bool:
@@ -85,7 +85,7 @@ def _stands(path: Path) -> bool:
 
 def _put_in_place(path: Path) -> None:
     _set_aside(path)
-    os.replace(_rebuilt(path), path)
+    os.replace(_whole(path), path)
 
 
 def _damaged(path: Path) -> Path:
@@ -118,7 +118,7 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> None:
     insert = f"INSERT OR IGNORE INTO {table} ({', '.join(types)}) VALUES ({marks})"  # noqa: S608
     for values in _rows(old, table, list(types)):
         if all(
-            isinstance(value, kind) or (value is None and column == "file")
+            isinstance(value, kind) or (value is None and (table, column) == ("pages", "file"))
             for value, (column, kind) in zip(values, types.items(), strict=True)
         ):
             new.execute(insert, values)

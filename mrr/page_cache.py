@@ -193,7 +193,7 @@ class PageCache:
         for key, kv in ready.items():
             self.resident.put(key, pages[key].page_id, kv)
         if device.type == "cuda":  # pages are put in place beside what is queued before them
-            torch.cuda.synchronize(device)
+            torch.cuda.current_stream(device).synchronize()  # all of it would break captures off
         return ready
 
     def encode(self, page: Page, sight: Sight, stages: Stages) -> tuple[KVPage, bool]:

@@ -41,6 +41,8 @@ def cached(cache: PageCache, text: str, pages: list[Page], stages: Stages, at_on
     """`mini` and `dense + reuse`: the query against stored K/V."""
     if not cache.scorer.image_first:
         raise InputRejected("dense + reuse needs the page first; set the order vision-first.")
+    if not pages:
+        return Scored([], [], [])
     logits, n_visual, n_kept = [], [], []
     reading = cache.scorer.read([text], stages)  # an accelerator is at it while pages are loaded
     for some in _chunks(pages, at_once):

@@ -34,12 +34,13 @@ TITLE = "miniReranker"
 _WARM_TICK_S = 1.0
 _TEMP_FILES_S = 3600
 _UP = '<button type="button" class="mrr-link mrr-up">↑ Back to the ranking</button>'
-# On a phone the results begin below the samples. The address names the query; behind its #, no
-# server is told of it.
+# On a phone the results begin below the samples. The address names the query of the ranking that is
+# shown; behind its #, no server is told of it.
 _TO_RESULTS = """() => {
-  const asked = document.querySelector("#query textarea")?.value ?? "";
-  const there = "#" + new URLSearchParams({ q: asked });
-  if (asked && location.hash !== there) history.pushState(null, "", there);
+  const q = document.querySelector("#summary [data-asked]")?.dataset.asked;
+  const there = "#" + new URLSearchParams({ q });
+  if (q && history.state?.asks) history.replaceState(null, "", there);
+  else if (q && location.hash !== there) history.pushState(null, "", there);
   const narrow = matchMedia("(max-width: 760px)").matches;
   if (narrow) document.getElementById("results")?.scrollIntoView();
 }"""

@@ -195,7 +195,7 @@ def _loader(
                     held[key] = held[key].expanded(loaded.dtype)
                     resident.put(key, "", held[key])
             if resident is not None:
-                torch.cuda.synchronize(loaded.device)
+                torch.cuda.current_stream(loaded.device).synchronize()
         return [held[key] for key in keys]
 
     return load

@@ -201,7 +201,7 @@ class Graphs:
 
     def _drop(self, n: int) -> None:
         if n and self._device.type == "cuda":  # a last replay may still be running
-            torch.cuda.synchronize(self._device)
+            torch.cuda.current_stream(self._device).synchronize()
         for _ in range(n):
             self._held.popitem(last=False)
 

@@ -147,7 +147,9 @@ class Scorer:
 
     def read(self, texts: Sequence[str], stages: Stages) -> Reading:
         """Texts as far as the band, which is the same whatever the pages."""
-        self.instruction()
+        if self._instruction is None:
+            with stages("query"):
+                self.instruction()
         with stages("query") as mark:
             ids = [self.prompt(t, 1).suffix for t in texts]
             if self.graphs is None or len(texts) > 1:

@@ -249,7 +249,7 @@ def test_dropping_a_bad_entry_spares_the_one_that_replaced_it(tmp_path):
         put(store, 1)
         (bad,) = store._entries.rows([make_key(1)])
         put(store, 1)
-        store._entries.drop(bad)
+        store._entries.drop([bad])
         assert is_right(store.get(make_key(1)), 1)
 
 

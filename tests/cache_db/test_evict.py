@@ -322,3 +322,14 @@ def test_what_others_are_writing_counts_against_the_budget(tmp_path, nbytes, mon
         monkeypatch.setattr(DiskFiles, "write", write_while_another_puts)
         put(store, 2)
         assert held(store) == {1, 2}
+
+
+def test_files_that_nothing_names_go_however_many_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("cache_db.evict._FILES_AT_ONCE", 2)
+    with PageStore(tmp_path, memory_bytes=0) as store:
+        for n in range(5):
+            put(store, n)
+        with store._database.write() as db:
+            db.execute("DELETE FROM entries WHERE key != ?", (make_key(3),))
+    with PageStore(tmp_path, memory_bytes=0) as store:
+        assert is_right(store.get(make_key(3)), 3) and len(files_of(tmp_path)) == 1

@@ -431,7 +431,7 @@ def test_a_rebuild_that_is_killed_loses_nothing_of_what_it_has_read(
             assert vectors[:, 0].tolist() == list(range(N_PAGES))
             assert store.verify(repair=False).ok
     assert_all_pages(root)
-    assert not (root / "store.db.rebuilt").exists()
+    assert not (root / "store.db.whole").exists()
 
 
 def test_a_rebuild_that_was_cut_short_before_its_end_is_not_taken_for_the_database(

@@ -80,6 +80,14 @@ def test_a_layer_that_was_fused_wrongly_is_found_when_it_is_loaded(
         load_model(checkpoints["qwen3_vl"], device=DEVICE, dtype=dtype)
 
 
+def test_a_fused_layer_that_gives_no_numbers_is_found_too(
+    checkpoints: dict[str, Path], monkeypatch
+) -> None:
+    monkeypatch.setattr(FusedMLP, "forward", lambda self, x: x * float("nan"))
+    with pytest.raises(ParityError, match="fused layer differs"):
+        load_model(checkpoints["qwen3_vl"], device=DEVICE, dtype=torch.float32)
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_projections_one_by_one_are_those_at_once(

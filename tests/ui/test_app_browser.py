@@ -72,6 +72,10 @@ def test_a_reload_the_way_back_and_a_link_ask_the_query_again(tab: Page) -> None
     expect(tab.locator("#query textarea")).to_have_value(first)
     tab.go_forward()
     expect(tab.locator("#summary")).to_contain_text(second)
+    tab.fill("#query textarea", " ")  # refused: the address goes on naming what is shown
+    tab.keyboard.press("Enter")
+    expect(tab.locator(".toast-wrap")).to_contain_text("Type a query first")
+    expect(tab).to_have_url(re.compile(r"#q=tram\+timetable$"))
     link = tab.context.new_page()  # in which nobody minds that a reload breaks Gradio's stream off
     link.goto(tab.url)
     for _ in range(2):

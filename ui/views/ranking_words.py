@@ -46,7 +46,8 @@ def summary(run: Run | None, *more: str) -> str:
     said = (*mini.notes, gone if run.n_removed else "", _unread(run), *more)
     notes = "".join(f'<p class="mrr-note">{esc(text)}</p>' for text in said if text)
     return (
-        f'<div class="mrr" aria-live="polite"><p><b class="mrr-num">{count(n_ranked, "page")}</b> '
+        f'<div class="mrr" aria-live="polite" data-asked="{esc(run.query)}">'
+        f'<p><b class="mrr-num">{count(n_ranked, "page")}</b> '
         f"ranked for <b>“{shortened(run.query)}”</b> in "
         f'<b class="mrr-num" id="took">{duration(usage.total_ms)}</b></p>'
         f'{_unlikely(run)}{notes}<details class="mrr-note" data-key="times">'

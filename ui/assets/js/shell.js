@@ -28,6 +28,7 @@
     const asked = new URLSearchParams(location.hash.slice(1)).get("q");
     const box = document.querySelector("#query textarea");
     if (!asked || !box || box.value === asked) return;
+    history.replaceState({ asks: true }, "");  // what is asked may be written otherwise there
     box.value = asked;
     box.dispatchEvent(new Event("input", { bubbles: true }));
     // Gradio hears of the words a moment later than the page.
