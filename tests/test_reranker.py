@@ -435,7 +435,7 @@ def test_the_usage_counts_what_was_done_before_a_page_turned_out_to_be_lost(
     with PageStore(tmp_path / "store") as store:
         engine = reopen(pair, tmp_path, store=store)
         for row in store._entries.rows([engine.cache.key(page) for page in added[1:]]):
-            store._entries.drop(row)
+            store._entries.drop([row])
         picture_of, victim = store.image, added[3].page_id
         monkeypatch.setattr(store, "image", lambda i: None if i == victim else picture_of(i))
         usage = engine.rank("blue page").usage
