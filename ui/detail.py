@@ -54,10 +54,15 @@ class Detail:
             return {**failed, self.views.chosen: inspector.heading(run, page_id)}
 
     def trace(self, session: Session) -> Values:
-        """One traced pass, and the lens of every candidate."""
+        """One traced pass, and the lens of every candidate.
+
+        Nothing where another page was picked meanwhile: what shows that one may be there already.
+        """
+        chosen = session.run, session.selected
         explaining.trace(self.bench, session)
         explaining.lenses(self.bench, session)
-        return self.shown(session)
+        shown = self.shown(session)
+        return shown if chosen == (session.run, session.selected) else {}
 
     def shown(self, session: Session, mode: str | None = None) -> Values:
         """The three views of the selected page as far as it was traced."""

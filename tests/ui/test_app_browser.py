@@ -27,6 +27,10 @@ def rank(tab: Page, query: str = SAMPLES[0]) -> None:
     tab.fill("#query textarea, #query input", query)
     tab.keyboard.press("Enter")
     expect(tab.locator("#summary")).to_contain_text(f"“{query}”")
+    # The address follows when the event is over: Gradio sends what it shows once more at its end.
+    tab.wait_for_function(
+        "q => new URLSearchParams(location.hash.slice(1)).get('q') === q", arg=query
+    )
 
 
 def traced(tab: Page) -> None:

@@ -272,9 +272,9 @@ def test_the_plan_is_of_what_the_switches_hold_and_said_once(
     view = house.views.settings
     house.switches(session)
     assert house.plan(session, *switches(bench)) == {}, "the app itself has put them there"
-    said = house.plan(session, *switches(bench, keep_ratio=0.25))
+    said = house.plan(session, *switches(bench, keep_ratio=0.85))
     assert f"Apply will encode {N_PAGES} of" in said[view.plan]
-    assert house.plan(session, *switches(bench, keep_ratio=0.25)) == {}
+    assert house.plan(session, *switches(bench, keep_ratio=0.85)) == {}
     back = house.plan(session, *switches(bench))
     assert "Nothing has to be encoded again" in back[view.plan]
     assert back[view.preset] == "Paper default"
