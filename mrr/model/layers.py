@@ -25,8 +25,8 @@ from transformers.masking_utils import sdpa_mask
 from mrr.model.rotary import CosSin
 
 ATTENTION = "mrr"
-# On a GPU torch may choose cuDNN, which compiles a plan for every new shape, tens of milliseconds,
-# and raises where K/V lies as it does not expect. These take K/V as it lies.
+# On a GPU torch may choose cuDNN, which compiles a plan for every new shape. These do not, and
+# `mini` is no slower with them (docs/LOG.md, "The query on an H200, measured again").
 _choosing = threading.Lock()
 _ANY_LAYOUT = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 # exp(MASKED) is 0 in every type. An infinity does on a CPU, but a kernel of a GPU that begins with

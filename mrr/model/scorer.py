@@ -146,7 +146,10 @@ class Scorer:
         return self.score_read(self.read(texts, stages), pages, stages)
 
     def read(self, texts: Sequence[str], stages: Stages) -> Reading:
-        """Texts as far as the band, which is the same whatever the pages."""
+        """Texts as far as the band, which is the same whatever the pages.
+
+        Raises InputRejected for a text that cannot be kept apart from control tokens.
+        """
         if self._instruction is None:
             with stages("query"):
                 self.instruction()
@@ -158,7 +161,7 @@ class Scorer:
             return Reading(Suffix(hidden, torch.tensor([len(ids[0]) - 1])), mark)
 
     def score_read(self, reading: Reading, pages: Sequence[KVPage], stages: Stages) -> np.ndarray:
-        """`score` of texts that were read.
+        """Logits (N,) float32 of texts that were read, as `score`. Raises NotFinite.
 
         On a GPU nothing that makes the pages may have been queued since, and not be done.
         """
