@@ -78,7 +78,7 @@ class Running:
     uploads: Path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, corpus: Examples) -> Iterator[Running]:
     """app.py's own build() and launch_flags(), on a free port of this machine."""
     root = tmp_path_factory.mktemp("app")
