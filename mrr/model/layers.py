@@ -25,10 +25,12 @@ from transformers.masking_utils import sdpa_mask
 from mrr.model.rotary import CosSin
 
 ATTENTION = "mrr"
-# On a GPU torch may choose cuDNN, which compiles a plan for every new shape. These do not, and
-# `mini` is no slower with them (docs/LOG.md, "The query on an H200, measured again").
+# On a GPU torch may choose cuDNN, which compiles a plan for every new shape and clears memory
+# first: for a short text that takes longer than the attention (docs/LOG.md, "The query on an H200,
+# measured again"). The passes of whole pages are left to torch's choice.
 _choosing = threading.Lock()
-_ANY_LAYOUT = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+_SHORT = 128
+_NOT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 # exp(MASKED) is 0 in every type. An infinity does on a CPU, but a kernel of a GPU that begins with
 # columns of which nothing is seen may subtract it from itself.
 MASKED = -65_504.0
@@ -115,15 +117,17 @@ def attention_forward(
     if recorder is not None:
         scale = scaling or module.scaling
         recorder.record(module.layer_idx, query, key, attention_mask, scale)
-    return sdpa_attention_forward(
-        module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
-    )
+    is_short = query.is_cuda and key.shape[2] <= _SHORT
+    with _not_cudnn() if is_short else nullcontext():
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+        )
 
 
 @contextmanager
-def _any_layout() -> Iterator[None]:
+def _not_cudnn() -> Iterator[None]:
     # torch keeps the choice for the whole process: of two engines, each would put back the other's.
-    with _choosing, sdpa_kernel(_ANY_LAYOUT):
+    with _choosing, sdpa_kernel(_NOT_CUDNN):
         yield
 
 
@@ -139,7 +143,7 @@ def folded_attention(
     b, heads, n, d = query.shape
     groups = heads // key.shape[1]
     folded = query.reshape(b, heads // groups, groups * n, d)
-    with _any_layout() if query.is_cuda else nullcontext():
+    with _not_cudnn() if query.is_cuda else nullcontext():
         out = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
     return out.unflatten(2, (groups, n)).permute(0, 3, 1, 2, 4).reshape(b, n, heads, d)
 
