@@ -37,14 +37,25 @@ class Detail:
     def pick(self, session: Session, event: gr.EventData) -> Values:
         """A page was selected: every view follows, from what is known of it."""
         session.selected = self.bench.page(session, field(event, "page")).page_id
+        return self.until_traced(session)
+
+    def until_traced(self, session: Session) -> Values:
+        """The three views of the selected page; `trace_selected` is to follow."""
+        if self._awaits_trace(session):
+            session.promised += 1
         return self.shown(session)
 
     def trace_selected(self, session: Session) -> Values:
-        """Trace the selected page, if it was not, and if the session wants that by itself."""
+        """Trace the selected page, if it was not, and if the session wants that by itself.
+
+        What is known is shown once more where maps were promised: another call of this may have
+        traced the page, whose maps then reached the browser before the promise did.
+        """
         run, page_id = session.run, session.selected
+        promised, session.promised = session.promised, max(0, session.promised - 1)
         if run is None or page_id is None or not session.settings.auto_trace:
             return {}
-        if explaining.known(session) is not None and explaining.known_lenses(session):
+        if not promised and not self._awaits_trace(session):
             return {}
         try:
             return self.trace(session)
@@ -52,6 +63,12 @@ class Detail:
             tell(str(error))
             failed = self._blank("This page could not be traced.")
             return {**failed, self.views.chosen: inspector.heading(run, page_id)}
+
+    def _awaits_trace(self, session: Session) -> bool:
+        """Whether the selected page is going to be traced by itself."""
+        if session.run is None or session.selected is None or not session.settings.auto_trace:
+            return False
+        return explaining.known(session) is None or not explaining.known_lenses(session)
 
     def trace(self, session: Session) -> Values:
         """One traced pass, and the lens of every candidate.

@@ -201,7 +201,7 @@ class Handlers:
             rank.only_changes: gr.update(visible=run.dense_done),
             self.views.labels.scores: labels.scores(self.bench, session),
             self.views.history.runs: history.runs(session),
-            **self.detail.shown(session),
+            **self.detail.until_traced(session),
         }
 
     def redraw(self, view: View, only: bool, session: Session) -> str:
@@ -229,7 +229,7 @@ class Handlers:
         return {
             self.views.ranking.summary: self.summary(session),
             **self._dense(session, view, only, running=session.comparing),
-            **self.detail.shown(session),
+            **self.detail.until_traced(session),
         }
 
     def tick(self, view: View, only: bool, session: Session, event: gr.EventData) -> Values:

@@ -145,7 +145,8 @@ class Session:
     the systems differ are shown. latency_of: what latency was measured with, in words. changed:
     Apply took other settings than there were, and nothing was ranked with them yet. reading: (read,
     of) the pages of the upload that goes on. planned: the switches that the plan of Apply, as it
-    stands on the screen, is about. drawn: hash of what shows what is stored, by its element's id.
+    stands on the screen, is about. promised: how often the screen was told that maps follow. drawn:
+    hash of what shows what is stored, by its element's id.
     """
 
     scope: str = field(default_factory=new_scope)
@@ -168,6 +169,7 @@ class Session:
     changed: bool = False
     reading: tuple[int, int] | None = None
     planned: tuple[object, ...] = ()
+    promised: int = 0
     drawn: dict[str | None, int] = field(default_factory=dict)
     sure: bool = False
     dense_system: System = "original"

@@ -13,6 +13,7 @@ import pytest
 from mrr.errors import InputRejected
 from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
 from ui.caching import upload
+from ui.detail import TRACING
 from ui.handlers import Handlers
 from ui.housekeeping import Housekeeping
 from ui.layout import build_ui
@@ -187,6 +188,24 @@ class Click:
 
     def __init__(self, **data: str) -> None:
         self._data = data
+
+
+def test_maps_follow_a_promise_that_reached_the_screen_after_them(
+    rank: Handlers, session: Session
+) -> None:
+    ask(rank, session)
+    detail, chosen = rank.detail, rank.detail.views.chosen
+    detail.trace_selected(session)
+    first, second = (hit.page for hit in session.run.mini.hits[1:3])
+    for page in (first, second):  # one key after the other, before anything was traced
+        promise = rank.pick(session, Click(page=page.page_id))
+        assert TRACING in str(promise)
+    assert second.label in detail.trace_selected(session)[chosen]
+    maps = detail.trace_selected(session)
+    assert second.label in maps[chosen] and TRACING not in str(maps)
+    assert detail.trace_selected(session) == {}, "nothing is owed any more"
+    assert TRACING not in str(rank.pick(session, Click(page=second.page_id)))
+    assert detail.trace_selected(session) == {}, "it was shown when it was picked"
 
 
 def test_a_page_that_another_tab_removed_leaves_the_ranking_when_it_is_picked(
