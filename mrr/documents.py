@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import re
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from mrr.errors import InputRejected
-from mrr.pages.ingest import Content, File, from_pil
+from mrr.pages.ingest import Content, contents, from_pil, read_bytes
 from mrr.pages.naming import NOT_FETCHED, display_name, is_url
 from mrr.types import AddedPage, FailedFile, Hit, Page, PageImage, PageLike
 
@@ -20,7 +22,42 @@ if TYPE_CHECKING:
 
 Picture = Content
 Document = Picture | PageLike
+Encoded = tuple[str, bytes]  # a file's name, and what is in it
 _DATA_URL = re.compile(r"data:[^\s,]*,", re.IGNORECASE)  # "data: by region, 2024" is a query
+_MAX_FILES = 10_000  # that are recognized
+
+
+class Recognized:
+    """Which pages files were, so that whoever ranks them again need not have them decoded.
+
+    A file is known by all of its bytes. For use from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._page_ids: dict[bytes, str] = {}  # by digest, the oldest first
+        self._lock = threading.Lock()
+
+    def page_id(self, given: Image.Image | Encoded) -> str | None:
+        """The page that a file was, if that is remembered."""
+        return None if isinstance(given, Image.Image) else self._page_ids.get(_digest(given))
+
+    def remember(self, given: Image.Image | Encoded, page_id: str) -> None:
+        """What page a file is; of a picture in memory nothing."""
+        if isinstance(given, Image.Image):
+            return
+        with self._lock:
+            self._page_ids[_digest(given)] = page_id
+            if len(self._page_ids) > _MAX_FILES:
+                self._page_ids.pop(next(iter(self._page_ids)))
+
+    def forget(self) -> None:
+        """Every file."""
+        with self._lock:
+            self._page_ids.clear()
+
+
+def _digest(file: Encoded) -> bytes:
+    return hashlib.sha256(file[1]).digest()
 
 
 def is_picture(engine: MiniReranker, side: Document) -> bool:
@@ -49,14 +86,33 @@ def read_picture(engine: MiniReranker, document: Document, name: str) -> Image.I
     found = known(engine, document, name)
     if isinstance(found, Page):
         return engine.cache.picture(found)
-    return read_page(engine, found, name).image
+    return read_page(engine, opened(engine, found, name), name).image
 
 
-def read_page(engine: MiniReranker, document: Picture | str, name: str) -> PageImage:
-    """Exactly one decoded page, or InputRejected."""
+def opened(engine: MiniReranker, document: Picture | str, name: str) -> Image.Image | Encoded:
+    """A picture in memory as it is, and of anything else what is in the file; or InputRejected."""
     if isinstance(document, Image.Image):
-        return from_pil(document, name, engine.limits)
-    items = list(engine.decode([_file(document, name)]))
+        return document
+    if isinstance(document, str) and _DATA_URL.match(document):
+        return name, _of_data_url(document, name)
+    if isinstance(document, str):
+        _check_there(document, name)
+    try:
+        if isinstance(document, str | Path):  # named, so that a folder is refused, not searched
+            path = Path(document)
+            return path.name, read_bytes(path, path.name, engine.limits)
+        given = (name, document) if isinstance(document, Content) else document
+        ((shown, content),), _ = contents(given)
+        return shown, read_bytes(content, shown, engine.limits)
+    except InputRejected as error:
+        raise InputRejected(f"{name.capitalize()}: {error}") from None
+
+
+def read_page(engine: MiniReranker, given: Image.Image | Encoded, name: str) -> PageImage:
+    """Exactly one decoded page, or InputRejected."""
+    if isinstance(given, Image.Image):
+        return from_pil(given, name, engine.limits)
+    items = list(engine.decode([given]))
     for item in items:
         if isinstance(item, FailedFile):
             raise InputRejected(f"{name.capitalize()}: {item.reason}")
@@ -67,17 +123,6 @@ def read_page(engine: MiniReranker, document: Picture | str, name: str) -> PageI
             "with add() and use rank(), or pass its page ids."
         )
     return pages[0]
-
-
-def _file(document: Picture | str, name: str) -> File:
-    """What to read a document from, called by its own name if it is a path, else by `name`."""
-    if isinstance(document, str):
-        if _DATA_URL.match(document):
-            return name, _of_data_url(document, name)
-        _check_there(document, name)
-    if isinstance(document, str | Path):  # named, so that a folder is refused and not searched
-        return Path(document).name, Path(document)
-    return (name, document) if isinstance(document, Content) else document
 
 
 def _check_there(path: str, name: str) -> None:

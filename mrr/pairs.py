@@ -1,8 +1,9 @@
 """Reranking in the field's conventions: documents in, positions and scores out.
 
 Pictures given here are cached like any page, in a scope of their own, so the second query over
-the same documents pays for the query, and for reading the files. Nobody asked to keep them: the
-store evicts them as it does K/V, and one that it has no room for is scored without it.
+the same documents pays for the query, and for reading the files, which are decoded once. Nobody
+asked to keep them: the store evicts them as it does K/V, and one that it has no room for is scored
+without it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 
 from cache_db.evict import DOCUMENTS
-from mrr.documents import Document, is_picture, known, read_page, read_picture
+from mrr.documents import Document, Encoded, is_picture, known, opened, read_page, read_picture
 from mrr.errors import BudgetExceeded, InputRejected
 from mrr.model.scorer import Scorer
 from mrr.page_cache import page_of
@@ -260,18 +261,31 @@ def _place(
     engine: MiniReranker, text: str, document: Document, name: str, held: ExitStack
 ) -> Page | float:
     """The page of a document, pinned as long as `held` is; or its logit, where it has no room."""
-    there = known(engine, document, name)
-    if isinstance(there, Page):
-        held.enter_context(engine.store.pinned([there.page_id]))
-        return there
-    item = read_page(engine, there, name)
+    found = _found(engine, document, name)
+    if isinstance(found, Page):
+        held.enter_context(engine.store.pinned([found.page_id]))
+        return found
+    item = read_page(engine, found, name)
     page = page_of(item, DOCUMENTS)
     held.enter_context(engine.store.pinned([page.page_id]))  # or the next ones could push it out
     with turn(engine.lock):
         try:
-            return engine.cache.add(item, DOCUMENTS, page).page
+            page = engine.cache.add(item, DOCUMENTS, page).page
         except BudgetExceeded:
             return _score_unstored(engine, text, page, item.image)
+    engine.recognized.remember(found, page.page_id)
+    return page
+
+
+def _found(engine: MiniReranker, document: Document, name: str) -> Page | Image.Image | Encoded:
+    """The stored page that a document names, or was when it was decoded; or what to read."""
+    there = known(engine, document, name)
+    if isinstance(there, Page):
+        return there
+    given = opened(engine, there, name)
+    page_id = engine.recognized.page_id(given)
+    page = None if page_id is None else engine.store.page(page_id)
+    return given if page is None else page
 
 
 def _score_unstored(engine: MiniReranker, text: str, page: Page, image: Image.Image) -> float:
@@ -302,7 +316,8 @@ def _logit(
         raise InputRejected(
             f"{name.capitalize()}, {placed.label}, cannot be read any more. Add it again."
         )
-    item = read_page(engine, document, name)
+    engine.recognized.forget()  # to have what was lost decoded, and stored again, the next time
+    item = read_page(engine, opened(engine, document, name), name)
     return _score_unstored(engine, text, placed, item.image)
 
 

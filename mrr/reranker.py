@@ -20,6 +20,7 @@ from cache_db.store import PageStore
 from mrr import adding, pairs, ranking
 from mrr.build import dense_store, load_parts, open_store, trained_config
 from mrr.config import DEFAULT_INSTRUCTION, Limits, RerankConfig
+from mrr.documents import Recognized
 from mrr.errors import Closed
 from mrr.explain import explanation
 from mrr.model.embedder import Embedder
@@ -86,6 +87,7 @@ class MiniReranker:
         # One each, or a query of `dense + reuse` would push out what `mini` reads.
         self._resident, self._dense_resident = (resident_for(loaded.device) for _ in "12")
         self._graphs = graphs_for(loaded)
+        self.recognized = Recognized()
         self._configure(config)
 
     @classmethod

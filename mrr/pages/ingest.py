@@ -164,6 +164,17 @@ def from_pil(image: Image.Image, label: str, limits: Limits) -> PageImage:
     return PageImage(page, shown, shown, 1)
 
 
+def read_bytes(source: Content, name: str, limits: Limits) -> bytes:
+    """What is in a file of allowed size; InputRejected for another, and for a picture."""
+    shown = display_name(name)
+    if isinstance(source, Image.Image):
+        raise InputRejected(f"{shown} is a picture in memory and no file.")
+    try:
+        return _read(source, name, limits)
+    except Refused as refused:
+        raise InputRejected(refused.sentence(shown)) from None
+
+
 def _page_files(folder: Path, closed: list[Path]) -> Iterator[Path]:
     """Page files in a folder and those below it; closed receives those that may not be read."""
 
