@@ -15,6 +15,7 @@ from PIL import Image
 
 from cache_db.store import PageStore
 from mrr import MiniReranker
+from mrr.documents import Recognized
 from mrr.errors import InputRejected
 from mrr.model.scorer import Scorer
 from mrr.pairs import sigmoid, with_instruction
@@ -333,6 +334,75 @@ def scan(seed: int) -> Image.Image:
     """A picture that PNG cannot make smaller: 200 KB."""
     noise = np.random.default_rng(seed).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     return Image.fromarray(noise)
+
+
+@pytest.fixture
+def decoded(reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that were decoded."""
+    names: list[str] = []
+    pages = reranker.decoder.pages
+
+    def noted(name: str, *given):
+        names.append(name)
+        return pages(name, *given)
+
+    monkeypatch.setattr(reranker.decoder, "pages", noted)
+    return names
+
+
+def test_a_file_that_was_ranked_before_is_not_decoded_again_whatever_it_is_called(
+    reranker: MiniReranker, decoded: list[str], tmp_path
+) -> None:
+    data, other = png(DOCUMENTS[0]), png(DOCUMENTS[1])
+    path = tmp_path / "page.png"
+    path.write_bytes(data)
+    first = reranker.rerank("blue page", [data, other])
+    url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    same = [path, str(path), data, bytearray(data), io.BytesIO(data), url]
+    again = reranker.rerank("blue page", [*same, other])
+    red = reranker.rerank("red", [data])
+    assert decoded == ["document 0", "document 1"]
+    logit = {result.index: result.logit for result in first}
+    assert {r.index: r.logit for r in again} == dict.fromkeys(range(6), logit[0]) | {6: logit[1]}
+    assert red[0].logit != logit[0]
+    path.write_bytes(other)  # a file is what is in it
+    assert reranker.rerank("blue page", [path])[0].logit == pytest.approx(logit[1], abs=1e-4)
+    assert logit[0] != pytest.approx(logit[1], abs=1e-3)
+
+
+def test_a_file_is_decoded_again_where_its_page_has_left_the_store(
+    reranker: MiniReranker, decoded: list[str]
+) -> None:
+    data = png(DOCUMENTS[0])
+    (first,) = reranker.rerank("blue page", [data])
+    reranker.store.clear()
+    (again,) = reranker.rerank("blue page", [data])
+    assert again.logit == pytest.approx(first.logit, abs=1e-4) and len(decoded) == 2
+
+
+def test_a_recognized_file_whose_stored_picture_is_lost_is_read_and_stored_again(
+    reranker: MiniReranker, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = png(DOCUMENTS[0])
+    (first,) = reranker.rerank("blue page", [data])
+    monkeypatch.setattr(type(reranker.store), "image", lambda *_: None)
+    (other,) = reranker.rerank("blue page", [data], instruction="Another task.")  # no K/V for it
+    monkeypatch.undo()
+    assert other.logit == pytest.approx(
+        reranker.rerank("blue page", [DOCUMENTS[0]], instruction="Another task.")[0].logit, abs=1e-4
+    )
+    assert reranker.rerank("blue page", [data])[0].logit == pytest.approx(first.logit, abs=1e-4)
+    reranker.rerank("red", [data])
+    assert len(decoded) == 2, "the third time it was stored again, the fourth time recognized"
+
+
+def test_only_so_many_files_are_recognized(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mrr.documents._MAX_FILES", 2)
+    recognized = Recognized()
+    for file in (b"a", b"b", b"c"):
+        recognized.remember(("name", file), file.hex())
+    known = [recognized.page_id(("another name", file)) for file in (b"a", b"b", b"c")]
+    assert known == [None, "62", "63"]
 
 
 def test_ever_new_documents_fill_no_store_and_keep_no_page_out(reranker: MiniReranker) -> None:

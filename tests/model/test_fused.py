@@ -12,6 +12,8 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRMSNorm
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextRMSNorm
 
+import mrr.model.fused as layer_parts
+from mrr.assets import assets
 from mrr.errors import ParityError
 from mrr.model.fused import FusedAttention, FusedMLP, fuse
 from mrr.model.layers import causal_mask, run_layers
@@ -78,6 +80,51 @@ def test_a_layer_that_was_fused_wrongly_is_found_when_it_is_loaded(
     monkeypatch.setattr(part, name, wrong)
     with pytest.raises(ParityError, match="fused layer differs"):
         load_model(checkpoints["qwen3_vl"], device=DEVICE, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("model", ["tiny-reranker", "tiny-embedder"])
+def test_a_trained_layer_that_adds_little_to_what_it_is_given_is_compared_by_what_it_adds(
+    monkeypatch, model: str, dtype: torch.dtype
+) -> None:
+    folder = assets("models") / model
+    load_model(folder, device=DEVICE, dtype=dtype)
+    mlp, turned = FusedMLP.forward, FusedAttention._turned
+
+    def even(self, normed, cos_sin, first, end, **how):
+        """Q and K with which every token attends to all alike."""
+        return 0 * turned(self, normed, cos_sin, first, end, **how)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(FusedMLP, "forward", lambda self, x: 0 * mlp(self, x))
+        with pytest.raises(ParityError, match="in its MLP by 1"):
+            load_model(folder, device=DEVICE, dtype=dtype)
+    with monkeypatch.context() as broken:
+        broken.setattr(FusedAttention, "_turned", even)
+        with pytest.raises(ParityError, match="in its attention"):
+            load_model(folder, device=DEVICE, dtype=dtype)
+
+
+def test_a_norm_with_another_epsilon_is_found(monkeypatch, checkpoints: dict[str, Path]) -> None:
+    right = layer_parts._norm
+
+    def wrong(stock):
+        norm = right(stock)
+        norm.eps *= 2
+        return norm
+
+    monkeypatch.setattr(layer_parts, "_norm", wrong)
+    with pytest.raises(ParityError, match="fused layer differs"):
+        load_model(checkpoints["qwen3_vl"], device=DEVICE, dtype=torch.float32)
+
+
+def test_a_layer_that_gives_no_numbers_before_it_is_fused_is_told_and_not_judged(
+    caplog, monkeypatch, checkpoints: dict[str, Path]
+) -> None:
+    broken = (torch.full((4, 8), float("nan")),) * 3
+    monkeypatch.setattr(layer_parts, "_probe", lambda lm: broken)
+    load_model(checkpoints["qwen3_vl"], device=DEVICE, dtype=torch.float32)
+    assert "its MLP gives no finite numbers and was not compared" in caplog.text
 
 
 def test_a_fused_layer_that_gives_no_numbers_is_found_too(
