@@ -145,7 +145,8 @@ class PageCache:
     def load(self, pages: Sequence[Page], stages: Stages) -> list[KVPage]:
         """K/V of pages, encoding what is missing; stages notes what that was, and what was read.
 
-        On an accelerator all of it is there when this returns, and nothing is still queued.
+        Where it stays on an accelerator, all of it is there when this returns, and nothing is still
+        queued.
         """
         wanted = {self.key(page): page for page in pages}
         with stages("load"):
@@ -193,7 +194,8 @@ class PageCache:
         for key, kv in ready.items():
             self.resident.put(key, pages[key].page_id, kv)
         if device.type == "cuda":  # pages are put in place beside what is queued before them
-            torch.cuda.current_stream(device).synchronize()  # all of it would break captures off
+            # Not the whole device: that would break off what another thread captures.
+            torch.cuda.current_stream(device).synchronize()
         return ready
 
     def encode(self, page: Page, sight: Sight, stages: Stages) -> tuple[KVPage, bool]:

@@ -85,7 +85,8 @@ class MiniReranker:
         self._twins: dict[RerankConfig, MiniReranker] = {}  # shared as well, the latest last
         self._dense_store = dense_store()
         # One each, or a query of `dense + reuse` would push out what `mini` reads.
-        self._resident, self._dense_resident = (resident_for(loaded.device) for _ in "12")
+        self._resident = resident_for(loaded.device)
+        self._dense_resident = resident_for(loaded.device)
         self._graphs = graphs_for(loaded)
         self.recognized = Recognized()
         self._configure(config)

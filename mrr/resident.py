@@ -58,7 +58,7 @@ class Resident:
 
 
 def resident_for(device: torch.device) -> Resident | None:
-    """Room for a quarter of what an accelerator has free; None on a CPU."""
+    """Room for a quarter of what an accelerator has free now; None on a CPU."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)

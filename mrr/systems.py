@@ -16,9 +16,10 @@ from mrr.timing import Stages
 from mrr.types import Page
 
 # Page K/V held at once, whatever the number of candidates: about 1 GB of int8 at 2B dimensions, and
-# with every layer and token, which are many times as large, 2.3 GB in bfloat16: of 20 pages, which
-# are as many as candidates usually. A GPU holds it in the compute type (2 GB each) and once more
-# side by side (PageStack), which its graphs keep.
+# with every layer and token, which are many times as large, 2.3 GB in bfloat16: of 20 pages of
+# 1,000 tokens, as many as there are candidates usually (on a GPU 20 of 1,800 are two batches). A
+# GPU holds it in the compute type (2 GB each) and once more side by side (PageStack), which its
+# graphs keep.
 PAGES_AT_ONCE, DENSE_PAGES_AT_ONCE = 128, 20
 _ORIGINAL_BATCH_ON_GPU = 8
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,23 @@ def test_a_removed_page_is_let_go_of_under_every_configuration() -> None:
         resident.put(key, page_id, kv())
     resident.remove_pages(["a"])
     assert [resident.get(key) is not None for key in ("a1", "a2", "b1")] == [False, False, True]
+
+
+def test_each_system_keeps_its_pages_apart_and_a_removed_page_leaves_both(
+    reranker: MiniReranker,
+) -> None:
+    reranker._resident, reranker._dense_resident = Resident(10**9), Resident(10**9)
+    own = reranker.with_config(replace(reranker.config, keep_ratio=0.75))  # its caches have them
+    page, other = (added.page for added in own.add(pictures()[:2]).pages)
+    for system in ("mini", "dense-reuse"):
+        own.rank("blue page", system=system)
+    homes = [(own.cache, reranker._resident), (own.dense_cache, reranker._dense_resident)]
+    for cache, resident in homes:
+        assert cache.resident is resident and len(resident._held) == 2
+    own.remove_pages([page])
+    for cache, resident in homes:
+        assert resident.get(cache.key(page)) is None
+        assert resident.get(cache.key(other)) is not None
 
 
 def test_a_second_query_takes_its_pages_from_the_device_and_scores_the_same(

@@ -1,8 +1,8 @@
 """A function of tensors as a CUDA graph: its kernels start in one go, not at the host's pace.
 
-A query is over a thousand small kernels, and giving the orders takes a GPU's host longer than the
-GPU needs to obey. A graph is bound to shapes and addresses, so there is one for each shape, and it
-reads its inputs from tensors that are overwritten for each call.
+A query is some hundreds of small kernels, and giving the orders takes a GPU's host longer than
+the GPU needs to obey. A graph is bound to shapes and addresses, so there is one for each shape, and
+it reads its inputs from tensors that are overwritten for each call.
 """
 
 from __future__ import annotations
@@ -132,6 +132,7 @@ class Graphs:
         graph = self._held.get(key)
         if graph is not None:
             self._held.move_to_end(key)
+            self._shape(key)
             write(graph.inputs)
             self.n_replays += 1
             return graph.replay()
@@ -151,7 +152,7 @@ class Graphs:
         shape.runs += 1
         if _broken or shape.refused or shape.runs <= 2**shape.captures:
             return False
-        return _nbytes(inputs) <= self._room()
+        return _size(inputs) <= self._room()
 
     def _capture(
         self, key: Hashable, shape: _Shape, function: Function, inputs: Inputs
@@ -173,7 +174,7 @@ class Graphs:
                 reason,
             )
             return None
-        if _nbytes(inputs) + graph.own_bytes > self._room():
+        if _size(inputs) + graph.own_bytes > self._room():
             shape.refused = True
             return None
         shape.runs = 0
@@ -197,7 +198,7 @@ class Graphs:
     def _nbytes(self, more: Inputs) -> int:
         """Of all graphs held and of more inputs, each tensor counted once."""
         inputs = [tensor for graph in self._held.values() for tensor in graph.inputs]
-        return _nbytes((*inputs, *more)) + sum(graph.own_bytes for graph in self._held.values())
+        return _size((*inputs, *more)) + sum(graph.own_bytes for graph in self._held.values())
 
     def _drop(self, n: int) -> None:
         if n and self._device.type == "cuda":  # a last replay may still be running
@@ -227,11 +228,6 @@ def put(host: Tensor, device: torch.device, into: Tensor | None) -> Tensor:
     if into is None:
         return host.to(device, non_blocking=True)
     return into.copy_(host, non_blocking=True)
-
-
-def round_up(n: int, multiple: int) -> int:
-    """The next multiple, or n itself where it is one."""
-    return -(-n // multiple) * multiple
 
 
 @contextmanager
@@ -281,6 +277,6 @@ def _beside(device_index: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device_index)
 
 
-def _nbytes(tensors: Inputs) -> int:
-    """Each tensor counted once."""
+def _size(tensors: Inputs) -> int:
+    """Their bytes, each tensor counted once."""
     return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrr.model.graphs import put, round_up
+from mrr.model.graphs import put
 from mrr.model.kv import KVPage
 from mrr.model.layers import MASKED, causal_mask
 from mrr.model.load import LoadedModel
@@ -108,7 +108,7 @@ class PageStack:
 
 def width(n_columns: int) -> int:
     """Columns that so many are filled up to."""
-    return round_up(n_columns, COLUMN_MULTIPLE)
+    return -(-n_columns // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
 
 
 def stack(

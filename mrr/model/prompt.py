@@ -218,6 +218,7 @@ class PromptEncoder:
             if name == "instruction":
                 words[-1] += instruction
             elif name is not None and name not in images:
+                assert len(words) == 1, "two texts between the same control tokens"
                 field = name
                 words.append("")
             elif piece is not None and name is None and piece not in self.control:

@@ -42,7 +42,8 @@ _serials = itertools.count()
 class Reading:
     """Texts that have been read as far as the band.
 
-    mark: on a GPU, a mark from before that, when nothing was queued that makes pages or reads them.
+    mark: on a GPU, a mark from before that in its queue. What makes or reads pages is queued before
+    it, or done: what waits for the mark alone may put pages in place.
     """
 
     suffix: Suffix
@@ -76,7 +77,7 @@ class Scorer:
         self.graphs = graphs
         self._serial = next(_serials)  # unlike id(self), never another's later on
         self._instruction: InstructionKV | None = None
-        # As long as a graph reads them: texts of every length share one.
+        # As long as a graph reads them: texts that come to as many columns share one.
         self._stacks: WeakValueDictionary[tuple[int, int], Tensor] = WeakValueDictionary()
 
     @property
