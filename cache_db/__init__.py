@@ -7,8 +7,9 @@
             entries = store.get_many(keys)      # what is missing or damaged is not in it
 
 Order of writes: reserve room, file (temporary, fsync, rename, fsync of the folder), row. The row
-is the commit. Order of removal: row, file. Whatever a killed process leaves is a file without a
-row, and is swept at the next start. What others keep in the same folder is left alone.
+is the commit. Order of removal: row, file; a reservation takes the row's place until the file is
+gone. Whatever a killed process leaves is a file without a row, and is swept at the next start.
+What others keep in the same folder is left alone.
 
 A damaged database is rebuilt: rows that can be read are copied, and pages come back from their
 pictures, which say what they show. What goes for want of a row is K/V, which is computed anew.

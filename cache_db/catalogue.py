@@ -7,7 +7,7 @@ import math
 import sqlite3
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field
 from typing import Any
@@ -18,11 +18,12 @@ from PIL import Image
 
 from cache_db import codec, pictures
 from cache_db.database import Database, retried
-from cache_db.evict import Space, delete_all_unnamed
+from cache_db.evict import Space
 from cache_db.files import Files
 from cache_db.latest import load_latest
 from cache_db.records import Embedding
-from cache_db.schema import PAGE_COLUMNS, typed
+from cache_db.removal import delete_all_unnamed
+from cache_db.schema import PAGE_COLUMNS, texts, typed
 from cache_db.trouble import Tally, Trouble, is_full, reason
 from mrr.errors import BudgetExceeded, CorruptEntry
 from mrr.types import Page
@@ -249,8 +250,8 @@ class Catalogue:
         with self.space.reserve(data.nbytes, ".png") as room:
             self.files.write(room.name, data)
             with self.database.write() as db:
-                find = "SELECT file FROM pages WHERE page_id = ?"
-                old = db.execute(find, (page.page_id,)).fetchone()
+                find = "SELECT file FROM pages WHERE page_id = ? AND file IS NOT NULL"
+                old = texts(db.execute(find, (page.page_id,)))
                 picture = (room.name, data.nbytes, codec.digest(data.data))
                 db.execute(
                     f"""INSERT INTO pages ({PAGE_COLUMNS}, file, nbytes, digest)
@@ -260,8 +261,7 @@ class Catalogue:
                     (*astuple(page), *picture),
                 )
                 room.keep(db)
-        if old and old[0]:  # unless a rebuild has found this very picture, or the row was damaged
-            delete_all_unnamed(self.database, self.files, [old[0]])
+                self.space.abandon(db, old)
 
     def _read_vectors(self, fingerprint: str, scopes: frozenset[str]) -> Vectors:
         with self.database.read() as db:
@@ -270,8 +270,7 @@ class Catalogue:
         for page_id, blob in rows:
             with suppress(CorruptEntry):
                 found[page_id] = codec.unseal(blob)
-        lengths = Counter(map(len, found.values()))
-        n_dims = lengths.most_common(1)[0][0] if lengths else 0
+        n_dims = usual_length(map(len, found.values()))
         whole = {page_id: vector for page_id, vector in found.items() if len(vector) == n_dims}
         damaged = [page_id for page_id, _ in rows if page_id not in whole]
         self.drop_embeddings([(page_id, fingerprint) for page_id in damaged])
@@ -287,6 +286,12 @@ def embedding_in(row: Sequence[Any]) -> Embedding:
     if not all(isinstance(n, int) and n >= 0 for n in shape) or math.prod(shape) != importance.size:
         raise CorruptEntry(f"{importance.size} values of importance are not {shape}.")
     return Embedding(vector, importance.reshape(shape))
+
+
+def usual_length(lengths: Iterable[int]) -> int:
+    """That of most vectors of an embedder: one of another is damaged. 0 where there are none."""
+    counts = Counter(lengths).most_common(1)
+    return counts[0][0] if counts else 0
 
 
 def _select_pictures(db: sqlite_utils.Database, page_ids: Collection[str]) -> list[Picture]:

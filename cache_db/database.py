@@ -104,14 +104,17 @@ class Database:
                 raise Rebuilt(str(error)) from error
 
     @contextmanager
-    def write(self) -> Iterator[sqlite_utils.Database]:
+    def write(self, *, waits: bool = True) -> Iterator[sqlite_utils.Database]:
         """One transaction, commit at the end or nothing.
 
         IMMEDIATE, because a deferred transaction that reads before it writes fails at once,
-        without the timeout, when another process wrote in between.
+        without the timeout, when another process wrote in between. waits: for one who writes now;
+        False fails at once instead, as busy.
         """
         with self.read() as db:
             try:  # an interrupt may fall between BEGIN's success and the next line
+                if not waits:
+                    db.conn.execute("PRAGMA busy_timeout = 0")
                 db.conn.execute("BEGIN IMMEDIATE")
                 if self._is_replaced():  # while this waited
                     raise Rebuilt("it was replaced by another process")
@@ -121,6 +124,9 @@ class Database:
                 if db.conn.in_transaction:
                     db.conn.execute("ROLLBACK")
                 raise
+            finally:
+                if not waits:
+                    db.conn.execute(f"PRAGMA busy_timeout = {TIMEOUT_S * 1000:.0f}")
 
     def close(self) -> None:
         """Close the connections of all threads, once none of them is used any more.

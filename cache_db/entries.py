@@ -12,13 +12,13 @@ import numpy as np
 import sqlite_utils
 
 from cache_db import codec
-from cache_db.database import Database
-from cache_db.evict import Space, delete_all_unnamed, now_ns
+from cache_db.database import Database, retried
+from cache_db.evict import Space, now_ns
 from cache_db.files import Files
 from cache_db.latest import load_latest
 from cache_db.memory import MemoryTier
 from cache_db.records import Entry
-from cache_db.schema import typed
+from cache_db.schema import texts, typed
 from cache_db.trouble import Tally, Trouble
 from mrr.errors import BudgetExceeded, CorruptEntry
 
@@ -87,7 +87,8 @@ class Entries:
         kept = False
         with self.trouble.guard("store entries"):
             try:
-                self._write(EntryRow(key, page_id, "", data.nbytes, codec.digest(data.data)), data)
+                row = EntryRow(key, page_id, "", data.nbytes, codec.digest(data.data))
+                retried(lambda: self._write(row, data))
                 kept = True
             except BudgetExceeded as refusal:
                 log.info("An entry was not stored: %s", refusal)
@@ -141,7 +142,8 @@ class Entries:
                 "DELETE FROM entries WHERE key = ? AND file = ?",
                 [(row.key, row.file) for row in rows],
             )
-        delete_all_unnamed(self.database, self.files, [row.file for row in rows])
+            self.space.abandon(db, [row.file for row in rows])
+        self.space.clean_up()
 
     def _read_rows(self, keys: Sequence[str]) -> dict[str, Entry]:
         found: dict[str, Entry] = {}
@@ -172,13 +174,11 @@ class Entries:
             self.drop([row])
 
     def touch(self, keys: Collection[str]) -> None:
+        """Note that entries were used; written down now and then, and never waited for."""
         self.space.touches.add(keys)
         if self.space.touches.due:
-            with (
-                self.trouble.guard("note what was used"),
-                self.space.touches.flush(self.database),
-            ):
-                pass
+            with self.trouble.guard("note what was used"):
+                self.space.touches.try_to_flush(self.database)
 
     def _write(self, row: EntryRow, data: np.ndarray) -> None:
         with self.space.reserve(row.nbytes, ".kv") as room:
@@ -186,12 +186,12 @@ class Entries:
             with self.database.write() as db:
                 if self.holds_pages and row.page_id and not _is_page(db, row.page_id):
                     raise PageUnknown
-                old = db.execute("SELECT file FROM entries WHERE key = ?", (row.key,)).fetchone()
+                find = "SELECT file FROM entries WHERE key = ? AND file IS NOT NULL"
+                old = texts(db.execute(find, (row.key,)))
                 values = (row.key, row.page_id, room.name, row.nbytes, row.digest, now_ns())
                 db.execute(_REPLACE, values)
                 room.keep(db)
-        if old:  # a damaged row can have named another's file
-            delete_all_unnamed(self.database, self.files, old)
+                self.space.abandon(db, old)
 
 
 def _is_page(db: sqlite_utils.Database, page_id: str) -> bool:

@@ -2,29 +2,29 @@
 
 Pages that were added to stay and whatever is pinned are never evicted to make room. Because
 reservations of all processes count as used, those of killed ones until their files are gone, the
-files stay within the budget while they are written too, not only in the end. What is evicted loses
-its row first and its file right after; the files of one who is killed in between count no more,
-and are swept at the next start.
+files stay within the budget while they are written too, not only in the end. Whatever is evicted,
+replaced or removed loses its row first and its file right after. In between a reservation of no
+bytes stands for the file, which counts no more; if its owner is killed, the next start deletes it.
 """
 
 from __future__ import annotations
 
-import json
 import secrets
 import sqlite3
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import sqlite_utils
 
-from cache_db.database import Database
+from cache_db.database import Database, retried
 from cache_db.files import Files, new_name
+from cache_db.removal import delete_unnamed, parts, release_dead
 from cache_db.schema import typed
 from cache_db.session import Session
-from cache_db.trouble import Tally
+from cache_db.trouble import Tally, Trouble, is_busy
 from mrr.errors import BudgetExceeded
 
 # Scope of pages that nobody added: pictures passed to rerank(). A cache like K/V, evicted with it.
@@ -35,12 +35,8 @@ _USED = """
          + (SELECT coalesce(sum(nbytes), 0) FROM pages)
          + (SELECT coalesce(sum(nbytes), 0) FROM reservations)
 """
-_NAMED = """
-    SELECT file FROM entries WHERE file IS NOT NULL UNION ALL SELECT file FROM reservations
-    UNION ALL SELECT file FROM pages WHERE file IS NOT NULL
-"""
-_NAMED_OF = f"SELECT file FROM ({_NAMED}) WHERE file IN (SELECT value FROM json_each(?))"  # noqa: S608
-_FILES_AT_ONCE = 50  # others wait for the transaction that they are deleted in
+_ABANDON = "INSERT OR IGNORE INTO reservations (file, session, nbytes) VALUES (?, ?, 0)"
+_FORGET = "DELETE FROM reservations WHERE file = ? AND session = ?"
 # What may go, in the order in which it goes: a document right after the last of its entries.
 _IDLE = """
     SELECT 'entries', key, file, nbytes, last_used_ns, rowid FROM entries
@@ -79,14 +75,23 @@ class Touches:
         """Whether the notes are old enough to be worth a transaction."""
         return bool(self._pending) and time.monotonic() - self._flushed_s > _TOUCH_INTERVAL_S
 
+    def try_to_flush(self, database: Database) -> None:
+        """Write the notes, if nobody else writes now: who reads must not wait for a writer."""
+        try:
+            with self.flush(database, waits=False):
+                pass
+        except sqlite3.OperationalError as error:
+            if not is_busy(error):
+                raise
+
     @contextmanager
-    def flush(self, database: Database) -> Iterator[sqlite_utils.Database]:
+    def flush(self, database: Database, *, waits: bool = True) -> Iterator[sqlite_utils.Database]:
         """A transaction that the notes are written in first; they are kept if it fails."""
         with self._lock:
             pending, self._pending = self._pending, {}
             self._flushed_s = time.monotonic()
         try:
-            with database.write() as db:
+            with database.write(waits=waits) as db:
                 db.conn.executemany(
                     "UPDATE entries SET last_used_ns = max(last_used_ns, ?) WHERE key = ?",
                     [(stamp, key) for key, stamp in pending.items()],
@@ -128,6 +133,7 @@ class Space:
     files: Files
     session: Session
     budget_bytes: int
+    trouble: Trouble
     tally: Tally
     touches: Touches = field(default_factory=Touches)
     _abandoned: set[str] = field(default_factory=set)
@@ -141,21 +147,35 @@ class Space:
         BudgetExceeded: if it does not fit, whatever is evicted; nothing is evicted then.
         """
         room = Room(new_name(suffix))
-        self._clear_abandoned()
-        undo = False
+        self._try_to_clean_up()
         try:
-            victims = self._make_room(room.name, nbytes)
-            for file in victims:  # their rows are gone: a reader finds no row, or a file
-                self.files.delete(file)
+            self._delete(self._make_room(room.name, nbytes))
             yield room
-            undo = not room.kept
-        except BaseException:  # an interrupt may have come right after a transaction's end
-            undo = self._is_reserved(room.name)
-            raise
-        finally:
-            if undo:
+            if not room.kept:
                 self._abandoned.add(room.name)
-                self._clear_abandoned()
+        except BaseException:  # an interrupt may have come right after a transaction's end
+            if self._is_reserved(room.name):
+                self._abandoned.add(room.name)
+            self._try_to_clean_up()
+            raise
+        self.clean_up()
+
+    def abandon(self, db: sqlite_utils.Database, names: Collection[str]) -> None:
+        """Give files up in the transaction that takes their rows; `clean_up` then deletes them.
+
+        Not in this transaction: killed before its end, we would leave rows without files. Until
+        they are gone our reservations keep others from taking them for files whose rows were
+        lost, of which a rebuild would make pages again. Where others have one, theirs stays.
+        """
+        db.conn.executemany(_ABANDON, [(name, self.session.name) for name in names])
+        # Where the transaction fails the rows still stand, so `clean_up` deletes nothing.
+        self._abandoned.update(names)
+
+    def clean_up(self) -> None:
+        """Delete what was abandoned. What fails, as on a full disk it may, is tried again later:
+        what is stored or removed is so all the same."""
+        with self.trouble.guard("delete files"):
+            self._delete_abandoned()
 
     def pin(self, keys: Iterable[str]) -> str:
         """Keep entries, or pages by their ids, from being evicted, until `unpin` or the end of
@@ -182,6 +202,7 @@ class Space:
                     delete_unnamed(db, self.files, doomed)
                 victims = self._victims(db, _used(db) + nbytes - self.budget_bytes, nbytes)
                 _delete_rows(db, victims)
+                self.abandon(db, [victim.file for victim in victims])
             db.execute(
                 "INSERT INTO reservations (file, session, nbytes) VALUES (?, ?, ?)",
                 (name, self.session.name, nbytes),
@@ -192,9 +213,10 @@ class Space:
     def _victims(self, db: sqlite_utils.Database, excess: int, nbytes: int) -> list[_Victim]:
         """The least recently used of what may go, to free excess bytes."""
         victims = []
-        for table, key, file, size, *_ in db.execute(_IDLE, (DOCUMENTS,)):
+        for row in db.execute(_IDLE, (DOCUMENTS,)):
             if excess <= 0:
                 break
+            table, key, file, size = typed(row[:4], str, str, str, int)
             victims.append(_Victim(table, key, file))
             excess -= size
         if excess > 0:
@@ -214,51 +236,22 @@ class Space:
         except (OSError, sqlite3.DatabaseError):
             return True
 
-    def _clear_abandoned(self) -> None:
-        """Undo reservations that were not kept; on a full disk that may take several tries."""
-        for name in list(self._abandoned):
-            self.files.delete(name)
+    def _try_to_clean_up(self) -> None:
+        """The same around what fails by itself, and is reported, if the disk is in trouble."""
+        with suppress(OSError, sqlite3.DatabaseError):
+            self._delete_abandoned()
+
+    def _delete_abandoned(self) -> None:
+        retried(lambda: self._delete(list(self._abandoned)))
+
+    def _delete(self, names: list[str]) -> None:
+        """Delete abandoned files, and what stood for them, in transactions that are short."""
+        for some in parts(names):
             with self.database.write() as db:
-                db.execute("DELETE FROM reservations WHERE file = ?", (name,))
-            self._abandoned.discard(name)
-
-
-def named(db: sqlite_utils.Database) -> set[str]:
-    """The files that a row or a reservation names."""
-    return {typed(row, str)[0] for row in db.execute(_NAMED)}
-
-
-def delete_unnamed(db: sqlite_utils.Database, files: Files, names: Collection[str]) -> None:
-    """Delete those of the files that are named by nothing.
-
-    In a transaction: nobody can come to name one between the question and the deletion.
-    """
-    taken = {row[0] for row in db.execute(_NAMED_OF, (json.dumps(list(names)),))}
-    for name in set(names) - taken:
-        files.delete(name)
-
-
-def delete_all_unnamed(database: Database, files: Files, names: Collection[str]) -> None:
-    """The same for any number of files, in transactions that are short."""
-    left = list(names)
-    while left:
-        with database.write() as db:
-            delete_unnamed(db, files, left[:_FILES_AT_ONCE])
-        del left[:_FILES_AT_ONCE]
-
-
-def release_dead(db: sqlite_utils.Database, session: Session) -> list[str]:
-    """Drop pins and reservations of processes that died; returns the files that were reserved."""
-    doomed: list[str] = []
-    names = db.execute("SELECT session FROM pins UNION SELECT session FROM reservations").fetchall()
-    for row in names:
-        (name,) = typed(row, str)
-        if not session.alive(name):
-            reserved = db.execute("SELECT file FROM reservations WHERE session = ?", (name,))
-            doomed += [typed(row, str)[0] for row in reserved]
-            db.execute("DELETE FROM pins WHERE session = ?", (name,))
-            db.execute("DELETE FROM reservations WHERE session = ?", (name,))
-    return doomed
+                # Files first: a full disk takes no row's deletion either until a file is gone.
+                delete_unnamed(db, self.files, some, self.session.name)
+                db.conn.executemany(_FORGET, [(name, self.session.name) for name in some])
+            self._abandoned.difference_update(some)
 
 
 def _delete_rows(db: sqlite_utils.Database, victims: Iterable[_Victim]) -> None:

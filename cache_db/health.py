@@ -4,106 +4,99 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
 
 import sqlite_utils
 
-from cache_db.catalogue import Catalogue, embedding_in
+from cache_db.catalogue import Catalogue, embedding_in, usual_length
 from cache_db.database import Database
 from cache_db.entries import Entries
-from cache_db.evict import delete_all_unnamed, named, release_dead
+from cache_db.evict import Space
 from cache_db.files import Files
 from cache_db.latest import R, load_latest
 from cache_db.records import VerifyReport
-from cache_db.schema import is_sound
+from cache_db.removal import delete_unnamed, named, release_dead
+from cache_db.schema import is_sound, texts
 from cache_db.session import Session
 from cache_db.trouble import is_full
 from mrr.errors import CorruptEntry
 
-_DELETION_S = 0.1  # a process that deletes files deletes one at least within this time
 _EMBEDDINGS = "SELECT page_id, fingerprint, vector, importance, n_rows, n_cols FROM embeddings"
 _WITHOUT_PICTURE = "SELECT page_id FROM pages WHERE file IS NULL ORDER BY id"
 
 
 def sweep(database: Database, files: Files, catalogue: Catalogue, session: Session) -> None:
     """Remove what killed processes left: pins, reservations, lock files, files without a row."""
-    _release(database, session)
-    catalogue.delete_orphans(_unnamed(database, files))
+    _release(database, files, session)
+    catalogue.delete_orphans(_orphans(database, files))
 
 
-def _release(database: Database, session: Session) -> None:
+def _release(database: Database, files: Files, session: Session) -> None:
     with database.write() as db:
-        release_dead(db, session)
+        delete_unnamed(db, files, release_dead(db, session))
     session.bury()
 
 
-def _unnamed(database: Database, files: Files) -> set[str]:
+def _orphans(database: Database, files: Files) -> set[str]:
     """Names of files that no row and no reservation names.
 
-    A file that a living process is writing has a reservation, which was there before the file
-    was: so files are listed first, and rows asked second.
+    A file that a living process writes or deletes has a reservation, which is there before the
+    file and until it is gone: so files are listed, rows asked, and files listed again.
     """
     present = files.names()
     with database.read() as db:
-        return present - named(db)
+        unnamed = present - named(db)
+    return unnamed & files.names()
 
 
-def _orphans(database: Database, files: Files) -> set[str]:
-    """Those of the unnamed files that stay: a living process deletes a file after its row."""
-    orphans = _unnamed(database, files)
-    while orphans:
-        time.sleep(_DELETION_S)
-        left = orphans & files.names()
-        if left == orphans:
-            break
-        orphans = left
-    return orphans
-
-
-def remove(database: Database, files: Files, page_ids: Collection[str] | None) -> int:
+def remove(space: Space, page_ids: Collection[str] | None) -> int:
     """Remove pages with all that is theirs, or everything for None; returns how many pages.
 
+    Rows go in one transaction, files after it, reserved until they are gone: see `Space.abandon`.
     A full disk takes no transaction, not one that deletes either, until some file is gone. So
     then files go first: a row without its file is a miss.
     """
     try:
-        n_removed, doomed = _delete_rows(database, page_ids)
+        n_removed = _delete_rows(space, page_ids)
     except sqlite3.OperationalError as error:
         # A used-up quota is an I/O error to SQLite. A database that is only busy keeps its files.
         if not (is_full(error) or "disk I/O" in str(error)):
             raise
-        with database.read() as db:
-            _delete_files(files, _select_files(db, page_ids))
-        n_removed, doomed = _delete_rows(database, page_ids)
-    delete_all_unnamed(database, files, doomed)
+        _delete_files(space, page_ids)
+        n_removed = _delete_rows(space, page_ids)
+    space.clean_up()
     return n_removed
 
 
-def _delete_rows(database: Database, page_ids: Collection[str] | None) -> tuple[int, list[str]]:
-    """Delete the rows of pages; returns how many pages, and the files that the rows named."""
+def _delete_rows(space: Space, page_ids: Collection[str] | None) -> int:
+    """Delete the rows of pages, and abandon the files that they named; returns how many pages."""
     condition, parameters = _chosen(page_ids)
-    with database.write() as db:
-        doomed = _select_files(db, page_ids)
+    with space.database.write() as db:
+        space.abandon(db, _select_files(db, condition, parameters))
         for table in ("entries", "embeddings"):
             db.execute(f"DELETE FROM {table} WHERE {condition}", parameters)  # noqa: S608
-        n_removed = db.execute(f"DELETE FROM pages WHERE {condition}", parameters).rowcount  # noqa: S608
-    return n_removed, doomed
+        return db.execute(f"DELETE FROM pages WHERE {condition}", parameters).rowcount  # noqa: S608
 
 
-def _select_files(db: sqlite_utils.Database, page_ids: Collection[str] | None) -> list[str]:
+def _delete_files(space: Space, page_ids: Collection[str] | None) -> None:
+    """Delete the files of pages, but for one that the row of another page names too."""
     condition, parameters = _chosen(page_ids)
-    return [
-        name
-        for table in ("entries", "pages")
-        for (name,) in db.execute(f"SELECT file FROM {table} WHERE {condition}", parameters)  # noqa: S608
-        if name
-    ]
+    with space.database.read() as db:
+        doomed = _select_files(db, condition, parameters)
+        spared = _select_files(db, f"({condition}) IS NOT TRUE", parameters)
+    for name in doomed - spared:
+        space.files.delete(name)
 
 
-def _delete_files(files: Files, names: Collection[str]) -> None:
-    for name in names:
-        files.delete(name)
+def _select_files(
+    db: sqlite_utils.Database, condition: str, parameters: tuple[str, ...]
+) -> set[str]:
+    """The files that rows name which meet a condition."""
+    tables = ("entries", "pages")
+    find = "SELECT file FROM {} WHERE file IS NOT NULL AND {}"
+    found = [texts(db.execute(find.format(table, condition), parameters)) for table in tables]
+    return set().union(*found)
 
 
 def _chosen(page_ids: Collection[str] | None) -> tuple[str, tuple[str, ...]]:
@@ -136,7 +129,7 @@ def verify(
     with database.read() as db:
         keys = [row[0] for row in db.execute("SELECT key FROM entries")]
         page_ids = [row[0] for row in db.execute("SELECT page_id FROM pages")]
-        damaged_vectors = list(_damaged_vectors(db))
+        damaged_vectors = _damaged_vectors(db)
         without_picture = [row[0] for row in db.execute(_WITHOUT_PICTURE)]
     bad_rows = _bad(entries.rows(keys), entries.load, entries.latest)
     bad_pictures = _bad(catalogue.pictures(page_ids), catalogue.load, catalogue.latest)
@@ -145,7 +138,7 @@ def verify(
         for picture in bad_pictures:
             catalogue.drop_picture(picture)
         catalogue.drop_embeddings(damaged_vectors)
-        _release(database, session)  # or files of the dead would count as being written
+        _release(database, files, session)
     orphans = _orphans(database, files)
     if repair:
         catalogue.delete_orphans(orphans)
@@ -170,9 +163,16 @@ def _bad(
     return bad
 
 
-def _damaged_vectors(db: sqlite_utils.Database) -> Iterator[tuple[str, str]]:
+def _damaged_vectors(db: sqlite_utils.Database) -> list[tuple[str, str]]:
+    """Page id and fingerprint of vectors that cannot be read, or are of an odd length."""
+    damaged: list[tuple[str, str]] = []
+    lengths: dict[str, dict[str, int]] = defaultdict(dict)  # by fingerprint, then by page id
     for page_id, fingerprint, *row in db.execute(_EMBEDDINGS):
         try:
-            embedding_in(row)
+            lengths[fingerprint][page_id] = len(embedding_in(row).vector)
         except CorruptEntry:
-            yield page_id, fingerprint
+            damaged.append((page_id, fingerprint))
+    for fingerprint, of_pages in lengths.items():
+        n_dims = usual_length(of_pages.values())
+        damaged += [(page_id, fingerprint) for page_id, n in of_pages.items() if n != n_dims]
+    return damaged

@@ -140,10 +140,10 @@ def _rows(old: sqlite3.Connection, table: str, columns: list[str]) -> Iterator[l
 
 def _restore_pages(db: sqlite3.Connection, files: Files) -> None:
     """Make the pages what their pictures say they are, and a page of each picture without one."""
-    being_written = {row[0] for row in db.execute("SELECT file FROM reservations")}
+    reserved = {row[0] for row in db.execute("SELECT file FROM reservations")}
     named = {row[0] for row in db.execute("SELECT file FROM pages")}
     found = []
-    for name, nbytes in files.sizes(files.names() - being_written):
+    for name, nbytes in files.sizes(files.names() - reserved):  # being written or deleted
         if not name.endswith(".png"):
             continue
         with suppress(CorruptEntry, OSError):

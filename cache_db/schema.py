@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlite_utils import Database, Migrations
@@ -124,6 +124,11 @@ def typed(row: Sequence[Any] | None, *types: type) -> Sequence[Any]:
     if row is None or any(map(lambda value, kind: not isinstance(value, kind), row, types)):
         raise sqlite3.DatabaseError("a row is damaged")
     return row
+
+
+def texts(rows: Iterable[Sequence[Any]]) -> list[str]:
+    """The text in the only column of each row; raises as `typed` does."""
+    return [typed(row, str)[0] for row in rows]
 
 
 def is_sound(db: Database) -> bool:

@@ -22,6 +22,7 @@ from cache_db.evict import Space
 from cache_db.files import DiskFiles, Files, MemoryFiles
 from cache_db.memory import MemoryTier
 from cache_db.records import Embedding, Entry, StoreStats, VerifyReport
+from cache_db.removal import delete_unnamed, release
 from cache_db.schema import UnknownDatabase
 from cache_db.session import Session
 from cache_db.trouble import Tally, Trouble
@@ -81,6 +82,7 @@ class PageStore:
             self._files,
             self._session,
             budget_bytes if self._persistent else memory_bytes,
+            self._trouble,
             self._tally,
         )
         self._catalogue = Catalogue(
@@ -126,7 +128,7 @@ class PageStore:
         """Remove pages with their pictures, vectors and K/V, pinned or not; returns how many."""
         with self._trouble.guard("remove pages"):
             self._memory.discard_pages(set(page_ids))
-            n_removed = health.remove(self._database, self._files, page_ids)
+            n_removed = retried(lambda: health.remove(self._space, page_ids))
             self._memory.discard_pages(set(page_ids))  # what was read meanwhile
             return n_removed
         return 0
@@ -258,7 +260,7 @@ class PageStore:
         """Remove everything."""
         with self._trouble.guard("clear the store"):
             self._memory.clear()
-            health.remove(self._database, self._files, None)
+            retried(lambda: health.remove(self._space, None))
             self._memory.clear()  # what was read meanwhile
             self._sweep()
             self._database.forget_damage()
@@ -323,10 +325,9 @@ class PageStore:
         )
 
     def _release(self) -> None:
-        """Note what was used, and drop this session's pins and reservations."""
+        """Note what was used, and drop this session's pins and reservations, with their files."""
         with self._space.touches.flush(self._database) as db:
-            for table in ("pins", "reservations"):
-                db.execute(f"DELETE FROM {table} WHERE session = ?", (self._session.name,))  # noqa: S608
+            delete_unnamed(db, self._files, release(db, self._session.name))
 
     def _total(self, table: str) -> tuple[int, int]:
         """Number of rows, and the bytes of their files."""

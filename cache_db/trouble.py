@@ -25,6 +25,11 @@ def is_full(error: Exception) -> bool:
     return "full" in str(error)
 
 
+def is_busy(error: Exception) -> bool:
+    """Whether only somebody else's transaction was in the way."""
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+
+
 class Trouble:
     """Remembers what is failing, so that a full disk is one line in the log and not thousands."""
 

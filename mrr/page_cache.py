@@ -152,7 +152,7 @@ class PageCache:
         with stages("load"):
             found = self._at_hand(wanted, stages)
         missing = {key: page for key, page in wanted.items() if key not in found}
-        if missing:  # to pin is to write, which a query whose pages are all at hand need not
+        if missing:  # to pin is to wait for writers, which who has all pages at hand need not
             with self.kv.pinned(wanted):
                 found |= self._encoded(missing, stages)
         return [found[self.key(page)] for page in pages]

@@ -108,12 +108,15 @@ def test_pages_on_the_device_are_kept_in_the_store_while_others_are_computed(
 def test_a_query_of_stored_pages_writes_nothing(
     reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who holds the write lock elsewhere, a backup or a large add, does not hold queries up."""
+    """But for notes of what was used, every few seconds, which the store waits for nobody to take:
+    see `test_a_reader_does_not_wait_for_a_writer_to_note_what_was_used`."""
     reranker.add(pictures())
     known = logits(reranker.rank("blue page"))
 
-    def write():
+    def write(**_: bool) -> None:
         raise AssertionError("a transaction was begun")
+
+    monkeypatch.setattr("cache_db.evict._TOUCH_INTERVAL_S", float("inf"))
 
     monkeypatch.setattr(reranker.store._database, "write", write)
     assert logits(reranker.rank("blue page")) == known

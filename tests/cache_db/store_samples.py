@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -76,11 +78,33 @@ def only_file(root: Path) -> Path:
     return path
 
 
+def descriptors(root: Path) -> list[str]:
+    """Files below root that this process has open, one for each descriptor."""
+    names = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    return [name for name in names if name.startswith(f"{root.resolve()}{os.sep}")]
+
+
 def start(target: Callable[..., object], *arguments: Any) -> BaseProcess:
-    """Run target in a forked child, which opens its own store."""
-    child = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+    """Run target in a forked child, which opens its own store and does not outlive the tests."""
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=target, args=arguments, daemon=True)
     child.start()
     return child
+
+
+@contextmanager
+def killed(child: BaseProcess) -> Iterator[None]:
+    """A block at whose end the child is killed, whatever happens in it."""
+    try:
+        yield
+    finally:
+        kill(child)
+
+
+def kill(child: BaseProcess) -> None:
+    """kill -9, and wait for the end."""
+    child.kill()
+    child.join(60)
 
 
 def finish(*children: BaseProcess) -> None:

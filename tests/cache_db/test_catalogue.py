@@ -204,6 +204,7 @@ def test_vectors_cannot_be_changed_by_their_readers(tmp_path):
         ("importance", "7"),
         ("n_rows", "3"),
         ("n_rows", "-1"),
+        ("n_rows", "-2, n_cols = -3"),
         ("n_rows", "'two'"),
         ("n_cols", "NULL"),
         ("n_cols", "x'02'"),
@@ -227,7 +228,8 @@ def test_a_damaged_vector_is_dropped_and_the_others_stay(tmp_path, column, value
         assert store.stats().corrupt == 1
 
 
-def test_a_vector_of_another_length_than_the_others_is_dropped(tmp_path):
+@pytest.mark.parametrize("verified", [False, True], ids=["looked at", "verified"])
+def test_a_vector_of_another_length_than_the_others_is_dropped(tmp_path, verified):
     with PageStore(tmp_path) as store:
         add(store, 1, 2, 3)
         for n in (2, 3):
@@ -235,6 +237,11 @@ def test_a_vector_of_another_length_than_the_others_is_dropped(tmp_path):
         longer = np.ones(5, np.float32), np.ones((2, 3), np.float32)
         store.put_embedding(make_page(1).page_id, "f", *longer)
         store.put_embedding(make_page(1).page_id, "g", *longer)
+        if verified:
+            assert store.verify(repair=False).bad == (make_page(1).page_id,)
+            assert store.verify().bad == (make_page(1).page_id,)
+            assert store.embedding(make_page(1).page_id, "f") is None
+            assert store.verify().ok
         page_ids, matrix = store.vectors("f", ["public"])
         assert page_ids == [make_page(2).page_id, make_page(3).page_id]
         assert matrix.tolist() == [[2] * 4, [3] * 4]

@@ -1,5 +1,6 @@
 import contextlib
 import os
+import sqlite3
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from store_samples import (
     put,
 )
 
-from cache_db import PageStore
+from cache_db import PageStore, health
 from cache_db.schema import MIGRATIONS
 from mrr.errors import CorruptEntry
 
@@ -151,7 +152,7 @@ def test_verify_lets_go_what_the_dead_held_when_it_repairs(store, tmp_path):
         db.execute("INSERT INTO pins VALUES ('a pin', 'the dead', ?)", (make_key(1),))
         db.execute("INSERT INTO reservations VALUES (?, 'the dead', 1)", (stray.name,))
     for repair, n_left in ((False, 1), (True, 0)):
-        assert store.verify(repair).n_orphans == repair
+        assert store.verify(repair).ok
         assert len(files_of(tmp_path)) == n_left
         with store._database.read() as db:
             for table in ("pins", "reservations"):
@@ -244,7 +245,7 @@ def test_a_failing_read_is_a_miss_with_one_warning(store, monkeypatch, caplog):
 
     monkeypatch.setattr("cache_db.files.os.readv", fail)
     assert store.get_many([make_key(n) for n in range(3)]) == {}
-    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+    assert [record.message for record in caplog.records if record.name == "cache_db"] == [
         "Cannot read an entry's file: Input/output error. Going on without until it works again."
     ]
     assert "Input/output error" in store.stats().note
@@ -318,3 +319,71 @@ def test_an_entry_that_names_the_file_of_another_takes_nothing_with_it(store):
         assert store.get(make_key(1)) is None
     assert is_right(store.get(make_key(2)), 2)
     assert store.image(make_page(1).page_id) is not None
+
+
+def _put_again(store, monkeypatch):
+    assert put(store, 1, page_id=make_page(1).page_id) > 0
+    assert is_right(store.get(make_key(1)), 1)
+
+
+def _evict(store, monkeypatch):
+    store._space.budget_bytes = store.stats().picture_bytes + store.stats().kv_bytes
+    assert put(store, 2) > 0
+    assert store.stored([make_key(1)]) == set()
+
+
+def _remove(store, monkeypatch):
+    assert store.remove_pages([make_page(1).page_id]) == 1
+    assert store.page(make_page(1).page_id) is None and store.get(make_key(1)) is None
+
+
+def _remove_from_a_full_disk(store, monkeypatch):
+    delete_rows = health._delete_rows
+
+    def fail_once(*arguments):
+        monkeypatch.setattr(health, "_delete_rows", delete_rows)
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(health, "_delete_rows", fail_once)
+    _remove(store, monkeypatch)
+
+
+@pytest.mark.parametrize("action", [_put_again, _evict, _remove, _remove_from_a_full_disk])
+def test_a_picture_does_not_go_with_an_entry_of_another_page_that_names_it(
+    store, monkeypatch, action
+):
+    for n in (1, 2):
+        store.add_page(make_page(n), make_picture(n))
+    put(store, 1, page_id=make_page(1).page_id)
+    (picture,) = store._catalogue.pictures([make_page(2).page_id])
+    with store._database.write() as db:
+        db.execute("UPDATE entries SET file = ?", (picture.file,))
+    action(store, monkeypatch)
+    image = store.image(make_page(2).page_id)
+    assert image is not None and image.tobytes() == make_picture(2).tobytes()
+
+
+def test_a_page_that_names_the_picture_of_another_is_added_again_and_the_other_keeps_it(store):
+    for n in (1, 2):
+        store.add_page(make_page(n), make_picture(n))
+    (picture,) = store._catalogue.pictures([make_page(2).page_id])
+    with store._database.write() as db:
+        sql = "UPDATE pages SET file = ?, nbytes = 7 WHERE page_id = ?"
+        db.execute(sql, (picture.file, make_page(1).page_id))
+    store.add_page(make_page(1), make_picture(1))
+    for n in (1, 2):
+        assert store.image(make_page(n).page_id).tobytes() == make_picture(n).tobytes()
+
+
+@pytest.mark.parametrize("value", ["NULL", "x'ff'"])
+@pytest.mark.parametrize("action", [_put_again, _evict, _remove, _remove_from_a_full_disk])
+def test_an_entry_that_names_no_file_is_replaced_evicted_and_removed_as_any(
+    store, monkeypatch, action, value
+):
+    store.add_page(make_page(1), make_picture(1))
+    put(store, 1, page_id=make_page(1).page_id)
+    with store._database.write() as db:
+        db.execute(f"UPDATE entries SET file = {value}")
+    action(store, monkeypatch)
+    store.verify()
+    assert store.verify().ok

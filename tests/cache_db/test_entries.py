@@ -1,5 +1,5 @@
 import gc
-import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 from store_samples import (
+    descriptors,
     files_of,
     is_right,
     make_key,
@@ -155,18 +156,62 @@ def test_what_is_read_while_its_page_is_removed_is_not_remembered(tmp_path, monk
         assert store.get(make_key(1)) is None
 
 
-def test_a_removed_page_is_forgotten_though_its_files_cannot_be_deleted(tmp_path, monkeypatch):
+FAILURES = (OSError(5, "Input/output error"), sqlite3.OperationalError("database is locked"))
+
+
+@pytest.fixture(params=FAILURES, ids=["the disk fails", "the database is busy"])
+def broken_store(request, tmp_path, monkeypatch):
+    """A store with a page and its entry, in which no file can be deleted, and how to mend it."""
+
     def fail(name):
-        raise OSError(5, "Input/output error")
+        raise request.param
 
     with PageStore(tmp_path) as store:
         store.add_page(make_page(1), make_picture(1))
         put(store, 1, page_id=make_page(1).page_id)
         with monkeypatch.context() as patch:
             patch.setattr(store._files, "delete", fail)
-            store.remove_pages([make_page(1).page_id])
-        assert store.page(make_page(1).page_id) is None
-        assert store.get(make_key(1)) is None
+            yield store, patch.undo
+
+
+def test_a_removed_page_is_forgotten_though_its_files_cannot_be_deleted(broken_store, monkeypatch):
+    store, _ = broken_store
+    delete_rows = health._delete_rows
+
+    def read_and_delete_rows(*arguments):
+        assert is_right(store.get(make_key(1)), 1)
+        return delete_rows(*arguments)
+
+    monkeypatch.setattr(health, "_delete_rows", read_and_delete_rows)
+    assert store.remove_pages([make_page(1).page_id]) == 1
+    assert store.page(make_page(1).page_id) is None
+    assert store.get(make_key(1)) is None
+
+
+def test_what_is_stored_is_reported_so_though_the_old_file_cannot_be_deleted_yet(
+    broken_store, tmp_path
+):
+    store, mend = broken_store
+    for path in files_of(tmp_path):
+        path.write_bytes(path.read_bytes()[:-1])
+    store.add_page(make_page(1), make_picture(1))
+    assert put(store, 1, page_id=make_page(1).page_id) > 0
+    assert store.stats().skipped == 0
+    assert "Cannot delete files" in store.stats().note
+    assert store.image(make_page(1).page_id) is not None
+    assert store.verify(repair=False).ok and len(files_of(tmp_path)) == 4
+    mend()
+    assert put(store, 2) > 0  # the next one deletes them too
+    assert store.stats().note == "" and len(files_of(tmp_path)) == 3
+
+
+def test_what_could_not_be_deleted_goes_when_the_store_is_closed(broken_store, tmp_path):
+    store, mend = broken_store
+    assert put(store, 1, page_id=make_page(1).page_id) > 0
+    assert len(files_of(tmp_path)) == 3
+    mend()
+    store.close()
+    assert len(files_of(tmp_path)) == 2
 
 
 def test_threads_share_one_store(tmp_path):
@@ -200,7 +245,7 @@ def test_connections_of_finished_threads_are_closed_at_once(tmp_path):
                 thread = threading.Thread(target=store.contains, args=([make_key(1)],))
                 thread.start()
                 thread.join()
-                n_open.append(len(os.listdir("/proc/self/fd")))
+                n_open.append(len(descriptors(tmp_path)))
             assert n_open[-1] == n_open[0]  # SQLite keeps one descriptor, and takes it again
         finally:
             gc.enable()

@@ -1,12 +1,16 @@
 import multiprocessing
-import os
 import signal
+import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
 from store_samples import (
     files_of,
     is_right,
+    kill,
+    killed,
+    leave_stray,
     make_key,
     make_page,
     make_picture,
@@ -256,12 +260,11 @@ def test_pins_of_another_process_hold_until_it_is_killed(tmp_path, nbytes):
         put(store, 0)
     here, there = multiprocessing.Pipe()
     child = start(_pin_and_wait, tmp_path, 0, there)
-    assert here.poll(20)
-    with PageStore(tmp_path, budget_bytes=nbytes, memory_bytes=0) as store:
+    with killed(child), PageStore(tmp_path, budget_bytes=nbytes, memory_bytes=0) as store:
+        assert here.poll(60)
         assert put(store, 1) == 0
         assert held(store) == {0}
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
+        kill(child)
         assert put(store, 1) == nbytes
         assert held(store) == {1}
 
@@ -283,12 +286,10 @@ def _put_until_killed(root, n, ready):
 def test_the_file_that_a_killed_process_was_writing_goes_with_its_reservation(tmp_path, nbytes):
     here, there = multiprocessing.Pipe()
     with PageStore(tmp_path, budget_bytes=2 * nbytes, memory_bytes=0) as store:
-        child = start(_put_until_killed, tmp_path, 0, there)
-        assert here.poll(20)
-        put(store, 1)
-        assert len(files_of(tmp_path)) == 2
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
+        with killed(start(_put_until_killed, tmp_path, 0, there)):
+            assert here.poll(60)
+            put(store, 1)
+            assert len(files_of(tmp_path)) == 2
         put(store, 2)
         assert held(store) == {1, 2}
         assert len(files_of(tmp_path)) == 2
@@ -324,8 +325,73 @@ def test_what_others_are_writing_counts_against_the_budget(tmp_path, nbytes, mon
         assert held(store) == {1, 2}
 
 
+def test_what_is_evicted_counts_no_more_while_its_file_is_deleted(tmp_path, nbytes, monkeypatch):
+    with (
+        PageStore(tmp_path, budget_bytes=2 * nbytes, memory_bytes=0) as store,
+        PageStore(tmp_path, budget_bytes=2 * nbytes, memory_bytes=0) as other,
+    ):
+        put(store, 0)
+        put(store, 1)
+        delete = store._space._delete
+
+        def delete_while_another_puts(names):
+            if names:
+                assert put(other, 3) > 0
+            delete(names)
+
+        monkeypatch.setattr(store._space, "_delete", delete_while_another_puts)
+        assert put(store, 2) > 0
+        assert held(store) == {2, 3}
+        assert len(files_of(tmp_path)) == 2
+
+
+def test_room_that_could_not_be_given_back_at_once_is_there_for_the_next_entry(
+    tmp_path, nbytes, monkeypatch
+):
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    with PageStore(tmp_path, budget_bytes=nbytes, memory_bytes=0) as store:
+        with monkeypatch.context() as patch:
+            for operation in ("write", "delete"):
+                patch.setattr(store._files, operation, fail)
+            assert put(store, 1) == 0
+        assert put(store, 2) > 0
+
+
+def _open(store, root):
+    PageStore(root).close()
+
+
+def _verify(store, root):
+    store.verify()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("action", [_open, _verify])
+def test_the_files_of_the_dead_count_until_they_are_gone(tmp_path, monkeypatch, action):
+    with (
+        PageStore(tmp_path) as store,
+        closing(sqlite3.connect(tmp_path / "store.db")) as other,
+    ):
+        stray = leave_stray(tmp_path)
+        with store._database.write() as db:
+            db.execute("INSERT INTO reservations VALUES (?, 'the dead', 1)", (stray.name,))
+        delete, n_reserved = DiskFiles.delete, []
+
+        def delete_after_a_look(self, name):
+            n_reserved.extend(other.execute("SELECT count(*) FROM reservations"))
+            delete(self, name)
+
+        monkeypatch.setattr(DiskFiles, "delete", delete_after_a_look)
+        action(store, tmp_path)
+        assert n_reserved == [(1,)]
+        assert list(other.execute("SELECT count(*) FROM reservations")) == [(0,)]
+        assert files_of(tmp_path) == []
+
+
 def test_files_that_nothing_names_go_however_many_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr("cache_db.evict._FILES_AT_ONCE", 2)
+    monkeypatch.setattr("cache_db.removal._FILES_AT_ONCE", 2)
     with PageStore(tmp_path, memory_bytes=0) as store:
         for n in range(5):
             put(store, n)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 from pathlib import Path
 
-from store_samples import finish, is_right, make_key, make_page, make_picture, put, start
+from store_samples import (
+    descriptors,
+    finish,
+    is_right,
+    make_key,
+    make_page,
+    make_picture,
+    put,
+    start,
+)
 
 from cache_db import PageStore
 from cache_db.fork import ForkGate
@@ -15,8 +23,7 @@ from cache_db.fork import ForkGate
 
 def connections(root: Path) -> list[str]:
     """Files of the database of a store that this process has open."""
-    names = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
-    return [name for name in names if name.startswith(str(root / "store.db"))]
+    return [name for name in descriptors(root) if Path(name).name.startswith("store.db")]
 
 
 def test_a_child_inherits_no_connection_and_the_parent_goes_on_with_a_new_one(tmp_path):
@@ -71,7 +78,7 @@ def test_children_forked_amid_reads_and_writes_leave_a_whole_store(tmp_path):
         finally:
             stop.set()
             for thread in threads:
-                thread.join(30)
+                thread.join(60)
         assert not failed
         assert store.contains([make_key(100 + n) for n in range(n_forks)]) == {
             make_key(100 + n) for n in range(n_forks)
@@ -84,7 +91,7 @@ def test_who_is_inside_may_go_further_in_while_a_fork_waits():
     gate, inside, forked = ForkGate(), threading.Event(), threading.Event()
 
     def fork():
-        inside.wait(5)
+        inside.wait(60)
         gate.before_fork()
         forked.set()
         gate.after_in_parent()
@@ -96,7 +103,7 @@ def test_who_is_inside_may_go_further_in_while_a_fork_waits():
         assert not forked.wait(0.1), "a fork went through an open connection"
         with gate:
             pass
-    thread.join(5)
+    thread.join(60)
     assert forked.is_set()
     with gate:
         pass

@@ -36,7 +36,8 @@ def assert_works_in_memory(store: PageStore) -> None:
 
 
 def warnings_of(caplog) -> list[str]:
-    return [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    ours = [record for record in caplog.records if record.name == "cache_db"]
+    return [record.message for record in ours if record.levelno >= logging.WARNING]
 
 
 def test_without_a_folder_everything_works_and_nobody_is_warned(caplog):

@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import threading
+import time
 from contextlib import closing
 
 import pytest
@@ -21,7 +22,7 @@ from store_samples import (
 )
 
 from cache_db import PageStore, pictures
-from cache_db.database import Database
+from cache_db.database import TIMEOUT_S, Database
 from cache_db.files import DiskFiles
 
 
@@ -95,7 +96,7 @@ def _open_and_wait(root, n_tokens, started, go_on):
     def write_and_wait(self, name, data):
         write(self, name, data)
         started.set()
-        go_on.wait(30)
+        go_on.wait(60)
 
     DiskFiles.write = write_and_wait
     with PageStore(root) as store:
@@ -108,7 +109,7 @@ def test_the_sweep_of_a_second_process_spares_the_file_that_a_first_is_writing(t
     context = multiprocessing.get_context("fork")
     started, go_on = context.Event(), context.Event()
     child = start(_open_and_wait, tmp_path, 16, started, go_on)
-    assert started.wait(20)
+    assert started.wait(60)
     leave_stray(tmp_path, ".kv.tmp")
     with PageStore(tmp_path) as store:
         assert len(files_of(tmp_path)) == 1  # the stray one is gone, the other is not
@@ -222,28 +223,49 @@ def test_a_picture_that_a_writer_has_just_replaced_is_shown_and_not_counted_as_d
         assert reader.verify(repair=False).ok
 
 
-@pytest.mark.parametrize("repair", [False, True], ids=["looking", "repairing"])
-def test_files_that_a_writer_is_about_to_delete_are_no_orphans(tmp_path, monkeypatch, repair):
-    with PageStore(tmp_path) as reader, PageStore(tmp_path) as writer:
-        for n in range(3):
-            put(writer, n)
-        names, delete = reader._files.names, writer._files.delete
-        doomed = []
+def _drop(store):
+    store._entries.drop(store._entries.rows([make_key(1)]))
 
-        def names_before_rows():
+
+@pytest.mark.parametrize("action", [_evict, _replace, _remove_page, _drop])
+@pytest.mark.parametrize("repair", [False, True], ids=["looking", "repairing"])
+def test_files_that_a_writer_is_about_to_delete_are_no_orphans(
+    tmp_path, monkeypatch, repair, action
+):
+    with PageStore(tmp_path) as reader, PageStore(tmp_path) as writer:
+        writer.add_page(make_page(1), make_picture(1))
+        put(writer, 1, page_id=make_page(1).page_id)
+        delete, reports = writer._space._delete, []
+
+        def delete_after_verify(names):
+            if names:
+                reports.append(reader.verify(repair))
+            delete(names)
+
+        monkeypatch.setattr(writer._space, "_delete", delete_after_verify)
+        action(writer)
+        assert len(reports) == 1 and reports[0].ok
+        assert len(files_of(tmp_path)) == writer.stats().n_pages + writer.stats().n_entries
+        leave_stray(tmp_path)
+        assert reader.verify(repair).n_orphans == 1
+
+
+def test_files_that_are_deleted_while_verify_asks_for_their_rows_are_no_orphans(
+    tmp_path, monkeypatch
+):
+    with PageStore(tmp_path) as reader, PageStore(tmp_path) as writer:
+        put(writer, 1)
+        names = reader._files.names
+
+        def names_before_they_go():
             monkeypatch.setattr(reader._files, "names", names)
             present = names()
             writer.clear()
             return present
 
-        monkeypatch.setattr(writer._files, "delete", doomed.append)
-        monkeypatch.setattr(writer, "_sweep", lambda: None)
-        monkeypatch.setattr(reader._files, "names", names_before_rows)
-        monkeypatch.setattr("time.sleep", lambda _: delete(doomed.pop()) if doomed else None)
-        assert reader.verify(repair).n_orphans == 0
+        monkeypatch.setattr(reader._files, "names", names_before_they_go)
+        assert reader.verify(repair=False).n_orphans == 0
         assert files_of(tmp_path) == []
-        leave_stray(tmp_path)
-        assert reader.verify(repair).n_orphans == 1
 
 
 def _verify(store):
@@ -309,6 +331,29 @@ def test_a_picture_that_another_process_has_just_deleted_is_not_given_back(tmp_p
         store.verify()
         with store._database.read() as db:
             assert db.execute("SELECT file FROM pages").fetchone() == (None,)
+
+
+def test_a_reader_does_not_wait_for_a_writer_to_note_what_was_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("cache_db.evict._TOUCH_INTERVAL_S", -1.0)
+    with PageStore(tmp_path) as store:
+        put(store, 1)
+
+        def ask(sql):
+            with store._database.read() as db:
+                return db.execute(sql).fetchone()[0]
+
+        put_at = ask("SELECT last_used_ns FROM entries")
+        with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            begin = time.monotonic()
+            assert is_right(store.get(make_key(1)), 1)
+            assert is_right(store.get(make_key(1)), 1)
+            assert time.monotonic() - begin < TIMEOUT_S / 2  # a wait for the other takes all of it
+            assert store.stats().note == ""  # that somebody writes is no trouble
+        assert ask("SELECT last_used_ns FROM entries") == put_at
+        assert store.get(make_key(2)) is None
+        assert ask("SELECT last_used_ns FROM entries") > put_at  # the notes were kept
+        assert ask("PRAGMA busy_timeout") == TIMEOUT_S * 1000  # who must write waits as before
 
 
 def test_pages_that_cannot_be_removed_because_the_database_is_busy_keep_their_files(

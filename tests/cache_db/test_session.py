@@ -2,7 +2,7 @@ import os
 import threading
 
 import pytest
-from store_samples import make_key
+from store_samples import descriptors, make_key
 
 from cache_db import PageStore
 from cache_db import session as sessions
@@ -11,14 +11,23 @@ from cache_db.session import Session
 
 def test_a_session_that_is_just_being_opened_is_not_buried(tmp_path, monkeypatch):
     lock, other = sessions._try_lock, Session(tmp_path)
-    burial = threading.Thread(target=other.bury)
+    waiting_or_over = threading.Event()
+
+    def bury():
+        other.bury()
+        waiting_or_over.set()
+
+    burial = threading.Thread(target=bury)
 
     def lock_late(fd):
         name = os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
         if name not in ("gate", other.name) and not burial.ident:
             burial.start()
-            burial.join(0.3)  # it cannot end before the lock is there
-        return lock(fd)
+            assert waiting_or_over.wait(60)
+        locked = lock(fd)
+        if not locked and threading.current_thread() is burial:
+            waiting_or_over.set()
+        return locked
 
     monkeypatch.setattr(sessions, "_try_lock", lock_late)
     opened = Session(tmp_path)
@@ -31,11 +40,10 @@ def test_a_session_that_is_just_being_opened_is_not_buried(tmp_path, monkeypatch
 
 
 def test_a_closed_session_holds_no_descriptor(tmp_path):
-    n_open = len(os.listdir("/proc/self/fd"))
     session = Session(tmp_path)
-    assert len(os.listdir("/proc/self/fd")) == n_open + 1
+    assert descriptors(tmp_path) == [str(tmp_path.resolve() / session.name)]
     session.close()
-    assert len(os.listdir("/proc/self/fd")) == n_open
+    assert descriptors(tmp_path) == []
 
 
 @pytest.mark.parametrize("table", ["pins", "reservations"])

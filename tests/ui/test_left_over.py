@@ -37,12 +37,14 @@ def another_app(pair: tuple[Path, Path], root: Path) -> Iterator[tuple[str, int]
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(pair, root, theirs))
     process.start()
-    assert ours.poll(120), "the other app did not start"
-    scope = ours.recv()
-    assert process.pid is not None
-    yield scope, process.pid
-    process.kill()
-    process.join()
+    try:
+        assert ours.poll(120), "the other app did not start"
+        scope = ours.recv()
+        assert process.pid is not None
+        yield scope, process.pid
+    finally:
+        process.kill()
+        process.join()
 
 
 @pytest.mark.fault
@@ -57,7 +59,9 @@ def test_only_the_uploads_of_a_dead_process_are_removed(
         assert remove_left_over(store) == 0
         assert set(store.scopes()) == {PUBLIC, mine, theirs}
         os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 60
         while store.alive(theirs.split("-")[1]):
+            assert time.monotonic() < deadline, "the killed app is still taken for alive"
             time.sleep(0.01)
         assert remove_left_over(store) == 1
     assert set(store.scopes()) == {PUBLIC, mine}
