@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from mrr import MiniReranker
 from mrr.model.load import LoadedModel, load_model
 from tests.tiny import DEVICE, FAMILIES, save_checkpoint
 
 torch.set_num_threads(1)
+
+# How long an example took says how busy the machine is, and nothing of the code.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

@@ -481,7 +481,7 @@ def test_others_may_rank_while_a_document_is_read(reranker: MiniReranker) -> Non
         def read(self, *size: int) -> bytes:
             other = threading.Thread(target=lambda: (reranker.rank("x"), ranked.set()))
             other.start()
-            other.join(30)
+            other.join(60)
             return super().read(*size)
 
     reranker.rerank("blue page", [Slow(png(DOCUMENTS[1]))])

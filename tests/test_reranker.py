@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -848,18 +849,22 @@ def test_a_query_waits_for_the_page_that_is_encoded_and_not_for_all_of_them(
     reranker: MiniReranker, monkeypatch
 ) -> None:
     reranker.add([pictures()[0]])
-    done: list[str] = []
-    add = reranker.cache.add
+    answered, in_the_gap = threading.Event(), []
+    asked = threading.Thread(target=lambda: (reranker.rank("x"), answered.set()))
+    add, adding = reranker.cache.add, threading.get_ident()
 
-    def slow(item, scope):
-        time.sleep(0.05)
-        done.append("page")
+    def held(item, scope):
+        if asked.ident is None:
+            asked.start()
+            assert not answered.wait(0.2), "the models encode this page"
         return add(item, scope)
 
-    monkeypatch.setattr(reranker.cache, "add", slow)
-    asked = threading.Thread(target=lambda: (reranker.rank("x"), done.append("query")))
-    for i, _ in enumerate(reranker.add_iter([picture(20 + i, (96, 96)) for i in range(12)])):
-        if i == 1:
-            asked.start()
+    def gap(_):
+        if threading.get_ident() == adding:
+            in_the_gap.append(answered.wait(60))
+
+    monkeypatch.setattr(reranker.cache, "add", held)
+    monkeypatch.setattr("mrr.turn.time", SimpleNamespace(sleep=gap))
+    reranker.add([picture(20 + i, (96, 96)) for i in range(2)])
     asked.join()
-    assert done.index("query") < 8, done
+    assert in_the_gap == [True] * 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -214,23 +213,22 @@ def test_the_lock_is_free_between_passes(qwen3, monkeypatch):
     s = scorer(qwen3, MINI)
     page = case(s, WIDE).page
     monkeypatch.setattr("mrr.explain.occlusion.MAX_BATCH_COLUMNS", page.n_tokens)
-    lock, waits, finished = threading.RLock(), [], threading.Event()
+    lock, got_in, n_passes = threading.RLock(), [], []
 
     def other() -> None:
-        while not finished.is_set():
-            begin = time.perf_counter()
-            with lock:
-                waits.append(time.perf_counter() - begin)
-            time.sleep(0.002)
+        got_in.append(lock.acquire(timeout=60))
+        if got_in[-1]:
+            lock.release()
 
-    someone = threading.Thread(target=other)
-    someone.start()
-    begin = time.perf_counter()
-    result = occlude(s, QUERY, page, {}, n_random=20, lock=lock)
-    whole = time.perf_counter() - begin
-    finished.set()
-    someone.join()
-    assert len(waits) > 5 and max(waits) < whole / 2
+    def between(*_: int) -> None:
+        n_passes.append(None)
+        if all(got_in):  # else it is known already, after a minute
+            someone = threading.Thread(target=other)
+            someone.start()
+            someone.join()
+
+    result = occlude(s, QUERY, page, {}, n_random=2, progress=between, lock=lock)
+    assert got_in == [True] * len(n_passes) and len(n_passes) > 5
     assert result.measured.all()
 
 

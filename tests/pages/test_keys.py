@@ -24,7 +24,7 @@ rasters = st.tuples(st.integers(1, 6), st.integers(1, 6)).flatmap(
 scopes = st.text("ab\0é", max_size=4)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(rasters, scopes, rasters, scopes)
 def test_pages_share_an_id_exactly_if_size_pixels_and_scope_agree(
     first: tuple[tuple[int, int], bytes],
@@ -39,7 +39,7 @@ def test_pages_share_an_id_exactly_if_size_pixels_and_scope_agree(
     assert set(one) <= set("0123456789abcdef")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(*[st.text("ab0\0", max_size=5)] * 4)
 def test_entry_keys_do_not_run_their_parts_together(a: str, b: str, c: str, d: str) -> None:
     assert (entry_key(a, b) == entry_key(c, d)) == ((a, b) == (c, d))

@@ -45,7 +45,7 @@ def test_a_name_is_shown_as_one_short_visible_line(name: str, shown: str) -> Non
     assert display_name(name) == shown
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(st.characters(), max_size=200))
 def test_no_name_is_empty_long_or_hides_a_control(name: str) -> None:
     shown = display_name(name)

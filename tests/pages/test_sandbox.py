@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from PIL import Image
@@ -34,7 +35,7 @@ def run_script(tmp_path: Path, body: str) -> str:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -53,13 +54,14 @@ def colour(image: Image.Image) -> object:
 @pytest.mark.fault
 def test_a_page_that_hangs_is_stopped_in_time_and_the_next_file_works() -> None:
     data = make_pdf([fill(1, 0, 0), slow_content(), fill(0, 0, 1)], box="0 0 612 792")
-    with Decoder(Limits(page_timeout_s=0.5)) as decoder:
+    with Decoder() as decoder:
         pages = decoder.pages("x.pdf", data)
         next(pages)
-        start = time.monotonic()
+        assert decoder._child is not None
+        # For this page alone: a busy machine may take as long for the good ones.
+        decoder._child._limits = Limits(page_timeout_s=0.5)
         with pytest.raises(InputRejected) as caught:
             next(pages)
-        assert time.monotonic() - start < 3
         assert str(caught.value) == (
             "Page 2 of x.pdf took longer than 0.5 s to decode and was stopped. Simplify it, or "
             "save it as an image, and add it again. Before it, 1 page was read. Add those after it "
@@ -82,13 +84,24 @@ def test_a_child_killed_between_two_pages_is_not_noticed() -> None:
 
 
 @pytest.mark.fault
-def test_a_child_that_dies_at_work_is_blamed_on_the_page_and_replaced() -> None:
-    data = make_pdf([slow_content()] + [b""] * 5, box="0 0 612 792")
+def test_a_child_that_dies_at_work_is_blamed_on_the_page_and_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = make_pdf([fill(1, 0, 0)] + [b""] * 5)
+    send = child_module.send
     with Decoder() as decoder:
         assert decoder.count_pages("x.pdf", data, "1") == 1
         first = pid(decoder)
-        killer = threading.Timer(0.3, os.kill, (first, signal.SIGKILL))
-        killer.start()
+
+        def send_and_kill(pipe: IO[bytes], request: child_module.Reply, *payload: Any) -> None:
+            dies = request["op"] == "page" and pid(decoder) == first
+            if dies:
+                os.kill(first, signal.SIGSTOP)  # it cannot have answered before it dies
+            send(pipe, request, *payload)
+            if dies:
+                os.kill(first, signal.SIGKILL)
+
+        monkeypatch.setattr(child_module, "send", send_and_kill)
         with pytest.raises(InputRejected) as caught:
             next(decoder.pages("x.pdf", data, "1,3-4,6"))
         assert str(caught.value).startswith("Page 1 of x.pdf stopped the decoder: it is")
@@ -140,19 +153,28 @@ def test_two_threads_share_one_child_and_get_their_own_pages(decoder: Decoder) -
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(300)
     assert sorted(finished) == ["blue.pdf", "red.pdf"]
     assert wrong == []
 
 
-def test_pages_are_decoded_when_asked_for_and_a_dropped_stream_blocks_nobody() -> None:
-    data = make_pdf([fill(1, 0, 0), slow_content()], box="0 0 612 792")
+def test_pages_are_decoded_when_asked_for_and_a_dropped_stream_blocks_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = make_pdf([fill(1, 0, 0), fill(0, 0, 1)])
+    asked: list[str] = []
+    ask = child_module.Child.ask
+
+    def noting(self: child_module.Child, request: child_module.Reply, *rest: Any) -> Any:
+        asked.append(" ".join(str(request[name]) for name in ("op", "index") if name in request))
+        return ask(self, request, *rest)
+
+    monkeypatch.setattr(child_module.Child, "ask", noting)
     with Decoder() as decoder:
-        start = time.monotonic()
         pages = decoder.pages("x.pdf", data)
         next(pages)
         assert decoder.count_pages("x.pdf", data) == 2
-        assert time.monotonic() - start < 5  # the second page alone takes twice that
+        assert asked == ["open", "page 0", "open"]
 
 
 def test_a_closed_decoder_has_no_child_and_starts_another_when_needed() -> None:
@@ -254,7 +276,8 @@ def test_the_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         "os._exit(0)\n"
     )
     process = int(run_script(tmp_path, body))
-    for _ in range(40):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
         try:
             os.kill(process, 0)
         except ProcessLookupError:
@@ -263,4 +286,4 @@ def test_the_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         if stat.exists() and stat.read_text().split()[2] == "Z":
             return  # ended; it only waits for whoever adopted it
         time.sleep(0.05)
-    pytest.fail("the child outlived its parent by two seconds")
+    pytest.fail("the child outlived its parent by a minute")

@@ -67,7 +67,7 @@ def test_a_child_that_lies_is_ended_and_its_words_are_not_repeated(
     liar.write_text(f"#!{sys.executable}\nimport os\nos.write(1, {said!r})\nos.read(0, 99)\n")
     liar.chmod(0o700)
     monkeypatch.setattr(child_module.sys, "executable", str(liar))
-    child = Child(Limits(page_timeout_s=5.0))
+    child = Child(Limits(page_timeout_s=60.0))
     with pytest.raises(Refused) as caught:
         child.ask({"op": "page", "index": 0}, b"", child.read_pixels)
     assert caught.value.code == "crashed"

@@ -10,18 +10,25 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import gradio as gr
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 import app as the_app
 from tests.tiny import picture, save_checkpoint
-from ui.examples import Examples, load_examples
+from ui.examples import load_examples
 from ui.warming import cache_examples
 from ui.workbench import Workbench
 
 SAMPLES = ("blue harbour", "tram timetable", "winter garden")
 N_PAGES = 6
+# A machine may stall for seconds. Nobody waits so long where a test passes.
+PATIENCE_S = 60
+HELD_S = 300  # what a test holds back until it has looked, maybe at several things
+
+expect.set_options(timeout=1000 * PATIENCE_S)
 
 
 def png(seed: int) -> bytes:
@@ -31,11 +38,30 @@ def png(seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def free_port() -> int:
-    """One that nobody listens at."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+def launch(demo: gr.Blocks, **flags: Any) -> str:
+    """Serve it on a free port of this machine, and return its address.
+
+    Gradio gives up where its own first request is not answered within 3 s, or where another
+    process took the port meanwhile: then it is tried again, at another port.
+    """
+    for tries_left in (2, 1, 0):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = int(free.getsockname()[1])
+        try:
+            demo.launch(**flags, server_port=port, prevent_thread_lock=True, quiet=True)
+            break
+        except (OSError, ValueError):
+            demo.close(verbose=False)
+            if not tries_left:
+                raise
+    return f"http://127.0.0.1:{port}"
+
+
+def patient(context: BrowserContext) -> BrowserContext:
+    """A context of the browser in which nothing fails because the machine stalls."""
+    context.set_default_timeout(1000 * PATIENCE_S)
+    return context
 
 
 def pdf(*seeds: int) -> bytes:
@@ -64,8 +90,9 @@ def make_corpus(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Examples:
-    return load_examples(make_corpus(tmp_path_factory.mktemp("corpus") / "examples"))
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder. What is loaded from it notes how far an app has come: each loads its own."""
+    return make_corpus(tmp_path_factory.mktemp("corpus") / "examples")
 
 
 @dataclass(frozen=True)
@@ -79,7 +106,7 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, corpus: Examples) -> Iterator[Running]:
+def running(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Iterator[Running]:
     """app.py's own build() and launch_flags(), on a free port of this machine."""
     root = tmp_path_factory.mktemp("app")
     settings = {
@@ -89,20 +116,15 @@ def running(tmp_path_factory: pytest.TempPathFactory, corpus: Examples) -> Itera
         "MRR_KEEP_UPLOADS": "0",
         "GRADIO_TEMP_DIR": str(root / "gradio"),
     }
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    demo, bench = the_app.build(corpus)
-    cache_examples(bench)
-    port = free_port()
-    demo.launch(**the_app.launch_flags(), server_port=port, prevent_thread_lock=True, quiet=True)
-    yield Running(f"http://127.0.0.1:{port}", bench, root / "store", root / "gradio")
-    demo.close()
-    bench.close()
-    for name, value in before.items():
-        if value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = value
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        demo, bench = the_app.build(load_examples(corpus))
+        cache_examples(bench)
+        url = launch(demo, **the_app.launch_flags())
+        yield Running(url, bench, root / "store", root / "gradio")
+        demo.close()
+        bench.close()
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +133,9 @@ def browser() -> Iterator[Browser]:
         chromium = shutil.which("chromium") or playwright.chromium.executable_path
         if not Path(chromium).exists() and not os.environ.get("CI"):
             pytest.skip("no Chromium on this machine")
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox"], timeout=1000 * HELD_S
+        )
         yield browser
         browser.close()
 
@@ -125,7 +149,7 @@ def visit(
     contexts: list[BrowserContext] = []
 
     def opened(width: int = 1280, theme: str = "light") -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 900})
+        context = patient(browser.new_context(viewport={"width": width, "height": 900}))
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: said.append(str(error)))

@@ -9,12 +9,12 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
+from tests.ui.conftest import N_PAGES, PATIENCE_S, SAMPLES, Running, png
 
 
 def connect(running: Running) -> Client:
     """A program's own session; patient, because the machine may be busy with other things."""
-    return Client(running.url, verbose=False, httpx_kwargs={"timeout": 60})
+    return Client(running.url, verbose=False, httpx_kwargs={"timeout": PATIENCE_S})
 
 
 @pytest.fixture

@@ -10,14 +10,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.ui.conftest import N_PAGES, SAMPLES, Running, pdf, png
+from mrr import MiniReranker
+from mrr.types import RankedList
+from tests.ui.conftest import HELD_S, N_PAGES, PATIENCE_S, SAMPLES, Running, pdf, png
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=15_000)  # a shared machine with two cores
 
 HOSTILE = "<img src=x onerror='window.hacked=1'>"
 TABS = ("Rank", "Pages", "Latency", "History")
@@ -120,11 +122,13 @@ class Gate:
         self._left -= 1
         if self._left == 0:
             self.reached.set()
-            assert self.opened.wait(60)
+            assert self.opened.wait(HELD_S)
 
-    def open(self, tab: Page) -> None:
-        """After what was clicked has reached the server."""
-        tab.wait_for_timeout(1000)
+    def stop(self, tab: Page, button: str) -> None:
+        """Press it and go on, once the server has said that it is going to stop."""
+        assert self.reached.wait(PATIENCE_S)
+        tab.click(button)
+        expect(tab.locator(button)).to_have_text("Stopping…")
         self.opened.set()
 
 
@@ -150,9 +154,7 @@ def test_occlusion_stops_after_the_pass_in_hand_and_keeps_what_is_known(
     tab.click("#occlude")
     expect(tab.locator("#stop-occlusion")).to_be_visible()
     expect(tab.locator("#occlude")).to_be_hidden()
-    assert held.reached.wait(60)
-    tab.click("#stop-occlusion")
-    held.open(tab)
+    held.stop(tab, "#stop-occlusion")
     expect(tab.locator(".pi-facts")).to_contain_text("Stopped after")
     expect(tab.locator(".pi-facts")).to_contain_text("random cells, 20 times")
     expect(tab.locator("#occlude")).to_be_visible()
@@ -169,11 +171,11 @@ def test_another_query_is_answered_while_occlusion_runs_and_does_not_get_its_map
     traced(tab)
     held = gate(5)
     tab.click("#occlude")
-    assert held.reached.wait(60)
+    assert held.reached.wait(PATIENCE_S)
     rank(tab, SAMPLES[1])
     traced(tab)
     expect(tab.locator("#stop-occlusion")).to_be_visible()
-    held.open(tab)
+    held.opened.set()
     expect(tab.locator("#occlude")).to_be_visible()
     expect(tab.locator(".pi [data-value=occlusion]")).to_have_text("Measure occlusion")
 
@@ -186,9 +188,7 @@ def test_the_full_pass_stops_after_a_page_and_goes_on_from_there(
     open_tab(tab, "Layers")
     held = gate(4)  # a page is two turns: its band pass and its full pass
     tab.click("#trace-layers")
-    assert held.reached.wait(60)
-    tab.click("#stop-layers")
-    held.open(tab)
+    held.stop(tab, "#stop-layers")
     expect(tab.get_by_text("was run for 2 of them, not for the rest")).to_be_visible()
     expect(tab.locator("#stop-layers")).to_be_hidden()
     tab.click("#trace-layers")
@@ -233,14 +233,15 @@ def test_two_visitors_do_not_see_each_others_pages(
 
 
 def test_a_closed_tab_takes_its_pages_along(visit: Callable[..., Page], running: Running) -> None:
-    page = visit()
-    before = running.bench.base.store.stats().n_pages
+    page, store = visit(), running.bench.base.store
+    others = set(store.scopes())  # those that close their tabs just now take only their own along
     add_files(page, ("leaving.png", png(31)))
     expect(page.locator("#pages")).to_contain_text("leaving.png")
-    assert running.bench.base.store.stats().n_pages == before + 1
+    (mine,) = set(store.scopes()) - others
+    assert [added.label for added in store.pages([mine])] == ["leaving.png"]
     page.context.close()
-    deadline = time.monotonic() + 60
-    while running.bench.base.store.stats().n_pages > before:
+    deadline = time.monotonic() + PATIENCE_S
+    while store.pages([mine]):
         assert time.monotonic() < deadline, "the pages of a closed tab are still there"
         time.sleep(0.2)
 
@@ -285,7 +286,6 @@ def test_a_page_encodes_again_with_fewer_tokens_and_says_what_that_did(tab: Page
     ratio.press_sequentially("0.25")
     tab.keyboard.press("Tab")
     expect(tab.locator("#page-keep-ratio input[type=range]")).to_have_value("0.25")
-    tab.wait_for_timeout(500)  # the value leaves for the server a moment after it shows
     tab.click("#reencode")
     row = tab.locator("tr", has_text="encoded again")
     expect(row).to_contain_text("embedder")
@@ -358,36 +358,43 @@ def test_tables_traces_and_the_report_are_saved_without_a_file_on_the_server(
     assert not [path for path in running.uploads.rglob("*.*") if path.suffix in (".csv", ".html")]
 
 
-# A tiny model is measured faster than a test can look, so the page itself watches for the button.
-WATCH_FOR_STOP = """() => {
-  window.stopShown = window.stopAtOnce = false;
-  new MutationObserver(() => {
-    const stop = document.querySelector("#stop-measuring");
-    if (!stop?.offsetParent) return;
-    window.stopShown = true;
-    if (window.stopAtOnce) stop.click();
-  }).observe(document.body, {childList: true, subtree: true, attributes: true});
-}"""
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """While it is clear, a measurement of latency waits before its next ranking."""
+    go_on = threading.Event()
+    rank_all = MiniReranker.rank
+
+    def held(self: MiniReranker, query: str, **options: Any) -> RankedList:
+        if "system" in options:
+            assert go_on.wait(HELD_S)
+        return rank_all(self, query, **options)
+
+    monkeypatch.setattr(MiniReranker, "rank", held)
+    yield go_on
+    go_on.set()
 
 
-def test_latency_is_measured_here_at_the_press_of_a_button(tab: Page) -> None:
+def test_latency_is_measured_here_at_the_press_of_a_button(
+    tab: Page, rounds: threading.Event
+) -> None:
     rank(tab)
     open_tab(tab, "Latency")
-    tab.evaluate(WATCH_FOR_STOP)
+    stop = tab.locator("#stop-measuring")
     tab.click("#measure")
+    expect(stop).to_be_visible()
+    rounds.set()
     panel = tab.get_by_role("tabpanel").filter(has=tab.locator("#measure"))
-    expect(panel.locator(".js-plotly-plot .barlayer .trace").first).to_be_visible(timeout=60_000)
+    expect(panel.locator(".js-plotly-plot .barlayer .trace").first).to_be_visible()
     expect(panel.locator(".mrr-table").first).to_contain_text("dense + reuse")
-    assert tab.evaluate("window.stopShown")
-    expect(tab.locator("#stop-measuring")).to_be_hidden()
-    tab.evaluate("window.stopAtOnce = true")
-    for _ in range(6):  # it may still be done before the click arrives
-        tab.click("#measure")
-        tab.wait_for_timeout(300)
-        expect(tab.locator("#stop-measuring")).to_be_hidden(timeout=60_000)
-        if "Stopped after" in panel.inner_text():
-            break
-    expect(panel).to_contain_text("Stopped after")
+    expect(stop).to_be_hidden()
+    expect(panel).not_to_contain_text("Stopped after")
+    rounds.clear()
+    tab.click("#measure")
+    stop.click()
+    expect(stop).to_have_text("Stopping…")
+    rounds.set()
+    expect(panel).to_contain_text("Stopped after 1 of")
+    expect(stop).to_be_hidden()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

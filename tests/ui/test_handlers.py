@@ -12,6 +12,7 @@ import pytest
 
 from mrr.errors import InputRejected
 from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
+from ui import explaining
 from ui.caching import upload
 from ui.detail import TRACING
 from ui.handlers import Handlers
@@ -206,6 +207,24 @@ def test_maps_follow_a_promise_that_reached_the_screen_after_them(
     assert detail.trace_selected(session) == {}, "nothing is owed any more"
     assert TRACING not in str(rank.pick(session, Click(page=second.page_id)))
     assert detail.trace_selected(session) == {}, "it was shown when it was picked"
+
+
+def test_a_trace_that_ends_after_another_page_was_picked_shows_nothing(
+    rank: Handlers, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(rank, session)
+    detail, lenses = rank.detail, explaining.lenses
+    first, second = (hit.page for hit in session.run.mini.hits[:2])
+    assert session.selected == first.page_id
+
+    def pick_meanwhile(*given: Any) -> Any:
+        session.selected = second.page_id
+        return lenses(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(explaining, "lenses", pick_meanwhile)
+        assert detail.trace(session) == {}
+    assert second.label in detail.trace(session)[detail.views.chosen]
 
 
 def test_a_page_that_another_tab_removed_leaves_the_ranking_when_it_is_picked(

@@ -16,7 +16,7 @@ import pytest
 import app as the_app
 from cache_db import PageStore
 from mrr import MiniReranker
-from tests.ui.conftest import png
+from tests.ui.conftest import HELD_S, PATIENCE_S, png
 from ui.examples import Examples
 from ui.session import PUBLIC, new_scope, remove_left_over
 
@@ -38,7 +38,7 @@ def another_app(pair: tuple[Path, Path], root: Path) -> Iterator[tuple[str, int]
     process = context.Process(target=_serve, args=(pair, root, theirs))
     process.start()
     try:
-        assert ours.poll(120), "the other app did not start"
+        assert ours.poll(HELD_S), "the other app did not start"
         scope = ours.recv()
         assert process.pid is not None
         yield scope, process.pid
@@ -59,9 +59,9 @@ def test_only_the_uploads_of_a_dead_process_are_removed(
         assert remove_left_over(store) == 0
         assert set(store.scopes()) == {PUBLIC, mine, theirs}
         os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while store.alive(theirs.split("-")[1]):
-            assert time.monotonic() < deadline, "the killed app is still taken for alive"
+            assert time.monotonic() < deadline, "a dead process passes for alive"
             time.sleep(0.01)
         assert remove_left_over(store) == 1
     assert set(store.scopes()) == {PUBLIC, mine}

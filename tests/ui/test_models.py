@@ -22,8 +22,6 @@ from ui.opening import Opening
 from ui.session import Settings
 from ui.workbench import Workbench
 
-expect.set_options(timeout=30_000)
-
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -6,21 +6,21 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 import app as the_app
 from mrr import MiniReranker
 from mrr.errors import InputRejected
-from tests.ui.conftest import N_PAGES, SAMPLES, free_port, pdf
-from ui.examples import Examples, load_examples
+from tests.ui.conftest import HELD_S, N_PAGES, PATIENCE_S, SAMPLES, launch, patient, pdf
+from ui.examples import load_examples
 from ui.handlers import Handlers
 from ui.opening import Opening
 from ui.session import Tabs
@@ -28,35 +28,60 @@ from ui.views import start
 from ui.warming import cache_examples, recognise_examples, start_examples
 from ui.workbench import Workbench
 
-expect.set_options(timeout=30_000)
+
+class CountedLock:
+    """A lock that knows how many have come to it, those that wait included."""
+
+    def __init__(self, lock: AbstractContextManager[object]) -> None:
+        self._lock, self._come = lock, threading.Semaphore(0)
+
+    def __enter__(self) -> None:
+        self._come.release()
+        self._lock.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._lock.__exit__(*error)
+
+    def wait_for(self, n: int) -> None:
+        """Until so many have come."""
+        for _ in range(n):
+            assert self._come.acquire(timeout=PATIENCE_S)
 
 
-def test_the_model_is_loaded_once_however_many_ask_for_it() -> None:
-    loads: list[object] = []
-
-    def load() -> Any:
-        time.sleep(0.05)
-        loads.append(object())
-        return loads[-1]
-
-    opening = Opening(load)
-    assert not opening.done
-    with ThreadPoolExecutor(8) as pool:
-        given = set(pool.map(lambda _: opening(), range(8)))
-    assert given == set(loads) and len(loads) == 1 and opening.done
+N_ASKING = 8
 
 
-def test_a_failure_is_told_to_everybody_who_asks_after_one_attempt() -> None:
+def opening_asked_by_all(outcome: Callable[[], Any]) -> tuple[Opening, list[None]]:
+    """Its load ends when all who ask are at the lock; (it, one entry for each load)."""
     loads: list[None] = []
 
     def load() -> Any:
-        time.sleep(0.05)
+        if not loads:
+            lock.wait_for(N_ASKING)
         loads.append(None)
-        raise InputRejected("No such folder.")
+        return outcome()
 
     opening = Opening(load)
-    with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(opening) for _ in range(8)]
+    lock: Any = CountedLock(opening._lock)
+    opening._lock = lock
+    return opening, loads
+
+
+def test_the_model_is_loaded_once_however_many_ask_for_it() -> None:
+    opening, loads = opening_asked_by_all(object)
+    assert not opening.done
+    with ThreadPoolExecutor(N_ASKING) as pool:
+        given = set(pool.map(lambda _: opening(), range(N_ASKING)))
+    assert len(given) == len(loads) == 1 and opening.done
+
+
+def test_a_failure_is_told_to_everybody_who_asks_after_one_attempt() -> None:
+    def fails() -> None:
+        raise InputRejected("No such folder.")
+
+    opening, loads = opening_asked_by_all(fails)
+    with ThreadPoolExecutor(N_ASKING) as pool:
+        asked = [pool.submit(opening) for _ in range(N_ASKING)]
     assert {str(each.exception()) for each in asked} == {"No such folder."}
     assert len(loads) == 1 and not opening.done
 
@@ -81,7 +106,7 @@ def test_an_app_whose_model_is_missing_says_so_and_ends(tmp_path: Path) -> None:
         cwd=the_app.ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 1
@@ -89,11 +114,11 @@ def test_an_app_whose_model_is_missing_says_so_and_ends(tmp_path: Path) -> None:
 
 
 def test_what_is_still_to_be_cached_is_said_until_it_is(
-    reranker: MiniReranker, corpus: Examples
+    reranker: MiniReranker, corpus: Path
 ) -> None:
-    folder, opening = corpus.pages[0].file.parents[1], Opening(lambda: reranker)
+    opening = Opening(lambda: reranker)
     opening()
-    some, everything = load_examples(folder), load_examples(folder)
+    some, everything = load_examples(corpus), load_examples(corpus)
     some.pages = some.pages[:2]
     bench = Workbench(opening, reranker.store, everything)
     assert f"0 of {N_PAGES} example pages are cached" in start.still_caching(bench)
@@ -106,11 +131,11 @@ def test_what_is_still_to_be_cached_is_said_until_it_is(
 
 
 def test_when_all_examples_are_known_there_is_something_new_to_draw(
-    reranker: MiniReranker, corpus: Examples
+    reranker: MiniReranker, corpus: Path
 ) -> None:
     opening = Opening(lambda: reranker)
     opening()
-    examples = load_examples(corpus.pages[0].file.parents[1])
+    examples = load_examples(corpus)
     bench = Workbench(opening, reranker.store, examples)
     cache_examples(bench)
     examples.finished, done = False, examples.steps
@@ -123,10 +148,10 @@ def test_when_all_examples_are_known_there_is_something_new_to_draw(
 
 
 def test_a_query_waits_for_the_first_example_page_where_there_is_none(
-    reranker: MiniReranker, corpus: Examples
+    reranker: MiniReranker, corpus: Path
 ) -> None:
     opening = Opening(lambda: reranker)
-    examples = load_examples(corpus.pages[0].file.parents[1])
+    examples = load_examples(corpus)
     bench, views = Workbench(opening, reranker.store, examples), MagicMock()
     handlers = Handlers(bench, Tabs(lambda scope: None), views)
     handlers.detail = MagicMock(**{"shown.return_value": {}})
@@ -143,7 +168,7 @@ def test_a_query_waits_for_the_first_example_page_where_there_is_none(
 
 @pytest.fixture
 def gate(
-    pair: tuple[Path, Path], corpus: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Path, Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[str, threading.Event, Any]]:
     """(url, event, bench) of an app started a second time, whose model comes with the event."""
     for name, value in {
@@ -153,33 +178,37 @@ def gate(
         "GRADIO_TEMP_DIR": str(tmp_path / "gradio"),
     }.items():
         monkeypatch.setenv(name, value)
-    folder = corpus.pages[0].file.parents[1]
-    _, earlier = the_app.build(load_examples(folder))
+    _, earlier = the_app.build(load_examples(corpus))
     cache_examples(earlier)
     earlier.close()
     come, load = threading.Event(), MiniReranker.from_pretrained
 
     def late(*args: Any, **kwargs: Any) -> MiniReranker:
-        assert come.wait(60)
+        assert come.wait(HELD_S)
         return load(*args, **kwargs)
 
     monkeypatch.setattr(MiniReranker, "from_pretrained", late)
-    demo, bench = the_app.build(load_examples(folder))
-    port = free_port()
-    demo.launch(**the_app.launch_flags(), server_port=port, prevent_thread_lock=True, quiet=True)
+    demo, bench = the_app.build(load_examples(corpus))
+    url = launch(demo, **the_app.launch_flags())
     recognise_examples(bench)
-    yield f"http://127.0.0.1:{port}", come, bench
+    yield url, come, bench
     come.set()
     demo.close()
     bench.close()
 
 
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Page]:
+    context = patient(browser.new_context())
+    yield context.new_page()
+    context.close()
+
+
 @pytest.mark.browser
 def test_the_pages_are_there_before_the_model_and_a_query_waits_for_it(
-    gate: tuple[str, threading.Event, Any], browser: Browser
+    gate: tuple[str, threading.Event, Any], tab: Page
 ) -> None:
     url, come, bench = gate
-    tab = browser.new_page()
     tab.goto(url)
     expect(tab.locator("#header")).to_contain_text("is being loaded")
     expect(tab.locator("#gallery h2")).to_have_text(f"{N_PAGES} pages stored at an earlier start")
@@ -201,15 +230,13 @@ def test_the_pages_are_there_before_the_model_and_a_query_waits_for_it(
         expect(slider).to_have_value(str(layer - 1))
         expect(slider).to_have_attribute("max", str(bench.base.loaded.n_layers - 1))
     expect(tab.locator("#apply")).to_be_enabled()
-    tab.close()
 
 
 @pytest.mark.browser
 def test_an_upload_before_the_model_lists_its_pages_and_goes_on_with_it(
-    gate: tuple[str, threading.Event, Any], browser: Browser
+    gate: tuple[str, threading.Event, Any], tab: Page
 ) -> None:
     url, come, _ = gate
-    tab = browser.new_page()
     tab.goto(url)
     tab.get_by_role("tab", name="Pages").click()
     files = {"name": "two.pdf", "mimeType": "application/pdf", "buffer": pdf(70, 71)}
@@ -217,5 +244,4 @@ def test_an_upload_before_the_model_lists_its_pages_and_goes_on_with_it(
     expect(tab.locator("#progress")).to_contain_text("two.pdf p. 1")
     expect(tab.locator("#progress")).to_contain_text("0 pages in, 2 to go")
     come.set()
-    expect(tab.locator("#progress")).to_contain_text("2 pages in", timeout=30_000)
-    tab.close()
+    expect(tab.locator("#progress")).to_contain_text("2 pages in")

@@ -21,7 +21,7 @@ import app as the_app
 from cache_db import PageStore
 from mrr import MiniReranker
 from mrr.errors import InputRejected
-from tests.ui.conftest import N_PAGES, SAMPLES, Running, pdf, png
+from tests.ui.conftest import N_PAGES, PATIENCE_S, SAMPLES, Running, pdf, png
 from ui import caching
 from ui import told as telling
 from ui.caching import read_uploads, upload
@@ -348,19 +348,19 @@ def test_no_file_of_this_machine_is_served(running: Running) -> None:
         Path("..%2f..%2fetc%2fpasswd"),
     ]
     for path in wanted:
-        answer = httpx.get(f"{running.url}/gradio_api/file={path}")
+        answer = httpx.get(f"{running.url}/gradio_api/file={path}", timeout=PATIENCE_S)
         assert answer.status_code in (400, 403, 404), (path, answer.status_code)
 
 
 def test_the_queue_cannot_be_passed_by(running: Running) -> None:
     body = {"data": [SAMPLES[0], 3, "mini"], "session_hash": "x"}
     for name in ("rank", "trace"):
-        answer = httpx.post(f"{running.url}/gradio_api/run/{name}", json=body)
+        answer = httpx.post(f"{running.url}/gradio_api/run/{name}", json=body, timeout=PATIENCE_S)
         assert answer.status_code == 404, answer.text
 
 
 def test_the_page_itself_comes_without_anything_of_others(running: Running) -> None:
-    config = httpx.get(f"{running.url}/config").text
+    config = httpx.get(f"{running.url}/config", timeout=PATIENCE_S).text
     assert "session-" not in config and str(running.store) not in config
 
 
@@ -398,5 +398,5 @@ def test_serving_the_page_copies_no_model_and_no_store(
             lambda self, memo: copied.append(type(self).__name__) or self,
             raising=False,
         )
-    assert httpx.get(running.url, timeout=60).status_code == 200
+    assert httpx.get(running.url, timeout=PATIENCE_S).status_code == 200
     assert not copied

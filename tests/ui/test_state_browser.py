@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 from mrr import MiniReranker
 from mrr.errors import InputRejected
 from mrr.types import AddedPage, PageImage, RankedList
-from tests.ui.conftest import N_PAGES, SAMPLES, Running, pdf, png
+from tests.ui.conftest import HELD_S, N_PAGES, PATIENCE_S, SAMPLES, Running, pdf, png
 from tests.ui.test_app_browser import add_files, open_tab, rank, traced
 from tests.ui.test_charts_browser import CHART
 
@@ -221,7 +221,7 @@ def slow_caching(
 
     def slow(self: MiniReranker, item: PageImage, scope: str) -> AddedPage:
         entered.set()
-        assert go_on.wait(20)
+        assert go_on.wait(HELD_S)
         return add_page(self, item, scope)
 
     monkeypatch.setattr(engine, "add_page", slow)
@@ -234,7 +234,7 @@ def test_files_dropped_while_others_are_cached_are_refused_by_name(
     entered, go_on = slow_caching
     try:
         add_files(tab, ("first.png", png(81)))
-        assert entered.wait(20)
+        assert entered.wait(PATIENCE_S)
         late = {"name": "late.png", "mimeType": "image/png", "buffer": png(82)}
         tab.locator("#files input[type=file]").last.set_input_files([late])
         expect(tab.locator(".toast-body").first).to_contain_text("late.png was not taken")
@@ -251,7 +251,7 @@ def test_pages_of_an_upload_are_in_the_store_as_soon_as_each_is_cached(
     add_page = engine.add_page
 
     def held(self: MiniReranker, item: PageImage, scope: str) -> AddedPage:
-        assert allowed.acquire(timeout=20)
+        assert allowed.acquire(timeout=HELD_S)
         return add_page(self, item, scope)
 
     monkeypatch.setattr(engine, "add_page", held)
@@ -285,7 +285,7 @@ def test_what_a_ranking_lacks_is_encoded_in_sight_and_can_be_stopped(
         keep.dispatch_event("pointerup")
         expect(tab.locator("#plan")).to_contain_text("Apply will encode")
         tab.click("#apply")
-        assert entered.wait(20)
+        assert entered.wait(PATIENCE_S)
         tab.click("#stop-encoding")
         expect(tab.locator("#stop-encoding")).to_have_text("Stopping…")
         expect(tab.locator("#stop-encoding")).to_be_disabled()
@@ -296,7 +296,7 @@ def test_what_a_ranking_lacks_is_encoded_in_sight_and_can_be_stopped(
         go_on.clear()
         tab.fill("#query textarea, #query input", SAMPLES[0])
         tab.click("#rank")
-        assert entered.wait(20)
+        assert entered.wait(PATIENCE_S)
         expect(tab.locator("#summary")).to_contain_text("Encoding page 1 of")
         tab.click("#halt")
         expect(tab.locator("#halt")).to_have_text("Stopping…")
@@ -328,7 +328,7 @@ def dense_pages(running: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[t
 
     def held(self: MiniReranker, query: str, **options: Any) -> RankedList:
         if options.get("system", "mini") != "mini":
-            assert allowed.acquire(timeout=20)
+            assert allowed.acquire(timeout=HELD_S)
         return rank_all(self, query, **options)
 
     monkeypatch.setattr(engine, "rank", held)

@@ -9,13 +9,18 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 import ui
+from tests.ui.conftest import launch, patient
 from tests.ui.views import generated
 from ui.pictures import data_uri
 from ui.views import bands, inspector, latency, layers
 
+# What is to be drawn is drawn in the next frame; what that one asks for, in the one after it.
+_DRAWN = """() => new Promise((drawn) => {
+    requestAnimationFrame(() => requestAnimationFrame(drawn));
+})"""
 HOSTILE = "<img/src=x/onerror=window.hacked=1>"  # one word
 # From a copy: reading from the canvas itself would make the browser warn about it.
 _READ = """([at, points]) => {
@@ -103,10 +108,7 @@ def address() -> Iterator[str]:
         p.read_text() for p in sorted((Path(ui.__file__).parent / "assets").glob("*.css"))
     )
     demo = _app()
-    _, url, _ = demo.launch(
-        css=css, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", run_history=False
-    )
-    yield url
+    yield launch(demo, css=css, server_name="127.0.0.1", run_history=False)
     demo.close()
 
 
@@ -123,7 +125,7 @@ class Watched:
 
     def pixels(self, points: list[tuple[float, float]], canvas: int = 0) -> list[tuple[int, ...]]:
         """Red, green, blue at points given as shares of the canvas's width and height."""
-        self.page.wait_for_timeout(120)  # a frame for the drawing
+        self.page.evaluate(_DRAWN)
         return self.page.evaluate(_READ, [canvas, points])
 
     def center(self, row: int, column: int) -> tuple[float, float]:
@@ -137,6 +139,12 @@ class Watched:
         at = box["x"] + x * box["width"], box["y"] + y * box["height"]
         (self.page.mouse.click if click else self.page.mouse.move)(*at)
 
+    def tip(self, words: str) -> Locator:
+        """What the cell under the mouse says, once it is of the cell that these words are of."""
+        tip = self.page.locator(".pi-tip")
+        expect(tip).to_contain_text(words)
+        return tip
+
     def choose(self, label: str, value: object) -> None:
         """Press a button of a row of buttons."""
         self.page.click(f".pi [aria-label='{label}'] button[data-value='{value}']")
@@ -145,10 +153,10 @@ class Watched:
 @pytest.fixture(scope="session")
 def contexts(browser: Browser) -> dict[int, BrowserContext]:
     """By width; shared by the tests, so that the app's assets are fetched once."""
-    made = {w: browser.new_context(viewport={"width": w, "height": 1000}) for w in (1280, 390)}
-    for context in made.values():
-        context.set_default_timeout(15_000)
-    return made
+    return {
+        width: patient(browser.new_context(viewport={"width": width, "height": 1000}))
+        for width in (1280, 390)
+    }
 
 
 @pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["wide-light", "phone-dark"])

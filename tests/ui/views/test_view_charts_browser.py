@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
+from playwright.sync_api import expect
 
 from tests.ui.views import generated
 from tests.ui.views.conftest import HOSTILE, Watched
@@ -35,18 +34,17 @@ def test_a_bands_bar_is_as_long_as_its_share_of_attention(app: Watched):
     assert widths == pytest.approx(shares, abs=0.01)
     row.hover()
     heads = mass[..., 1].mean(axis=1)
-    detail = app.page.locator(".bands-detail").inner_text()
-    assert f"heads {100 * heads.min():.0f}% to {100 * heads.max():.0f}%" in detail
+    expect(app.page.locator(".bands-detail")).to_contain_text(
+        f"heads {100 * heads.min():.0f}% to {100 * heads.max():.0f}%"
+    )
 
 
 def test_clicking_a_layer_tells_the_server_and_turns_the_inspector_to_it(app: Watched):
     app.choose("Map", "occlusion")
     app.page.click("[data-layer='5']")
     app.page.wait_for_function("document.querySelector('#seen textarea').value === 'layer 5'")
-    assert (
-        app.page.locator(".pi [aria-label='Map'] [aria-checked=true]").inner_text() == "Attention"
-    )
-    assert app.page.locator(".pi [aria-label='Band layer'] [aria-checked=true]").inner_text() == "5"
+    expect(app.page.locator(".pi [aria-label='Map'] [aria-checked=true]")).to_have_text("Attention")
+    expect(app.page.locator(".pi [aria-label='Band layer'] [aria-checked=true]")).to_have_text("5")
     app.page.keyboard.press("ArrowDown")
     app.page.keyboard.press("Enter")
     app.page.wait_for_function("document.querySelector('#seen textarea').value === 'layer 6'")
@@ -64,13 +62,13 @@ def test_a_layer_outside_the_band_is_no_choice(app: Watched):
 def test_a_word_chosen_in_one_view_is_chosen_in_the_other(app: Watched):
     app.choose("Query word", 2)
     chosen = app.page.locator(".bands [aria-label='Query word'] [aria-checked=true]")
-    assert chosen.inner_text() == "region?"
+    expect(chosen).to_have_text("region?")
 
 
 def test_layers_draw_one_solid_line_a_candidate_and_dash_only_after_the_exit(both: Watched):
     open_tab(both, "layers")
     both.page.click("#trace-layers")
-    both.page.wait_for_selector(".js-plotly-plot .scatterlayer path.js-line")
+    expect(both.page.locator(".js-plotly-plot .scatterlayer path.js-line")).to_have_count(12)
     styles = both.page.evaluate(
         """() => [...document.querySelectorAll('.js-plotly-plot .scatterlayer path.js-line')].map(
             (path) => ({dash: path.style.strokeDasharray, box: path.getBBox().x}))"""
@@ -84,7 +82,7 @@ def test_layers_draw_one_solid_line_a_candidate_and_dash_only_after_the_exit(bot
         generated.EXIT - 1,
     )
     assert all(style["box"] > exit_x for style in dashed)
-    assert both.page.locator("p:has-text('was final from layer')").is_visible()
+    expect(both.page.locator("p:has-text('was final from layer')")).to_be_visible()
 
 
 def test_a_hostile_label_is_plain_text_in_the_chart_and_in_its_table(app: Watched):
@@ -116,13 +114,14 @@ def test_latency_draws_every_system_and_stage_and_all_three_charts(both: Watched
     both.page.wait_for_function("document.querySelectorAll('.js-plotly-plot .xtick').length > 3")
     both.page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length === 3")
     first = both.page.locator(".js-plotly-plot").first
-    assert first.locator(".subplot.xy .barlayer .point path").count() == sum(
-        len(stages) for stages in generated.STAGES.values()
+    expect(first.locator(".subplot.xy .barlayer .point path")).to_have_count(
+        sum(len(stages) for stages in generated.STAGES.values())
     )
-    magnified = first.locator(".subplot.x2y2 .barlayer .point path").count()
-    assert magnified == len(generated.STAGES["mini"]) + len(generated.STAGES["dense-reuse"])
-    text = both.page.locator(".mrr-headline").inner_text()
-    assert re.search(r"80 ms a query with mini; original takes 115 ×", text)
+    magnified = len(generated.STAGES["mini"]) + len(generated.STAGES["dense-reuse"])
+    expect(first.locator(".subplot.x2y2 .barlayer .point path")).to_have_count(magnified)
+    expect(both.page.locator(".mrr-headline")).to_contain_text(
+        "80 ms a query with mini; original takes 115 ×"
+    )
     assert both.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from tests.ui.views import generated
 from tests.ui.views.conftest import HOSTILE, Watched
@@ -113,22 +114,21 @@ def test_kept_cells_keep_the_pages_colours_and_pruned_ones_lose_them(app: Watche
 
 def test_controls_stand_beside_the_choice_at_the_same_budget(both: Watched):
     both.choose("Map", "pruned")
-    captions = both.page.locator(".pi-stage figcaption").all_text_contents()
-    assert len(captions) == 3
-    assert f"{KEPT.sum()} of {KEPT.size} kept" in captions[0]
-    assert ["uniform" in captions[1], "random" in captions[2]] == [True, True]
+    captions = both.page.locator(".pi-stage figcaption")
+    expect(captions).to_contain_text(
+        [f"{KEPT.sum()} of {KEPT.size} kept", "uniform", "random"], use_inner_text=False
+    )
     both.page.uncheck("[data-key=controls]")
-    assert both.page.locator(".pi-stage canvas").count() == 1
+    expect(both.page.locator(".pi-stage canvas")).to_have_count(1)
 
 
 def test_hovering_tells_row_column_raw_value_percentile_and_state(app: Watched):
     cell = (5, 2) if PLAIN[5, 2] else next(cell for cell in ALL if PLAIN[cell] and cell[0] > 4)
     show_raw_map(app, 4, 1)
     app.point(*cell)
-    said = app.page.locator(".pi-tip").inner_text()
+    said = app.tip(f"row {cell[0] + 1}, column {cell[1] + 1}").inner_text()
     value = raw(4, 1)[cell]
     share = (raw(4, 1)[PLAIN] <= value).mean()
-    assert f"row {cell[0] + 1}, column {cell[1] + 1}" in said
     assert float(re.search(r"attention ([\d.e−]+)", said)[1].replace("−", "-")) == pytest.approx(
         value, rel=0.01
     )
@@ -139,10 +139,9 @@ def test_hovering_tells_row_column_raw_value_percentile_and_state(app: Watched):
 def test_a_pruned_cell_and_a_sink_say_so_and_give_no_value(app: Watched):
     pruned = next(cell for cell in ALL if not KEPT[cell])
     app.point(*pruned)
-    assert "pruned: not read" in app.page.locator(".pi-tip").inner_text()
+    app.tip("pruned: not read")
     app.point(*generated.SINK)
-    assert "kept, a sink" in app.page.locator(".pi-tip").inner_text()
-    assert "percentile" not in app.page.locator(".pi-tip").inner_text()
+    assert "percentile" not in app.tip("kept, a sink").inner_text()
 
 
 def test_neutral_queries_are_taken_off_by_default_and_raw_is_one_click_away(app: Watched):
@@ -153,19 +152,21 @@ def test_neutral_queries_are_taken_off_by_default_and_raw_is_one_click_away(app:
                         for i in trace.page_maps], axis=0)  # fmt: skip
     cell = np.unravel_index(np.argmax(np.where(PLAIN, contrast, -1)), contrast.shape)
     app.point(*map(int, cell))
-    said = re.search(r"neutral ([+−][\d.e−]+)", app.page.locator(".pi-tip").inner_text())[1]
+    tip = app.tip(f"row {cell[0] + 1}, column {cell[1] + 1}")
+    said = re.search(r"neutral ([+−][\d.e−]+)", tip.inner_text())[1]
     assert float(said.replace("−", "-")) == pytest.approx(contrast[cell], rel=0.02)
     app.page.uncheck("[data-key=contrast]")
-    assert "neutral" not in app.page.locator(".pi-range").inner_text()
+    expect(app.page.locator(".pi-range")).not_to_contain_text("neutral")
 
 
 def test_a_click_and_the_keyboard_lock_a_cell(app: Watched):
+    locked = app.page.locator(".pi-tip[data-locked=true]")
     app.point(3, 4, click=True)
-    assert app.page.locator(".pi-tip[data-locked=true]").inner_text().startswith("row 4, column 5")
+    expect(locked).to_have_text(re.compile("^row 4, column 5"))
     for key in ("ArrowDown", "ArrowRight", "Enter"):
         app.page.keyboard.press(key)
-    assert app.page.locator(".pi-tip[data-locked=true]").inner_text().startswith("row 5, column 6")
-    assert "row 5, column 6" in app.page.locator(".pi-live").inner_text()
+    expect(locked).to_have_text(re.compile("^row 5, column 6"))
+    expect(app.page.locator(".pi-live")).to_contain_text("row 5, column 6")
 
 
 def test_query_chips_are_the_words_that_were_typed(both: Watched):
@@ -178,19 +179,18 @@ def test_query_chips_are_the_words_that_were_typed(both: Watched):
 def test_heads_are_small_pictures_on_one_scale_and_a_click_puts_one_on_the_page(both: Watched):
     heads = both.page.locator(".pi [aria-label='Head'] button")
     show_means(both)
-    assert heads.count() == 0
-    assert "Choose one layer of the band to see its 4 heads" in both.page.inner_text(".pi-side")
+    expect(heads).to_have_count(0)
+    expect(both.page.locator(".pi-side")).to_contain_text(
+        "Choose one layer of the band to see its 4 heads"
+    )
     both.choose("Layout", "map")
     both.choose("Band layer", 4)
     both.page.uncheck("[data-key=contrast]")
     mass = WHOLE.attention.mass[4, :, slice(*generated.QUERY_SPAN), 1].mean(axis=1)
-    assert heads.all_inner_texts() == [
-        "mean of all heads", *(f"{head} · {100 * share:.0f}%" for head, share in enumerate(mass))
-    ]  # fmt: skip
-    assert (
-        both.page.locator(f".pi [aria-label='Head'] {CHOSEN}").inner_text()
-        == heads.first.inner_text()
+    expect(heads).to_have_text(
+        ["mean of all heads", *(f"{head} · {100 * share:.0f}%" for head, share in enumerate(mass))]
     )
+    expect(both.page.locator(f".pi [aria-label='Head'] {CHOSEN}")).to_have_text("mean of all heads")
     top = WHOLE.attention.head_maps[4][:, PLAIN].max()
     ends = re.search(
         r"One scale for the heads of this layer: 0 to ([\d.]+)", both.page.inner_text(".pi-side")
@@ -198,7 +198,7 @@ def test_heads_are_small_pictures_on_one_scale_and_a_click_puts_one_on_the_page(
     assert float(ends[1].rstrip(".")) == pytest.approx(top, rel=0.01)
 
     both.choose("Head", 2)
-    assert "head 2 of layer 4" in both.page.locator(".pi-stage figcaption").inner_text()
+    expect(both.page.locator(".pi-stage figcaption")).to_contain_text("head 2 of layer 4")
     assert float(both.page.locator(".pi-scale span").last.inner_text()) == pytest.approx(
         top, rel=0.01
     )
@@ -225,18 +225,19 @@ def test_heads_are_small_pictures_on_one_scale_and_a_click_puts_one_on_the_page(
 def test_a_head_is_of_the_whole_query_and_stays_when_the_layer_changes(app: Watched):
     chosen_head = app.page.locator(f".pi [aria-label='Head'] {CHOSEN}")
     chosen_word = app.page.locator(f".pi [aria-label='Query word'] {CHOSEN}")
+    caption = app.page.locator(".pi-stage figcaption")
     app.choose("Band layer", 4)
     app.choose("Query word", 2)
     app.choose("Head", 1)
-    assert chosen_word.inner_text() == "whole query"
+    expect(chosen_word).to_have_text("whole query")
     app.choose("Band layer", 5)
-    assert chosen_head.inner_text().startswith("1 ·")
-    assert "head 1 of layer 5" in app.page.locator(".pi-stage figcaption").inner_text()
+    expect(chosen_head).to_have_text(re.compile("^1 ·"))
+    expect(caption).to_contain_text("head 1 of layer 5")
     app.choose("Query word", 0)
-    assert chosen_head.inner_text() == "mean of all heads"
+    expect(chosen_head).to_have_text("mean of all heads")
     app.choose("Head", 3)
     app.choose("Band layer", "mean")
-    assert "mean of the band" in app.page.locator(".pi-stage figcaption").inner_text()
+    expect(caption).to_contain_text("mean of the band")
 
 
 def test_the_keyboard_keeps_its_place_among_the_controls(app: Watched):
@@ -244,13 +245,13 @@ def test_the_keyboard_keeps_its_place_among_the_controls(app: Watched):
     app.page.focus("[aria-label='Band layer'] [aria-checked=true]")
     app.page.keyboard.press("ArrowRight")
     app.page.keyboard.press("ArrowRight")
-    focused = "document.activeElement.dataset.value"
-    assert app.page.evaluate(focused) == "4"
-    assert app.page.locator("[aria-label='Band layer'] [aria-checked=true]").inner_text() == "4"
+    chosen = app.page.locator("[aria-label='Band layer'] [aria-checked=true]")
+    expect(chosen).to_have_text("4")
+    expect(chosen).to_be_focused()
     app.page.focus("[data-key=contrast]")
     app.page.keyboard.press("Space")
-    assert app.page.evaluate("document.activeElement.dataset.key") == "contrast"
-    assert not app.page.is_checked("[data-key=contrast]")
+    expect(app.page.locator("[data-key=contrast]")).not_to_be_checked()
+    expect(app.page.locator("[data-key=contrast]")).to_be_focused()
 
 
 def test_zooming_in_shows_fewer_cells_and_hits_the_right_one(app: Watched):
@@ -261,23 +262,24 @@ def test_zooming_in_shows_fewer_cells_and_hits_the_right_one(app: Watched):
     corner = (1 - 1 / 2.25) / 2
     app.page.mouse.move(box["x"] + 3, box["y"] + 3)
     row, column = int(corner * generated.ROWS) + 1, int(corner * generated.COLUMNS) + 1
-    assert f"row {row}, column {column}" in app.page.locator(".pi-tip").inner_text()
+    app.tip(f"row {row}, column {column}")
     app.page.click("[aria-label='Fit the page']")
     app.point(0, 0)
-    assert "row 1, column 1" in app.page.locator(".pi-tip").inner_text()
+    app.tip("row 1, column 1")
 
 
 def test_the_scale_is_shared_until_it_is_stretched_with_a_badge(app: Watched):
     app.page.click(".pi-side summary")
-    ends = [span.inner_text() for span in app.page.locator(".pi-scale span").all()]
+    scale, badges = app.page.locator(".pi-scale span"), app.page.locator(".pi-badge")
+    ends = scale.all_inner_texts()
     show_means(app)
-    assert [span.inner_text() for span in app.page.locator(".pi-scale span").all()] == ends
-    assert app.page.locator(".pi-badge").count() == 0
+    expect(scale).to_have_text(ends)
+    expect(badges).to_have_count(0)
     app.page.check("[data-key=stretch]")
-    assert [span.inner_text() for span in app.page.locator(".pi-scale span").all()] != ends
-    assert "do not compare" in app.page.locator(".pi-badge").inner_text()
+    expect(scale).not_to_have_text(ends)
+    expect(badges).to_contain_text("do not compare")
     app.page.check("[data-key=smooth]")
-    assert app.page.locator(".pi-badge").count() == 2
+    expect(badges).to_have_count(2)
 
 
 def show(app: Watched, button: str) -> None:
@@ -294,39 +296,38 @@ def test_another_page_keeps_the_mode_the_layer_and_the_word(app: Watched):
     app.choose("Query word", 1)
     app.choose("Map", "pruned")
     show(app, "unmeasured")
-    assert mode.inner_text() == "Kept tokens"
+    expect(mode).to_have_text("Kept tokens")
     app.choose("Map", "attention")
-    assert layer.inner_text() == "5"
-    assert app.page.locator(f".pi [aria-label='Query word'] {CHOSEN}").inner_text() == "by"
+    expect(layer).to_have_text("5")
+    expect(app.page.locator(f".pi [aria-label='Query word'] {CHOSEN}")).to_have_text("by")
 
 
 def test_a_mode_that_a_page_lacks_comes_back_with_a_page_that_has_it(app: Watched):
     mode = app.page.locator(f".pi [aria-label='Map'] {CHOSEN}")
     app.choose("Map", "occlusion")
     show(app, "unmeasured")
-    assert mode.inner_text() == "Attention"
+    expect(mode).to_have_text("Attention")
     show(app, "first")
-    assert mode.inner_text() == "Occlusion"
+    expect(mode).to_have_text("Occlusion")
 
 
 def test_the_same_page_again_leaves_the_user_where_they_are(app: Watched):
     app.choose("Map", "occlusion")
     app.choose("Layout", "beside")
+    expect(app.page.locator(".pi-stage canvas")).to_have_count(2)
     before = app.page.locator(".pi-facts").inner_text()
     show(app, "again")
-    assert app.page.locator(".pi-stage canvas").count() == 2
-    assert app.page.locator(".pi-facts").inner_text() == before
+    expect(app.page.locator(".pi-stage canvas")).to_have_count(2)
+    expect(app.page.locator(".pi-facts")).to_have_text(before, use_inner_text=True)
 
 
 def test_occlusion_states_its_control(app: Watched):
     app.choose("Map", "occlusion")
-    facts = app.page.locator(".pi-facts").inner_text()
-    assert "by −1.60; hiding as many random cells, 20 times" in facts
-    assert [span.inner_text() for span in app.page.locator(".pi-scale span").all()] == [
-        "+1.5",
-        "−1.5",
-    ]
-    assert app.page.locator(".pi-ends span").last.inner_text().startswith("hiding it lowers")
+    expect(app.page.locator(".pi-facts")).to_contain_text(
+        "by −1.60; hiding as many random cells, 20 times"
+    )
+    expect(app.page.locator(".pi-scale span")).to_have_text(["+1.5", "−1.5"])
+    expect(app.page.locator(".pi-ends span").last).to_have_text(re.compile("^hiding it lowers"))
     rows = app.page.locator(".pi-control tbody tr")
     with app.page.expect_download() as waiting:
         app.page.click("button:text('Save this table')")
@@ -359,7 +360,7 @@ def test_the_table_twin_lists_the_largest_cells(app: Watched):
     first = app.page.locator(".pi table tbody tr").first.locator("td").all_inner_texts()
     row, column = np.unravel_index(np.argmax(np.where(PLAIN, raw(4, 1), -1)), KEPT.shape)
     assert first[1:3] == [str(row + 1), str(column + 1)]
-    assert app.page.locator(".pi table tbody tr").count() == 20
+    expect(app.page.locator(".pi table tbody tr")).to_have_count(20)
 
 
 def test_saved_csv_holds_every_cell(app: Watched):
@@ -432,13 +433,13 @@ def test_a_page_is_shown_where_its_maps_will_stand_while_it_is_traced(both: Watc
     before = both.page.locator(".pi-stage canvas").first.bounding_box()
     both.page.click("button:text-is('untraced')")
     both.page.wait_for_selector(".pi-stage img")
-    assert both.page.locator(".pi-waiting").inner_text() == "Tracing…"
+    expect(both.page.locator(".pi-waiting")).to_have_text("Tracing…")
     during = both.page.locator(".pi-stage img").bounding_box()
     assert during["width"] == pytest.approx(before["width"], abs=1)
     assert during["height"] == pytest.approx(before["height"], abs=1)
     both.page.click("button:text-is('again')")
     both.page.wait_for_selector(".pi-stage canvas")
-    assert both.page.locator(".pi-waiting").count() == 0
+    expect(both.page.locator(".pi-waiting")).to_have_count(0)
 
 
 def _saved_picture(watched: Watched) -> tuple[Image.Image, list[list]]:
@@ -484,8 +485,9 @@ def test_full_screen_is_drawn_and_not_a_letter_that_a_font_may_lack(app: Watched
 
 
 def test_the_sinks_share_is_told_of_this_query_and_layer(app: Watched):
-    facts = app.page.locator(".pi-facts").inner_text()
-    assert "of the page’s share for this query in layer" in facts
+    expect(app.page.locator(".pi-facts")).to_contain_text(
+        "of the page’s share for this query in layer"
+    )
 
 
 def test_the_dots_of_the_control_stand_over_numbers(app: Watched):
