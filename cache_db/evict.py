@@ -4,7 +4,8 @@ Pages that were added to stay and whatever is pinned are never evicted to make r
 reservations of all processes count as used, those of killed ones until their files are gone, the
 files stay within the budget while they are written too, not only in the end. Whatever is evicted,
 replaced or removed loses its row first and its file right after. In between a reservation of no
-bytes stands for the file, which counts no more; if its owner is killed, the next start deletes it.
+bytes stands for the file, which counts no more; if its owner is killed, it is deleted by the next
+start, or by who needs the room.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from dataclasses import dataclass, field
 
 import sqlite_utils
 
-from cache_db.database import Database, retried
+from cache_db.database import Database, Rebuilt, retried
 from cache_db.files import Files, new_name
-from cache_db.removal import delete_unnamed, parts, release_dead
+from cache_db.removal import delete_unnamed, keep_for, parts, raise_first, release_dead
 from cache_db.schema import typed
 from cache_db.session import Session
 from cache_db.trouble import Tally, Trouble, is_busy
@@ -35,7 +36,6 @@ _USED = """
          + (SELECT coalesce(sum(nbytes), 0) FROM pages)
          + (SELECT coalesce(sum(nbytes), 0) FROM reservations)
 """
-_ABANDON = "INSERT OR IGNORE INTO reservations (file, session, nbytes) VALUES (?, ?, 0)"
 _FORGET = "DELETE FROM reservations WHERE file = ? AND session = ?"
 # What may go, in the order in which it goes: a document right after the last of its entries.
 _IDLE = """
@@ -111,8 +111,12 @@ class Room:
     kept: bool = False
 
     def keep(self, db: sqlite_utils.Database) -> None:
-        """Turn the reservation into a kept file, in the transaction that inserts the row."""
-        db.execute("DELETE FROM reservations WHERE file = ?", (self.name,))
+        """Turn the reservation into a kept file, in the transaction that inserts the row.
+
+        Without a reservation there may be no file either: whoever closed the store deletes both.
+        """
+        if db.execute("DELETE FROM reservations WHERE file = ?", (self.name,)).rowcount != 1:
+            raise Rebuilt(f"the reservation of {self.name} is gone")
         self.kept = True
 
 
@@ -167,7 +171,7 @@ class Space:
         they are gone our reservations keep others from taking them for files whose rows were
         lost, of which a rebuild would make pages again. Where others have one, theirs stays.
         """
-        db.conn.executemany(_ABANDON, [(name, self.session.name) for name in names])
+        keep_for(db, self.session.name, names)
         # Where the transaction fails the rows still stand, so `clean_up` deletes nothing.
         self._abandoned.update(names)
 
@@ -198,8 +202,7 @@ class Space:
         victims: list[_Victim] = []
         with self.touches.flush(self.database) as db:
             if _used(db) + nbytes > self.budget_bytes:
-                if doomed := release_dead(db, self.session):
-                    delete_unnamed(db, self.files, doomed)
+                release_dead(db, self.files, self.session)
                 victims = self._victims(db, _used(db) + nbytes - self.budget_bytes, nbytes)
                 _delete_rows(db, victims)
                 self.abandon(db, [victim.file for victim in victims])
@@ -246,12 +249,15 @@ class Space:
 
     def _delete(self, names: list[str]) -> None:
         """Delete abandoned files, and what stood for them, in transactions that are short."""
+        stuck: dict[str, OSError] = {}
         for some in parts(names):
             with self.database.write() as db:
                 # Files first: a full disk takes no row's deletion either until a file is gone.
-                delete_unnamed(db, self.files, some, self.session.name)
-                db.conn.executemany(_FORGET, [(name, self.session.name) for name in some])
-            self._abandoned.difference_update(some)
+                stuck |= delete_unnamed(db, self.files, some, self.session.name)
+                gone = set(some) - stuck.keys()
+                db.conn.executemany(_FORGET, [(name, self.session.name) for name in gone])
+            self._abandoned -= gone
+        raise_first(stuck)
 
 
 def _delete_rows(db: sqlite_utils.Database, victims: Iterable[_Victim]) -> None:

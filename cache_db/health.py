@@ -16,7 +16,7 @@ from cache_db.evict import Space
 from cache_db.files import Files
 from cache_db.latest import R, load_latest
 from cache_db.records import VerifyReport
-from cache_db.removal import delete_unnamed, named, release_dead
+from cache_db.removal import named, release_dead
 from cache_db.schema import is_sound, texts
 from cache_db.session import Session
 from cache_db.trouble import is_full
@@ -34,7 +34,7 @@ def sweep(database: Database, files: Files, catalogue: Catalogue, session: Sessi
 
 def _release(database: Database, files: Files, session: Session) -> None:
     with database.write() as db:
-        delete_unnamed(db, files, release_dead(db, session))
+        release_dead(db, files, session)
     session.bury()
 
 

@@ -28,39 +28,64 @@ def named(db: sqlite_utils.Database) -> set[str]:
 
 def delete_unnamed(
     db: sqlite_utils.Database, files: Files, names: Collection[str], session: str = ""
-) -> None:
+) -> dict[str, OSError]:
     """Delete those of the files that are named by nothing, but for reservations of a session.
+
+    Returns why those are still there that could not be deleted; none of them stops the others.
 
     In a transaction: nobody can come to name one between the question and the deletion. A damaged
     row can have named the file of another, so no file is deleted for want of one row.
     """
     taken = {row[0] for row in db.execute(_NAMED_OF, (session, json.dumps(list(names))))}
+    stuck: dict[str, OSError] = {}
     for name in set(names) - taken:
-        files.delete(name)
+        try:
+            files.delete(name)
+        except OSError as error:
+            stuck[name] = error
+    return stuck
 
 
 def delete_all_unnamed(database: Database, files: Files, names: Collection[str]) -> None:
     """The same for any number of files, in transactions that are short."""
+    stuck: dict[str, OSError] = {}
     for some in parts(list(names)):
         with database.write() as db:
-            delete_unnamed(db, files, some)
+            stuck |= delete_unnamed(db, files, some)
+    raise_first(stuck)
 
 
-def release_dead(db: sqlite_utils.Database, session: Session) -> list[str]:
-    """Drop pins and reservations of processes that died; returns the files that were reserved.
+def raise_first(stuck: dict[str, OSError]) -> None:
+    """Why one of the files could not be deleted, if there are such."""
+    for error in stuck.values():
+        raise error
 
-    These are to be deleted in the same transaction: their bytes count no more after it.
+
+def keep_for(db: sqlite_utils.Database, session: str, names: Collection[str]) -> None:
+    """Reserve files that are to be deleted, of no bytes; where another has one, that stays."""
+    sql = "INSERT OR IGNORE INTO reservations (file, session, nbytes) VALUES (?, ?, 0)"
+    db.conn.executemany(sql, [(name, session) for name in names])
+
+
+def release(db: sqlite_utils.Database, files: Files, sessions: Collection[str], heir: str) -> None:
+    """Drop what sessions leave: pins, and reservations with the files that they stand for.
+
+    All in the caller's transaction, for the bytes of the files count no more after it. What cannot
+    be deleted is reserved by the heir, whose own end tries again.
     """
+    doomed: list[str] = []
+    for session in sessions:
+        doomed += texts(db.execute("SELECT file FROM reservations WHERE session = ?", (session,)))
+        db.execute("DELETE FROM pins WHERE session = ?", (session,))
+        db.execute("DELETE FROM reservations WHERE session = ?", (session,))
+    if doomed:
+        keep_for(db, heir, delete_unnamed(db, files, doomed))
+
+
+def release_dead(db: sqlite_utils.Database, files: Files, session: Session) -> None:
+    """The same of processes that died; the heir is the one who asks."""
     names = texts(db.execute("SELECT session FROM pins UNION SELECT session FROM reservations"))
-    return [file for name in names if not session.alive(name) for file in release(db, name)]
-
-
-def release(db: sqlite_utils.Database, session: str) -> list[str]:
-    """Drop pins and reservations of one session; returns the files that were reserved."""
-    reserved = texts(db.execute("SELECT file FROM reservations WHERE session = ?", (session,)))
-    db.execute("DELETE FROM pins WHERE session = ?", (session,))
-    db.execute("DELETE FROM reservations WHERE session = ?", (session,))
-    return reserved
+    release(db, files, [name for name in names if not session.alive(name)], session.name)
 
 
 def parts(names: list[str]) -> Iterator[list[str]]:

@@ -22,7 +22,7 @@ from cache_db.evict import Space
 from cache_db.files import DiskFiles, Files, MemoryFiles
 from cache_db.memory import MemoryTier
 from cache_db.records import Embedding, Entry, StoreStats, VerifyReport
-from cache_db.removal import delete_unnamed, release
+from cache_db.removal import release
 from cache_db.schema import UnknownDatabase
 from cache_db.session import Session
 from cache_db.trouble import Tally, Trouble
@@ -327,7 +327,7 @@ class PageStore:
     def _release(self) -> None:
         """Note what was used, and drop this session's pins and reservations, with their files."""
         with self._space.touches.flush(self._database) as db:
-            delete_unnamed(db, self._files, release(db, self._session.name))
+            release(db, self._files, [self._session.name], self._session.name)
 
     def _total(self, table: str) -> tuple[int, int]:
         """Number of rows, and the bytes of their files."""

@@ -103,6 +103,8 @@ def opened(engine: MiniReranker, document: Picture | str, name: str) -> Image.Im
             return path.name, read_bytes(path, path.name, engine.limits)
         given = (name, document) if isinstance(document, Content) else document
         ((shown, content),), _ = contents(given)
+        if isinstance(content, Image.Image):
+            return content
         return shown, read_bytes(content, shown, engine.limits)
     except InputRejected as error:
         raise InputRejected(f"{name.capitalize()}: {error}") from None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar, cast, overload
 
@@ -20,7 +20,7 @@ from PIL import Image
 
 from cache_db.evict import DOCUMENTS
 from mrr.documents import Document, Encoded, is_picture, known, opened, read_page, read_picture
-from mrr.errors import BudgetExceeded, InputRejected
+from mrr.errors import BudgetExceeded, InputRejected, PageLost
 from mrr.model.scorer import Scorer
 from mrr.page_cache import page_of
 from mrr.prune import kept_tokens
@@ -83,6 +83,7 @@ def _score_documents(
             for document, name in zip(documents, names, strict=True)
         ]
         pages = {page.page_id: page for page in placed if isinstance(page, Page)}
+        _encode(engine, list(pages.values()))
         with engine.lock:
             _forget_old(engine, set(pages))
             ranked = engine.rank(text, pages=set(pages), scopes={p.scope for p in pages.values()})
@@ -91,6 +92,15 @@ def _score_documents(
                 _logit(engine, text, scores, *each)
                 for each in zip(placed, documents, names, strict=True)
             ]
+
+
+def _encode(engine: MiniReranker, pages: list[Page]) -> None:
+    """K/V of pages that have none under this configuration; others go in between."""
+    if not engine.cache.scorer.image_first:
+        return
+    for page in engine.cache.missing(pages):
+        with turn(engine.lock), suppress(PageLost):  # `_logit` looks for a lost one
+            engine.cache.load([page], Stages(engine.device))
 
 
 def _cleaned(engine: MiniReranker, query: str, name: str = "") -> str:

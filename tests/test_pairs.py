@@ -396,6 +396,30 @@ def test_a_recognized_file_whose_stored_picture_is_lost_is_read_and_stored_again
     assert len(decoded) == 2, "the third time it was stored again, the fourth time recognized"
 
 
+def test_others_go_in_between_pages_that_are_encoded_for_another_instruction(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [png(document) for document in DOCUMENTS]
+    reranker.rerank("blue page", files)
+    twin = with_instruction(reranker, "Another task.")
+    encode, held, free = twin.cache.encode, [], []
+
+    def noted(*given):
+        held.append(reranker.lock._is_owned())
+        return encode(*given)
+
+    monkeypatch.setattr(twin.cache, "encode", noted)
+    monkeypatch.setattr("mrr.turn.time.sleep", lambda _: free.append(reranker.lock._is_owned()))
+    reranker.rerank("blue page", files, instruction="Another task.")
+    assert held == [True] * 4 and len(free) >= 4 and not any(free)
+
+
+def test_a_picture_with_a_name_is_a_picture(reranker: MiniReranker) -> None:
+    (named,) = reranker.rerank("blue page", [("map.png", DOCUMENTS[0])])
+    (plain,) = reranker.rerank("blue page", DOCUMENTS[:1])
+    assert named.logit == plain.logit
+
+
 def test_only_so_many_files_are_recognized(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mrr.documents._MAX_FILES", 2)
     recognized = Recognized()

@@ -21,7 +21,7 @@ from store_samples import (
 from cache_db import PageStore
 from cache_db.evict import DOCUMENTS
 from cache_db.files import DiskFiles
-from mrr.errors import BudgetExceeded
+from mrr.errors import BudgetExceeded, Closed
 
 
 @pytest.fixture
@@ -399,3 +399,54 @@ def test_files_that_nothing_names_go_however_many_they_are(tmp_path, monkeypatch
             db.execute("DELETE FROM entries WHERE key != ?", (make_key(3),))
     with PageStore(tmp_path, memory_bytes=0) as store:
         assert is_right(store.get(make_key(3)), 3) and len(files_of(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_page_whose_file_another_threads_close_deleted_gets_no_row(tmp_path, monkeypatch, closes):
+    with PageStore(tmp_path) as store:
+        write = store._files.write
+
+        def interrupted(name, data):
+            write(name, data)
+            monkeypatch.undo()
+            store.close() if closes else store._release()
+
+        monkeypatch.setattr(store._files, "write", interrupted)
+        if closes:
+            with pytest.raises(Closed):
+                store.add_page(make_page(1), make_picture(1))
+        else:  # and what is begun again goes well
+            store.add_page(make_page(1), make_picture(1))
+            assert store.image(make_page(1).page_id) is not None
+    with PageStore(tmp_path) as store:
+        assert (store.page(make_page(1).page_id) is None) == closes
+        assert store.verify(repair=False).ok and len(files_of(tmp_path)) == (0 if closes else 1)
+
+
+def test_a_file_that_cannot_be_deleted_holds_nothing_else_up(tmp_path, nbytes, monkeypatch):
+    monkeypatch.setattr("cache_db.removal._FILES_AT_ONCE", 2)
+    delete, stuck = DiskFiles.delete, set()
+
+    def fails(files, name):
+        if name in stuck:
+            raise OSError(5, "Input/output error")
+        delete(files, name)
+
+    monkeypatch.setattr(DiskFiles, "delete", fails)
+    with PageStore(tmp_path, budget_bytes=9 * nbytes, memory_bytes=0) as store:
+        put(store, 0)
+        stuck.update(path.name for path in files_of(tmp_path))
+        for n in range(1, 7):
+            put(store, n)
+        store.clear()
+        assert {path.name for path in files_of(tmp_path)} == stuck
+        assert "Cannot delete files" in store.stats().note
+        store._space.pin([make_key(1)])
+    with PageStore(tmp_path, budget_bytes=2 * nbytes, memory_bytes=0) as store:
+        with store._database.read() as db:
+            assert db.execute("SELECT file FROM reservations").fetchall() == [(*stuck,)]
+            assert db["pins"].count == 0
+        for n in range(4):
+            assert put(store, n) == nbytes
+        stuck.clear()
+    assert len(files_of(tmp_path)) == 2

@@ -97,12 +97,21 @@ def test_a_trained_layer_that_adds_little_to_what_it_is_given_is_compared_by_wha
 
     with monkeypatch.context() as broken:
         broken.setattr(FusedMLP, "forward", lambda self, x: 0 * mlp(self, x))
-        with pytest.raises(ParityError, match="in its MLP by 1"):
+        with pytest.raises(ParityError, match="in its MLP"):
             load_model(folder, device=DEVICE, dtype=dtype)
     with monkeypatch.context() as broken:
         broken.setattr(FusedAttention, "_turned", even)
         with pytest.raises(ParityError, match="in its attention"):
             load_model(folder, device=DEVICE, dtype=dtype)
+
+
+@pytest.mark.parametrize("weight", ["self_attn.o_proj", "mlp.down_proj"])
+def test_a_layer_that_adds_nothing_is_no_disagreement(
+    checkpoints: dict[str, Path], monkeypatch, weight: str
+) -> None:
+    stock = load_model(checkpoints["qwen3_vl"], device=DEVICE, dtype=torch.float32, fused=False)
+    nn.init.zeros_(stock.lm.layers[0].get_submodule(weight).weight)
+    layer_parts.fuse_checked(stock.model, "with an empty layer")
 
 
 def test_a_norm_with_another_epsilon_is_found(monkeypatch, checkpoints: dict[str, Path]) -> None:
@@ -121,7 +130,7 @@ def test_a_norm_with_another_epsilon_is_found(monkeypatch, checkpoints: dict[str
 def test_a_layer_that_gives_no_numbers_before_it_is_fused_is_told_and_not_judged(
     caplog, monkeypatch, checkpoints: dict[str, Path]
 ) -> None:
-    broken = (torch.full((4, 8), float("nan")),) * 3
+    broken = {"its MLP": torch.full((4, 8), float("nan"))}
     monkeypatch.setattr(layer_parts, "_probe", lambda lm: broken)
     load_model(checkpoints["qwen3_vl"], device=DEVICE, dtype=torch.float32)
     assert "its MLP gives no finite numbers and was not compared" in caplog.text
