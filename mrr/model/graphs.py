@@ -132,7 +132,7 @@ class Graphs:
         graph = self._held.get(key)
         if graph is not None:
             self._held.move_to_end(key)
-            self._shape(key)
+            self._shape(key)  # or the history of a graph in use would be forgotten
             write(graph.inputs)
             self.n_replays += 1
             return graph.replay()

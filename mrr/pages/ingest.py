@@ -30,7 +30,7 @@ class Readable(Protocol):
 # What a page may be read from; a picture is one that is in memory already.
 InHand = bytes | bytearray | memoryview | Readable | Image.Image
 Content = InHand | Path
-_Encoded = bytes | bytearray | memoryview | Readable | Path
+_Source = bytes | bytearray | memoryview | Readable | Path
 # The same as a caller may hand it over: a path may be a folder's, and a name may come with it.
 File = str | Content | tuple[str, str | Content]
 # Only for choosing files out of a folder; what a file is, its content says.
@@ -165,7 +165,7 @@ def from_pil(image: Image.Image, label: str, limits: Limits) -> PageImage:
     return PageImage(page, shown, shown, 1)
 
 
-def read_bytes(source: _Encoded, name: str, limits: Limits) -> bytes:
+def read_bytes(source: _Source, name: str, limits: Limits) -> bytes:
     """What is in a file of allowed size; InputRejected for another."""
     try:
         return _read(source, name, limits)
@@ -186,7 +186,7 @@ def _page_files(folder: Path, closed: list[Path]) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def _read(source: _Encoded, name: str, limits: Limits) -> bytes:
+def _read(source: _Source, name: str, limits: Limits) -> bytes:
     """The bytes of a file of allowed size. Raises Refused, and InputRejected for one of text."""
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
