@@ -50,7 +50,7 @@ def load_parts(
         model, embedder = bundled("tiny-reranker"), embedder or bundled("tiny-embedder")
         dtype = dtype or torch.float32  # what its published figures were measured in
     loaded = load_model(model, revision=revision, device=device, dtype=dtype)
-    words = template_for(loaded.name, template)
+    words = template_of(loaded, template)
     if self_check:
         check_parity(loaded, words)
     if embedder is None:
@@ -64,6 +64,11 @@ def load_parts(
         )
     share_tower(loaded, guide.loaded)
     return Parts(loaded, words, guide)
+
+
+def template_of(loaded: LoadedModel, requested: str | None) -> PromptTemplate:
+    """The requested template, or the one of the checkpoint's training, or of its name."""
+    return template_for(loaded.name, requested or loaded.trained.get("template"))
 
 
 def open_store(store: str | Path | PageStore | None) -> PageStore:
@@ -100,13 +105,13 @@ def trained_config(loaded: LoadedModel, config: RerankConfig | None) -> RerankCo
 
     Where only one of band and exit is open, the given one is kept as it is: a trained band is cut
     at an earlier exit, and a trained exit moves behind a band that ends later. Without a config
-    the keep ratio is the trained one too.
+    keep ratio and pruner are the trained ones too.
     """
     if not isinstance(config, RerankConfig | None):
         raise InvalidConfig(f"config is of {type(config)}; it must be a RerankConfig.")
     if config is None:
-        ratio = {k: v for k, v in loaded.trained.items() if k == "keep_ratio"}
-        config = RerankConfig(**ratio)
+        pruning = {k: v for k, v in loaded.trained.items() if k in ("keep_ratio", "pruner")}
+        config = RerankConfig(**pruning)
     if "band" not in loaded.trained:
         return config
     (start, end), last = loaded.trained["band"], loaded.trained["exit_layer"]

@@ -12,14 +12,13 @@ import click
 import torch
 from click.core import ParameterSource
 
-from mrr.build import Parts, load_parts
+from mrr.build import Parts, load_parts, template_of
 from mrr.cli import engine_options
 from mrr.measure.bench_report import BenchReport, table
 from mrr.measure.memory import PeakMemory, peak_memory
 from mrr.measure.random_model import DIMENSIONS, random_model
 from mrr.measure.side_by_side import PAGE_SIZE, run_bench
 from mrr.model.load import pick_device
-from mrr.model.prompt import template_for
 
 _COUNT = click.IntRange(1)
 
@@ -89,7 +88,7 @@ def bench(
         where = pick_device(device)
         default = torch.bfloat16 if where.type == "cuda" else torch.float32
         loaded = random_model(dims, where, kind or default)
-        parts = Parts(loaded, template_for(loaded.name, names["template"]), None)
+        parts = Parts(loaded, template_of(loaded, names["template"]), None)
     else:
         parts = load_parts(model, embedder, device=device, dtype=kind, self_check=True, **names)
     reports: list[BenchReport] | list[PeakMemory]

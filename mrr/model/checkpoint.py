@@ -9,14 +9,16 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import xxhash
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoConfig
 
+from mrr.config import Pruner
 from mrr.errors import InputRejected, UnsupportedModel
+from mrr.model.prompt import TEMPLATES
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ CLASSES = {
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 # What a checkpoint needs; never pickles, never code.
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
-# Beside an adapter: the band, exit and keep ratio that it was trained with, as JSON.
+# Beside an adapter: the band, exit, pruning and prompt that it was trained with, as JSON.
 TRAINED = "mini_reranker.json"
 # All that decides what a checkpoint computes: its weights, and how text and pixels reach them.
 _IDENTITY = ("*.safetensors", "config.json", "preprocessor_config.json", "processor_config.json",
@@ -178,6 +180,9 @@ def _wrong_in(section: Any, n_layers: int) -> str | None:
     ratio = section.get("keep_ratio", 1.0)
     if not (_whole(ratio) or isinstance(ratio, float)) or not 0 < ratio <= 1:
         return f"keep_ratio {ratio!r} is not a number in (0, 1]"
+    for name, known in (("pruner", get_args(Pruner)), ("template", tuple(TEMPLATES))):
+        if name in section and section[name] not in known:
+            return f"{name} {section[name]!r} is none of {', '.join(known)}"
     return None
 
 

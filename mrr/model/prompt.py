@@ -32,10 +32,12 @@ class PromptTemplate:
     """The exact words that a family of checkpoints was trained with, for each order.
 
     Fields in braces are instruction, query and document; either of the last two may be an image.
+    native: the order that its checkpoints were trained in.
     positive, negative: the words whose logits are compared.
     """
 
     name: str
+    native: Order
     query_first: str
     document_first: str
     positive: str
@@ -53,6 +55,7 @@ _QWEN_TAIL = "<|im_end|>\n<|im_start|>assistant\n"
 # the document moved in front (miniReranker section 3.1).
 QWEN_RERANKER = PromptTemplate(
     name="qwen-reranker",
+    native="query-first",
     query_first=_QWEN_HEAD + "<Query>:{query}\n<Document>:{document}" + _QWEN_TAIL,
     document_first=_QWEN_HEAD + "\n<Document>:{document}\n<Query>:{query}" + _QWEN_TAIL,
     positive="yes",
@@ -68,6 +71,7 @@ _MONO = (
 # MonoQwen2-VL was trained image-first only; query_first merely swaps the two.
 MONOQWEN = PromptTemplate(
     name="monoqwen",
+    native="document-first",
     query_first=_MONO.format(first="{query}", second="{document}"),
     document_first=_MONO.format(first="{document}", second="{query}"),
     positive="True",

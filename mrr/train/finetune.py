@@ -1,8 +1,8 @@
 """Fine-tune a Qwen-VL checkpoint to be a mini reranker: LoRA with the band, the exit and pruning
 on, from labels or from the checkpoint's own dense scores. Source: miniReranker, Training.
 
-Self-distillation needs no labels: with the adapter switched off and every layer and token on, the
-same weights are the teacher.
+Self-distillation needs no labels: with the adapter switched off, every layer and token on and the
+prompt in the order that the checkpoint knows, the same weights are the teacher.
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from mrr.build import template_of, trained_config
 from mrr.config import RerankConfig
 from mrr.errors import InputRejected
 from mrr.measure.dataset import Dataset, read_dataset
 from mrr.model.embedder import Embedder
+from mrr.model.joint import run_joint
 from mrr.model.load import LoadedModel, load_model
-from mrr.model.prompt import PromptEncoder, template_for
-from mrr.model.vision import Sight
+from mrr.model.prompt import PromptEncoder
+from mrr.model.vision import Pixels, Sight
 from mrr.pages.ingest import read_pages
 from mrr.pages.sandbox import Decoder
 from mrr.prune import kept_tokens
 from mrr.timing import Stages
+from mrr.train.adapter import save_adapter
 from mrr.train.fit import Step, fit
-from mrr.train.packed import look, pack, score
+from mrr.train.packed import in_full, look, pack, score
 from mrr.train.run import Run, seed_everything
 from mrr.types import PageImage
 
@@ -46,7 +49,8 @@ class FinetunePlan:
 
     n_queries: queries asked of a page in one step, half of them its own where it has as many.
     dense_teacher: learn the dense model's probabilities instead of the labels.
-    config: what is trained in; None for the paper's band, exit and 50% of the tokens.
+    config: what is trained in; a band or exit that it leaves open is the one that the checkpoint
+    was trained for, or the paper's.
     """
 
     model: str
@@ -82,36 +86,31 @@ class Tuner:
     def __init__(self, plan: FinetunePlan):
         self.plan = plan
         self.loaded: LoadedModel = load_model(plan.model, fused=False)
-        self.config = plan.config.resolve(self.loaded.n_layers)
+        self.config = trained_config(self.loaded, plan.config).resolve(self.loaded.n_layers)
+        if self.config.order != "vision-first" or self.config.pruner == "random":
+            raise InputRejected(
+                "Fine-tuning is vision-first, and not for random pruning."
+            )
         assert self.config.exit_layer is not None
         layers = "|".join(str(i) for i in range(self.config.exit_layer))
         lora = LoraConfig(
             r=plan.rank, lora_alpha=plan.rank, target_modules=_ADAPTED.format(layers=layers)
         )
         self.adapted: PeftModel = get_peft_model(self.loaded.model, lora)
-        self.encoder = PromptEncoder(self.loaded.tokenizer, template_for(plan.model, None))
+        self.encoder = PromptEncoder(self.loaded.tokenizer, template_of(self.loaded, None))
         rows = self.loaded.model.lm_head.weight.detach()
         yes, no = self.encoder.positive_id, self.encoder.negative_id
         self.direction = rows[yes].float() - rows[no].float()
-        self.embedder = (
-            Embedder(load_model(plan.embedder, fused=False, head=False)) if plan.embedder else None
-        )
+        self.embedder = Embedder(load_model(plan.embedder, head=False)) if plan.embedder else None
         if self.embedder is None and self.config.pruner == "embedder":
             raise InputRejected("Pruning by the embedder needs one: pass embedder, or keep all.")
 
     def scores(self, task: PageTask, dense: bool) -> Tensor:
         """(Q,) logits of a page's queries, under the plan's configuration or through everything."""
         loaded, config = self.loaded, self.config
-        low, high = config.min_pixels or loaded.min_pixels, config.max_pixels or loaded.max_pixels
-        sight = Sight(loaded, task.image, low, high, Stages(loaded.device))
+        sight = self._sight(task)
         pixels = sight.pixels
-        kept = np.arange(pixels.n_tokens)
-        if not dense and config.pruner != "none":
-            importance = None
-            if self.embedder is not None and config.pruner == "embedder":
-                guide = sight.by(self.embedder.loaded)
-                importance = self.embedder.embed_page(guide.pixels, guide.visual)[1]
-            kept = kept_tokens(config.pruner, config.keep_ratio, pixels.grid, importance=importance)
+        kept = np.arange(pixels.n_tokens) if dense else self._kept(sight)
         packed = pack(
             loaded,
             self.encoder,
@@ -126,11 +125,52 @@ class Tuner:
         band, end = ((0, n), n) if dense else (config.band, config.exit_layer)
         return score(loaded, packed, self.direction.to(packed.hidden.device), band, end)
 
+    def _sight(self, task: PageTask) -> Sight:
+        loaded, config = self.loaded, self.config
+        low, high = config.min_pixels or loaded.min_pixels, config.max_pixels or loaded.max_pixels
+        return Sight(loaded, task.image, low, high, Stages(loaded.device))
+
+    def _kept(self, sight: Sight) -> np.ndarray:
+        """The tokens that the engine would keep: the embedder runs as it does there."""
+        config, importance = self.config, None
+        if self.embedder is not None and config.pruner == "embedder":
+            guide = sight.by(self.embedder.loaded)
+            with in_full(self.loaded.device):
+                importance = self.embedder.embed_page(guide.pixels, guide.visual)[1]
+        return kept_tokens(
+            config.pruner, config.keep_ratio, sight.pixels.grid, importance=importance
+        )
+
     @torch.no_grad()
     def teach(self, task: PageTask) -> PageTask:
-        """The same task with the dense model's probabilities for targets."""
+        """The same task with the dense model's probabilities for targets.
+
+        It is asked in the order of its own training: what another order costs is what the adapter
+        is to make up for.
+        """
         with self.adapted.disable_adapter():
-            return PageTask(task.image, task.queries, self.scores(task, dense=True).sigmoid())
+            if self.encoder.template.native == "document-first" or "band" in self.loaded.trained:
+                logits = self.scores(task, dense=True)
+            else:
+                logits = self._query_first(task, self._sight(task).pixels)
+        return PageTask(task.image, task.queries, logits.sigmoid())
+
+    def _query_first(self, task: PageTask, pixels: Pixels) -> Tensor:
+        """(Q,) logits through every layer and token, one query after the other."""
+        loaded, encoder = self.loaded, self.encoder
+        dense, visual = self.config.dense(loaded.n_layers), look(loaded, pixels)
+        everything, last = np.arange(pixels.n_tokens), []
+        for query in task.queries:
+            prompt = encoder.pair(
+                "query-first",
+                instruction=dense.instruction,
+                query=query,
+                document=None,
+                n_visual_tokens=pixels.n_tokens,
+            )
+            last.append(run_joint(loaded, encoder, dense, prompt, pixels, visual, everything))
+        with in_full(loaded.device):
+            return loaded.lm.norm(torch.cat(last)).float() @ self.direction
 
     def loss(self, task: PageTask) -> tuple[Tensor, Tensor]:
         """(cross entropy, logits) of one page."""
@@ -197,7 +237,7 @@ def finetune(plan: FinetunePlan) -> Path:
         return Step(loss, shown, 1)
 
     def check() -> dict[str, float]:
-        """Agreement with the dense system on pages of this set, the first of a fixed stream."""
+        """Agreement with the teacher on pages of this set, the first of a fixed stream."""
         fixed = tasks(dataset, plan.n_queries, "check")
         with torch.no_grad():
             gaps = [
@@ -218,9 +258,8 @@ def finetune(plan: FinetunePlan) -> Path:
         evaluate=check,
         eval_every=plan.eval_every,
     )
-    adapter = plan.folder / "adapter"
-    tuner.adapted.save_pretrained(str(adapter))
-    return adapter
+    template = tuner.encoder.template.name
+    return save_adapter(tuner.adapted, tuner.loaded, tuner.config, template, plan.folder)
 
 
 class _AdapterOnly(torch.nn.Module):

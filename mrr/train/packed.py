@@ -109,7 +109,13 @@ def score(
             deepstack=packed.deepstack,
             visual_rows=packed.visual_rows,
         )
-    return loaded.lm.norm(hidden[0, packed.last]).float() @ direction
+    with in_full(hidden.device):
+        return loaded.lm.norm(hidden[0, packed.last]).float() @ direction
+
+
+def in_full(device: torch.device) -> torch.autocast:
+    """As the engine computes it: under a step's autocast this would be rounded to bfloat16."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def _masks(packed: Pack) -> tuple[Tensor, Tensor]:

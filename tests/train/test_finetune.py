@@ -1,17 +1,25 @@
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 
 from mrr import MiniReranker
 from mrr.config import RerankConfig
+from mrr.errors import InputRejected
 from mrr.measure.dataset import read_dataset
-from mrr.train.finetune import FinetunePlan, Tuner, finetune, tasks
+from mrr.model.load import load_model
+from mrr.model.prompt import MONOQWEN
+from mrr.train import adapter
+from mrr.train.finetune import FinetunePlan, PageTask, Tuner, finetune, tasks
 
 FAMILIES = ("qwen3_vl", "qwen2_5_vl")
+IDENTITY = torch.nn.Identity()
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +78,7 @@ def test_fine_tuning_moves_scores_towards_its_targets_and_the_engine_loads_it(
     task = task.to(tuner.loaded.device)
     with torch.no_grad():
         before, _ = tuner.loss(task)
-    adapter = finetune(plan)
-    tuned = FinetunePlan(str(adapter), data, tmp_path, config=plan.config)
+    tuned = FinetunePlan(str(finetune(plan)), data, tmp_path, config=plan.config)
     goal = Tuner(plan).teach(task) if dense_teacher else task
     with torch.no_grad():
         after = torch.nn.functional.binary_cross_entropy_with_logits(
@@ -87,3 +94,145 @@ def test_a_fine_tuning_that_was_stopped_goes_on(
     finetune(_plan(checkpoints["qwen2_5_vl"], data, tmp_path, steps=4))
     steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").open()]
     assert steps == [2, 4]
+
+
+def _engine(model: Path, data: Path, folder: Path, **options: object) -> MiniReranker:
+    engine = MiniReranker.from_pretrained(model, store=folder, **options)  # type: ignore[arg-type]
+    engine.add([data])
+    return engine
+
+
+def _agree(tuner: Tuner, engine: MiniReranker, task: PageTask, file: Path) -> None:
+    """Training scores and served ones, for one page and its queries."""
+    with torch.no_grad():
+        trained = tuner.scores(task, dense=False)
+    served = engine.predict([(query, file) for query in task.queries], activation_fn=IDENTITY)
+    rounding = 1e-2 if tuner.loaded.dtype == torch.float32 else 0.1  # int8 K/V
+    assert served.tolist() == pytest.approx(trained.tolist(), abs=rounding)
+
+
+def _file_of(task: PageTask, data: Path) -> Path:
+    for file in data.glob("*.png"):
+        with Image.open(file) as image:
+            if image.convert("RGB").tobytes() == task.image.tobytes():
+                return file
+    raise AssertionError("the task's page is none of the data's")
+
+
+def test_what_an_adapter_was_trained_in_is_what_it_is_served_in(
+    pair: tuple[Path, Path], data: Path, tmp_path: Path
+) -> None:
+    """Band and exit of its base's training, and the keep ratio and pruner of its own."""
+    config = RerankConfig(keep_ratio=0.25, pruner="uniform")
+    plan = _plan(pair[0], data, tmp_path / "run", steps=1, rank=4)
+    plan = replace(plan, config=config)
+    tuned = finetune(plan)
+    engine = _engine(tuned, data, tmp_path / "store")
+    assert engine.config.band == (2, 4) and engine.config.exit_layer == 4
+    assert (engine.config.keep_ratio, engine.config.pruner) == (0.25, "uniform")
+    task = next(tasks(read_dataset(data), 3, "s"))
+    _agree(Tuner(replace(plan, model=str(tuned))), engine, task, _file_of(task, data))
+    engine.close()
+
+
+def test_the_prompt_of_a_base_is_that_of_its_adapter(
+    checkpoints: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    """An adapter's folder no longer has the name that tells."""
+    base = tmp_path / "MonoQwen2-VL"
+    shutil.copytree(checkpoints["qwen2_vl"], base)
+    tuned = finetune(_plan(base, data, tmp_path / "run", steps=1))
+    engine = MiniReranker.from_pretrained(tuned, store=tmp_path / "store")
+    assert engine.encoder.template is MONOQWEN
+    engine.close()
+
+
+def test_an_adapter_that_is_tuned_further_keeps_what_it_had_learned(
+    checkpoints: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    first = finetune(_plan(checkpoints["qwen3_vl"], data, tmp_path / "1", steps=10))
+    plan = _plan(first, data, tmp_path / "2", steps=2)
+    second = finetune(plan)
+    engine = _engine(second, data, tmp_path / "store")
+    task = next(tasks(read_dataset(data), 3, "s"))
+    _agree(Tuner(replace(plan, model=str(second))), engine, task, _file_of(task, data))
+    without = Tuner(replace(plan, model=str(checkpoints["qwen3_vl"]))).scores(task, dense=False)
+    with torch.no_grad():
+        merged = Tuner(replace(plan, model=str(tmp_path / "2" / "base"))).scores(task, dense=False)
+        once = Tuner(replace(plan, model=str(first))).scores(task, dense=False)
+    assert merged.tolist() == pytest.approx(once.tolist(), abs=1e-4)
+    assert (merged - without).abs().max() > 0.05, "the first adapter taught it nothing"
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "revision"),
+    [("Qwen/Base@abcdef1", "Qwen/Base", "abcdef1"), ("Qwen/Base", "Qwen/Base", None)],
+)
+def test_an_adapter_names_its_base_as_it_was_asked_for_and_not_where_it_lay(
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: str,
+    named: str,
+    revision: str | None,
+) -> None:
+    loaded = replace(load_model(checkpoints["qwen3_vl"], fused=False), name=given)
+    monkeypatch.setattr(adapter, "local_folder", lambda *_: checkpoints["qwen3_vl"])
+    adapted = get_peft_model(loaded.model, LoraConfig(r=2, target_modules=r".*q_proj"))
+    config = RerankConfig().resolve(loaded.n_layers)
+    folder = adapter.save_adapter(adapted, loaded, config, "qwen-reranker", tmp_path)
+    described = json.loads((folder / "adapter_config.json").read_text())
+    assert (described["base_model_name_or_path"], described["revision"]) == (named, revision)
+
+
+@pytest.mark.parametrize("order", ["query-first", "vision-first"])
+def test_a_teacher_is_asked_in_the_order_of_its_own_training(
+    checkpoints: dict[str, Path], pair: tuple[Path, Path], data: Path, tmp_path: Path, order: str
+) -> None:
+    """A stock reranker with the query first; one that was trained vision-first, so."""
+    model = checkpoints["qwen3_vl"] if order == "query-first" else pair[0]
+    tuner = Tuner(_plan(model, data, tmp_path / "run"))
+    task = next(tasks(read_dataset(data), 3, "s"))
+    engine = _engine(model, data, tmp_path / "store", config=RerankConfig(order=order))  # type: ignore[arg-type]
+    page = next(p for p in engine.store.pages(["public"]) if p.label == _file_of(task, data).name)
+    theirs = [engine.rank(q, system="original", pages=page)[0].logit for q in task.queries]
+    rounding = 1e-3 if tuner.loaded.dtype == torch.float32 else 0.1
+    assert tuner.teach(task).target.logit().tolist() == pytest.approx(theirs, abs=rounding)
+    engine.close()
+
+
+@pytest.mark.parametrize("model", ["stock", "tuned"])
+def test_a_teacher_knows_nothing_of_the_adapter(
+    checkpoints: dict[str, Path], pair: tuple[Path, Path], data: Path, tmp_path: Path, model: str
+) -> None:
+    tuner = Tuner(_plan(checkpoints["qwen3_vl"] if model == "stock" else pair[0], data, tmp_path))
+    task = next(tasks(read_dataset(data), 3, "s"))
+    before, ours = tuner.teach(task).target, tuner.scores(task, dense=False)
+    for name, weight in tuner.adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight.data, std=0.1)
+    assert torch.equal(tuner.teach(task).target, before)
+    assert (tuner.scores(task, dense=False) - ours).abs().max() > 1e-3
+
+
+def test_under_a_steps_autocast_the_embedder_keeps_the_tokens_that_it_keeps_when_serving(
+    pair: tuple[Path, Path], data: Path, tmp_path: Path
+) -> None:
+    plan = replace(_plan(pair[0], data, tmp_path), embedder=str(pair[1]))
+    plan = replace(plan, config=RerankConfig(keep_ratio=0.5))
+    tuner = Tuner(plan)
+    task = next(tasks(read_dataset(data), 3, "s"))
+    kept = tuner._kept(tuner._sight(task))
+    with torch.autocast(tuner.loaded.device.type, dtype=torch.bfloat16), torch.no_grad():
+        assert np.array_equal(tuner._kept(tuner._sight(task)), kept)
+        assert tuner.scores(task, dense=False).dtype == torch.float32
+
+
+@pytest.mark.parametrize("change", [{"order": "query-first"}, {"pruner": "random"}])
+def test_what_cannot_be_trained_in_is_refused(
+    checkpoints: dict[str, Path], data: Path, tmp_path: Path, change: dict[str, str]
+) -> None:
+    plan = _plan(checkpoints["qwen3_vl"], data, tmp_path)
+    with pytest.raises(InputRejected, match="vision-first"):
+        Tuner(replace(plan, config=replace(plan.config, **change)))  # type: ignore[arg-type]
