@@ -181,6 +181,8 @@ def test_quantised_weights_are_refused_by_their_method(method, tmp_path, checkpo
         ({"band": [2, 4], "exit_layer": 40}, "exit_layer is 40, but the model has"),
         ({"keep_ratio": "half"}, "keep_ratio 'half'"),
         ({"keep_ratio": 0}, "keep_ratio 0"),
+        ({"pruner": ["none"]}, r"pruner \['none'\] is none of embedder"),
+        ({"template": "mine"}, "template 'mine' is none of qwen-reranker"),
         ([2, 4], "no JSON object"),
     ],
 )
