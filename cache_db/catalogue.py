@@ -98,6 +98,20 @@ class Catalogue:
         # +: not by the index, which lists too few if it is damaged, and says nothing.
         return self._pages(f"+scope {_IN} ORDER BY id", json.dumps(list(scopes)))
 
+    def page_numbers(self, scope: str, beginning: str) -> dict[str, set[int]]:
+        """{name of a file: numbers of its pages}, of files whose names begin so."""
+        found: dict[str, set[int]] = {}
+        with self.trouble.guard("read pages"):
+            for source, number in retried(lambda: self._numbers(scope, beginning)):
+                found.setdefault(source, set()).add(number)
+        return found
+
+    def _numbers(self, scope: str, beginning: str) -> list[Sequence[Any]]:
+        sql = "SELECT source, page_num FROM pages WHERE +scope = ? AND substr(source, 1, ?) = ?"
+        with self.database.read() as db:
+            rows = db.execute(sql, (scope, len(beginning), beginning))
+            return [typed(row, str, int) for row in rows]
+
     def scopes(self) -> list[str]:
         """Every scope that has pages."""
         with self.trouble.guard("read pages"), self.database.read() as db:

@@ -120,6 +120,10 @@ class PageStore:
         """The pages of some scopes, in order of first adding."""
         return self._catalogue.pages(scopes)
 
+    def page_numbers(self, scope: str, beginning: str) -> dict[str, set[int]]:
+        """{name of a file: numbers of its pages} of a scope, where the name begins so."""
+        return self._catalogue.page_numbers(scope, beginning)
+
     def image(self, page_id: str) -> Image.Image | None:
         """The picture, bit for bit as it was added; None if it is gone or damaged."""
         return self._catalogue.image(page_id)

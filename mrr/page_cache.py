@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from cache_db.evict import DOCUMENTS
 from cache_db.store import PageStore
 from mrr.errors import NotFinite, PageLost
 from mrr.model.embedder import Embedder
@@ -22,6 +23,7 @@ from mrr.model.vision import Sight
 from mrr.pages.keys import entry_key, page_id
 from mrr.prune import kept_tokens
 from mrr.resident import Resident
+from mrr.sources import Sources, is_renamed
 from mrr.timing import Stages
 from mrr.types import AddedPage, Page, PageImage
 
@@ -37,7 +39,8 @@ class PageCache:
     """Page K/V of one configuration, computed at most once.
 
     pages: the store that knows pages, pictures and embeddings. kv: the store of K/V entries, by
-    default the same. resident: where K/V stays on an accelerator between queries.
+    default the same. resident: where K/V stays on an accelerator between queries. sources: which
+    file has which name.
     """
 
     def __init__(
@@ -47,12 +50,14 @@ class PageCache:
         pages: PageStore,
         kv: PageStore | None = None,
         resident: Resident | None = None,
+        sources: Sources | None = None,
     ) -> None:
         self.scorer = scorer
         self.embedder = embedder
         self.pages = pages
         self.kv = kv or pages
         self.resident = resident
+        self.sources = sources or Sources()
         self.embedding_fingerprint = (
             "" if embedder is None else embedder.fingerprint(scorer.min_pixels, scorer.max_pixels)
         )
@@ -62,17 +67,24 @@ class PageCache:
     def add(self, item: PageImage, scope: str, page: Page | None = None) -> AddedPage:
         """Make sure that a page, its embedding and its K/V are stored.
 
-        A page that is there keeps the name under which it was added first. page: what `page_of`
-        gives, where the caller has asked for it already.
+        A page that is there keeps the name under which it was added first; a new one gets a name
+        that no other file has. page: what `page_of` gives, where the caller has asked for it
+        already.
         """
         begin = time.perf_counter()
         page = page or page_of(item, scope)
         there = self.pages.page(page.page_id)
-        known, page = there is not None, there or page
+        known = there is not None
+        if there is not None:
+            page = there
+            self.sources.met(page, item.source, item.file)
+        elif scope != DOCUMENTS:  # those are listed nowhere
+            page = self.sources.named(page, item.file, self.pages)
         self.pages.add_page(page, item.image)
         try:
             added = self._computed(page, item.image, known, begin)
-            return added if page.label == item.label else replace(added, added_as=item.label)
+            is_other = known and page.label != item.label and not is_renamed(page, item)
+            return replace(added, added_as=item.label) if is_other else added
         except NotFinite:
             if not known:  # a page that cannot be scored is not one of the store's
                 self.pages.remove_pages([page.page_id])

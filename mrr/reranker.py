@@ -34,6 +34,7 @@ from mrr.pages.ingest import File
 from mrr.pages.sandbox import Decoder
 from mrr.query import clean_query
 from mrr.resident import resident_for
+from mrr.sources import Sources
 from mrr.types import (
     AddedPage,
     AddReport,
@@ -89,6 +90,7 @@ class MiniReranker:
         self._dense_resident = resident_for(loaded.device)
         self._graphs = graphs_for(loaded)
         self.recognized = Recognized()
+        self.sources = Sources()
         self._configure(config)
 
     @classmethod
@@ -184,7 +186,9 @@ class MiniReranker:
             logger.warning(note)  # `rerank` returns results without notes
             self.notes += (note,)
         dense = scorer.config.dense(self.loaded.n_layers, lossless(self.loaded.dtype))
-        self.cache = PageCache(scorer, self.embedder, self.store, resident=self._resident)
+        self.cache = PageCache(
+            scorer, self.embedder, self.store, resident=self._resident, sources=self.sources
+        )
         dense_scorer = Scorer(self.loaded, self.encoder, dense, graphs=self._graphs)
         self.dense_cache = PageCache(
             dense_scorer, self.embedder, self.store, self._dense_store, self._dense_resident

@@ -30,12 +30,14 @@ class PageImage:
     label: what a person calls it ("report.pdf p. 3"); never a path.
     source: name of the file it came from, without folders.
     page_num: 1-based; 1 for a plain image.
+    file: a digest of that file, which tells two of one name apart; empty where there was none.
     """
 
     image: Image.Image
     label: str
     source: str
     page_num: int
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class AddedPage:
 
     grid: (R, C) visual tokens before pruning. nbytes: stored K/V. elapsed_ms: this call's work.
     note: a sentence where the store had no room for the K/V. added_as: the name it came under this
-    time, where the store has its pixels under another already.
+    time, where the store has its pixels under that of another file already.
     """
 
     page: Page

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
+import xxhash
 from PIL import Image
 
 from mrr.config import Limits
@@ -86,7 +87,7 @@ class Decoder:
         with self._lock:
             opened = self._open(shown, data, caller)
         wanted = page_numbers(page_range if opened.is_pdf else None, shown, opened.n_pages)
-        n_read = 0
+        file, n_read = xxhash.xxh3_128_hexdigest(data), 0
         for place, page_num in enumerate(wanted[: self.limits.max_pdf_pages]):
             try:
                 with self._lock:
@@ -106,7 +107,7 @@ class Decoder:
             else:
                 label = f"{shown} ({opened.still})" if opened.still else shown
             n_read += 1
-            yield PageImage(image, label, shown, page_num)
+            yield PageImage(image, label, shown, page_num, file)
         if len(wanted) > self.limits.max_pdf_pages:
             raise InputRejected(_too_many(shown, wanted, self.limits.max_pdf_pages))
 

@@ -88,9 +88,7 @@ class Tuner:
         self.loaded: LoadedModel = load_model(plan.model, fused=False)
         self.config = trained_config(self.loaded, plan.config).resolve(self.loaded.n_layers)
         if self.config.order != "vision-first" or self.config.pruner == "random":
-            raise InputRejected(
-                "Fine-tuning is vision-first, and not for random pruning."
-            )
+            raise InputRejected("Fine-tuning is vision-first, and not for random pruning.")
         assert self.config.exit_layer is not None
         layers = "|".join(str(i) for i in range(self.config.exit_layer))
         lora = LoraConfig(

@@ -494,6 +494,20 @@ def test_a_document_is_removed_whole_and_nothing_else(bench: Workbench) -> None:
     bench.remove_own(session)
 
 
+def test_of_two_documents_of_one_name_one_is_removed(bench: Workbench) -> None:
+    session = Session()
+    files = [("same.pdf", pdf(323, 324)), ("same.pdf", pdf(325, 326))]
+    *_, work = upload(bench, session, files, None)
+    assert work.n_done == 4
+    shown = stored_pages(bench, session)
+    heads = re.findall('<h3>(.*?)</h3>.*?"remove_document" data-page="([0-9a-f]+)"', shown)
+    assert [name for name, _ in heads] == ["same.pdf, 2 pages", "same (2).pdf, 2 pages"]
+    bench.remove_document(session, heads[0][1])
+    left = [page.label for page in bench.pages(session) if bench.removable(page)]
+    assert left == ["same (2).pdf p. 1", "same (2).pdf p. 2"]
+    bench.remove_own(session)
+
+
 def test_a_page_that_was_found_tells_no_time_of_encoding(bench: Workbench) -> None:
     session = Session()
     assert list(upload(bench, session, [("one.png", png(330))], None))
