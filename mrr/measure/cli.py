@@ -14,7 +14,7 @@ import click
 from tqdm import tqdm
 
 from mrr.cli import Given, engine_options, print_json
-from mrr.types import SYSTEMS
+from mrr.measure.tasks import EVALUATED
 
 
 class Bars:
@@ -56,8 +56,8 @@ def _names(known: tuple[str, ...] | None) -> Any:
 @click.argument("folder", metavar="DIR", type=Given(path_type=Path))
 @partial(engine_options, store_help="Keep the cached pages here.")
 @click.option(
-    "--systems", default="mini", show_default=True, callback=_names(SYSTEMS),
-    help=f"With commas between: {', '.join(SYSTEMS)}.",
+    "--systems", default="mini", show_default=True, callback=_names(EVALUATED),
+    help=f"With commas between: {', '.join(EVALUATED)}, which is the prompt that Qwen published.",
 )  # fmt: skip
 @click.option(
     "--mode", type=click.Choice(["full", "candidates"]), default="full", show_default=True,
@@ -96,7 +96,8 @@ def eval_command(
     """Measure ranking quality on DIR: corpus.jsonl, queries.jsonl, qrels.tsv and the files.
 
     Pages are cached in a folder that is thrown away afterwards, unless --store keeps it. The
-    system `original` runs every pair from scratch: use --mode candidates and --limit with it.
+    system `original` runs every pair from scratch, in either order: use --mode candidates and
+    --limit with it.
     """
     # Imported here so that `mrr --help` needs no torch.
     from mrr.measure.ablation import ablation
@@ -123,7 +124,7 @@ def eval_command(
         report = evaluate(
             reranker,
             dataset,
-            systems=systems,  # type: ignore[arg-type]
+            systems=systems,
             late_interaction=late_interaction,
             **task,
         )

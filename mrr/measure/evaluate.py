@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
 
 from mrr.measure.anchors import bm25_run, first_stage_run, has_bm25, page_texts, restrict
 from mrr.measure.corpus import CachingCost, Corpus, Progress, SystemRun, add_corpus, run_tasks
@@ -22,7 +22,7 @@ from mrr.measure.metrics import (
     retention,
 )
 from mrr.measure.spread import Spread
-from mrr.measure.tasks import Mode, Task, make_tasks
+from mrr.measure.tasks import QUERY_FIRST, Mode, Task, make_tasks
 from mrr.reranker import MiniReranker
 from mrr.types import System
 
@@ -84,7 +84,7 @@ def evaluate(
     reranker: MiniReranker,
     dataset: Dataset,
     *,
-    systems: Sequence[System] = ("mini",),
+    systems: Sequence[str] = ("mini",),
     mode: Mode = "full",
     n_negatives: int = 19,
     seed: int = 0,
@@ -95,13 +95,14 @@ def evaluate(
 ) -> EvalReport:
     """Cache the dataset's pages once and rank them for every query with every system.
 
-    `original` runs every pair from scratch: give it mode "candidates" and a limit.
+    systems: of EVALUATED. `original` runs every pair from scratch, in either order: give it mode
+    "candidates" and a limit.
     late_interaction: an anchor more, for which every page goes through the tower again. The other
     arguments are those of make_tasks. Raises InputRejected for a dataset that cannot be run.
     """
     tasks = make_tasks(dataset, mode, n_negatives=n_negatives, seed=seed, kinds=kinds, limit=limit)
     corpus = add_corpus(reranker, dataset, progress)
-    runs = {s: run_tasks(reranker, corpus, tasks, s, s, progress) for s in systems}
+    runs = {s: _run(reranker, corpus, tasks, s, progress) for s in systems}
     qrels = {task.query.query_id: task.grades for task in tasks}
     anchors, notes = _anchor_runs(reranker, dataset, corpus, tasks)
     if late_interaction:
@@ -135,6 +136,19 @@ def evaluate(
         ),
         notes=reranker.notes + notes,
     )
+
+
+def _run(
+    reranker: MiniReranker,
+    corpus: Corpus,
+    tasks: Sequence[Task],
+    name: str,
+    progress: Progress | None,
+) -> SystemRun:
+    if name == QUERY_FIRST:
+        as_published = reranker.with_config(replace(reranker.config, order="query-first"))
+        return run_tasks(as_published, corpus, tasks, "original", name, progress)
+    return run_tasks(reranker, corpus, tasks, cast(System, name), name, progress)
 
 
 def compare(

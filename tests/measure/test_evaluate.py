@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from mrr import MiniReranker
+from mrr.config import RerankConfig
 from mrr.errors import InputRejected
 from mrr.measure.corpus import add_corpus, run_tasks
 from mrr.measure.dataset import Dataset, read_dataset
 from mrr.measure.evaluate import evaluate
 from mrr.measure.metrics import MEASURES
 from mrr.measure.table import columns, eval_table
-from mrr.measure.tasks import make_tasks
+from mrr.measure.tasks import QUERY_FIRST, make_tasks
 from mrr.types import SYSTEMS, RankedList
 from tests.measure.helpers import CORPUS, N_PAGES, QUERIES, write_dataset, write_lines
 from tests.pages.files import make_pdf
@@ -142,6 +143,27 @@ def test_dense_with_reuse_agrees_with_the_stock_model(
     assert (comparison.system, comparison.reference) == ("mini", "original")
     assert comparison.agreement.kendall_tau.value == pytest.approx(1)
     assert comparison.ndcg_kept.value == pytest.approx(1)
+
+
+def test_original_can_be_asked_by_the_prompt_that_was_published(
+    engine: MiniReranker, dataset: Dataset
+) -> None:
+    """With the query first, as the three systems never have it."""
+    names = ("mini", "original", QUERY_FIRST)
+    report = evaluate(engine, dataset, systems=names, mode="candidates", n_negatives=4)
+    assert [each.name for each in report.systems] == list(names)
+    assert [each.reference for each in report.comparisons] == ["original", QUERY_FIRST]
+    corpus = add_corpus(engine, dataset)
+    pages = {page.page_id: name for name, page in corpus.pages.items()}
+    published = engine.with_config(RerankConfig(order="query-first"))
+    for task in make_tasks(dataset, "candidates", n_negatives=4):
+        wanted = [corpus.pages[name].page_id for name in task.candidates]
+        ranked = published.rank(
+            task.query.text, system="original", pages=wanted, scopes=[corpus.scope]
+        )
+        names = [pages[hit.page.page_id] for hit in ranked]
+        first = next(i for i, name in enumerate(names, 1) if task.grades.get(name, 0) > 0)
+        assert report.systems[2].first_relevant[task.query.query_id] == first
 
 
 def test_caching_is_no_part_of_a_querys_time(
