@@ -242,7 +242,7 @@ def finetune(plan: FinetunePlan) -> Path:
                 (tuner.scores(task, False).sigmoid() - tuner.teach(task).target).abs().mean()
                 for task, _ in zip(fixed, range(8), strict=False)
             ]
-        return {"gap_to_dense": round(float(torch.stack(gaps).mean()), 4)}
+        return {"gap_to_teacher": round(float(torch.stack(gaps).mean()), 4)}
 
     left = plan.steps - run.step
     stream = tasks(dataset, plan.n_queries, f"{plan.seed}/{run.step}")
