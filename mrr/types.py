@@ -266,8 +266,8 @@ class Occlusion:
     logit most, so chosen on the measure itself) and "importance" (what the pruner went by, the
     same for every query; absent for the control pruners). A stopped measurement lacks "occlusion",
     and may lack more.
-    random_deltas: (n_random,) the control, as many kept cells of random blocks; fewer, or none,
-    where the work was stopped first.
+    random_deltas: (n_random,) the control, as many kept cells of as many random blocks, set by set
+    like the top set of one map after the other; fewer, or none, where the work was stopped first.
     """
 
     delta: np.ndarray

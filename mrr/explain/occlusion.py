@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import cycle, islice
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ def occlude(
 
     rankings: {name: (R, C)} maps whose top cells are put to the test; the block deltas are added
     as "occlusion". The control comes first, so that a map that was stopped has it too.
+    n_random: sets in all; each is drawn to be like the top set of one ranking, in turn.
     seed: of the random sets. progress(done, total) counts passes over the page. stop is asked
     after every batch of them; what was measured until then is returned. lock is held for one
     batch at a time.
@@ -53,17 +55,15 @@ def occlude(
     own = blocks.reshape(-1)[page.kept]  # block of each kept cell
     present = np.unique(own)
     n_top = max(1, round(TOP_SHARE * len(own)))
-
-    def top(values: np.ndarray) -> np.ndarray:
-        return top_cells(own, values.reshape(-1)[page.kept], n_top)
-
     rng = np.random.default_rng(seed)
-    sets = np.concatenate(
+    maps = [values.reshape(-1)[page.kept] for values in rankings.values()]
+    by_turns = islice(cycle(maps or [rng.random(len(own))]), n_random)
+    sets = np.stack(
         [
-            np.zeros((1, len(own)), dtype=bool),
-            *(top(values)[None] for values in rankings.values()),
-            *(top(rng.random(blocks.max() + 1)[blocks])[None] for _ in range(n_random)),
-            own == present[:, None],
+            np.zeros(len(own), dtype=bool),
+            *(top_cells(own, values, n_top) for values in maps),
+            *(top_cells(own, shuffled(own, values, rng), n_top) for values in by_turns),
+            *(own == present[:, None]),
         ]
     )
     total = len(sets) + 1
@@ -85,7 +85,7 @@ def occlude(
         if not np.isnan(change)
     }
     if known.all():
-        (last,) = hide(top(-delta[blocks])[None], len(sets))
+        (last,) = hide(top_cells(own, -delta[own], n_top)[None], len(sets))
         top_deltas["occlusion"] = float(last - base)
     return Occlusion(
         delta=delta[blocks],
@@ -144,15 +144,29 @@ def block_ids(grid: tuple[int, int], block: int) -> np.ndarray:
 def top_cells(blocks: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
     """(m,) bool: n of m kept cells, taken whole block by block in order of their mean value.
 
-    Top and random sets are both drawn so, and differ in nothing but the order of the blocks: a
-    compact set hides more than scattered cells, whose neighbours still tell. The last block is
-    cut to make the numbers equal.
+    Whole, because a compact set hides more than scattered cells, whose neighbours still tell. The
+    last block is cut to make the numbers equal.
     """
     _, index = np.unique(blocks, return_inverse=True)
     means = np.bincount(index, weights=values) / np.bincount(index)
     chosen = np.zeros(len(blocks), dtype=bool)
     chosen[np.lexsort((index, -means[index]))[:n]] = True
     return chosen
+
+
+def shuffled(blocks: np.ndarray, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(m,) values of a control: blocks with equally many kept cells exchange places in the order.
+
+    Its top cells then touch as many blocks as those of `values`, with as many cells in each. Means
+    over few cells are the extreme ones, so that blocks of any size would make too compact a set.
+    """
+    _, index, sizes = np.unique(blocks, return_inverse=True, return_counts=True)
+    means = np.bincount(index, weights=values) / sizes
+    order = np.argsort(-means, kind="stable")
+    places = np.argsort(order)
+    for size in np.unique(sizes):
+        places[sizes == size] = rng.permutation(places[sizes == size])
+    return -places[index]
 
 
 def _from(progress: Progress | None, start: int, total: int) -> Callable[[int], None]:

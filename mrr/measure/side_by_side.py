@@ -25,7 +25,7 @@ from mrr.build import Parts, trained_config
 from mrr.config import Pruner, RerankConfig
 from mrr.measure.bare import bare_band
 from mrr.measure.bench_report import BenchReport, SystemResult, Timing
-from mrr.measure.cost import Costs, Workload
+from mrr.measure.cost import Costs, Workload, embedding
 from mrr.measure.spread import spread
 from mrr.model.embedder import Embedder
 from mrr.model.graphs import graphs_for
@@ -54,6 +54,7 @@ class _Contest:
 
     mini: Scorer
     dense: Scorer
+    embedder: Embedder | None
     query: str
     mini_pages: list[KVPage]
     dense_pages: list[KVPage]
@@ -127,7 +128,7 @@ def _prepare(parts: Parts, original_repeats: int, graphs: bool, progress: tqdm) 
     for _ in range(original_repeats):
         original.append(_milliseconds(score_original, loaded) / n)
         progress.update()
-    return _Contest(mini, dense, query, mini_pages, dense_pages, caching, original)
+    return _Contest(mini, dense, parts.embedder, query, mini_pages, dense_pages, caching, original)
 
 
 def _importance(embedder: Embedder, sight: Sight, stages: Stages) -> np.ndarray:
@@ -252,7 +253,7 @@ def _report(
             _result("mini", k, fast, costs.mini(work, k), page.nbytes),
         ],
         caching_ms=caching,
-        caching_flops=costs.caching(work),
+        caching_flops=costs.caching(work) + embedding(contest.embedder, loaded, work),
         bare_ms=bare,
         engine_overhead=fast.median_ms / bare.median_ms - 1.0,
         graphs=replayed,

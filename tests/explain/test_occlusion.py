@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from mrr.errors import InvalidConfig
-from mrr.explain.occlusion import block_ids, hidden_logits, occlude, top_cells
+from mrr.explain.occlusion import block_ids, hidden_logits, occlude, shuffled, top_cells
 from mrr.explain.verdict import occlusion_verdict
 from mrr.types import Occlusion
 from tests.model.helpers import DENSE, PRUNED, QUERY, SPARSE, STAGES, case, scorer, stock_logit
@@ -125,6 +126,49 @@ def test_random_sets_hide_whole_blocks_of_the_page_as_top_sets_do(qwen3, monkeyp
         squares = hidden.reshape(rows // 2, 2, columns // 2, 2).sum(axis=(1, 3))
         assert sorted(squares[squares > 0]) == [2, 4]
     assert len({hidden.tobytes() for hidden in randoms}) > 4
+
+
+@pytest.fixture
+def noise(monkeypatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of 50 maps of noise over a pruned page: cells that each of 50 top and of 100 random sets
+    hides in each block, (sets, blocks), and how many each block has."""
+    seen: list[np.ndarray] = []
+
+    def note(s, text, page, hidden, *rest):
+        seen.extend(hidden)
+        return np.zeros(len(hidden), np.float32)
+
+    monkeypatch.setattr("mrr.explain.occlusion.hidden_logits", note)
+    rng = np.random.default_rng(0)
+    page = SimpleNamespace(grid=(36, 28), kept=np.sort(rng.permutation(36 * 28)[:504]))
+    rankings = {str(i): rng.random(page.grid) for i in range(50)}
+    assert occlude(None, "", page, rankings, n_random=100).n_top == 50
+    own = block_ids(page.grid, 2).reshape(-1)[page.kept]
+    cells = np.stack([np.bincount(own, weights=hidden) for hidden in seen[1:151]])
+    return cells[:50], cells[50:], np.bincount(own)
+
+
+def test_random_sets_touch_as_many_blocks_as_the_top_sets_of_noise(noise):
+    tops, randoms, _ = noise
+    assert (tops > 0).sum(axis=1).mean() == (randoms > 0).sum(axis=1).mean() > 28
+    alike = np.sort(randoms) == np.sort(np.tile(tops, (2, 1)))
+    assert alike.all(), "each is like one top set, in turn, block by block"
+
+
+def test_random_sets_are_whole_blocks_but_one_and_owe_nothing_to_the_map(noise):
+    tops, randoms, sizes = noise
+    assert (randoms.sum(axis=1) == 50).all()
+    assert (((randoms > 0) & (randoms < sizes)).sum(axis=1) <= 1).all()
+    assert len(np.unique(randoms, axis=0)) == 100
+    shared = np.minimum(randoms, np.tile(tops, (2, 1))).sum(axis=1).mean() / 50
+    assert shared < 0.2  # 0.1 if blocks had equally many cells, 1 for the top set itself
+
+
+def test_a_map_without_differences_is_held_against_other_blocks():
+    blocks, rng = np.arange(40).repeat(2), np.random.default_rng(0)
+    same = np.ones(80)
+    sets = [top_cells(blocks, shuffled(blocks, same, rng), 8).tobytes() for _ in range(9)]
+    assert len({top_cells(blocks, same, 8).tobytes(), *sets}) == 10
 
 
 def test_a_top_set_is_what_hiding_those_very_cells_does(qwen3):

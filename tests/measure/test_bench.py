@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLVisionConfig
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 
 from mrr.build import Parts
 from mrr.cli import cli
@@ -19,10 +26,13 @@ from mrr.measure.bench_report import table
 from mrr.measure.cost import Costs, Workload
 from mrr.measure.memory import peak_memory
 from mrr.measure.random_model import DIMENSIONS
-from mrr.measure.side_by_side import run_bench
-from mrr.model.load import LoadedModel
+from mrr.measure.side_by_side import PAGE_SIZE, run_bench
+from mrr.model.embedder import Embedder
+from mrr.model.load import LoadedModel, load_model
 from mrr.model.prompt import template_for
-from tests.model.helpers import DENSE, QUERY, STAGES, cases, scorer
+from mrr.model.vision import Sight
+from tests.model.helpers import DENSE, QUERY, STAGES, case, cases, scorer, visual
+from tests.tiny import DEVICE, picture
 
 
 def parts(loaded: LoadedModel) -> Parts:
@@ -36,19 +46,30 @@ class Dimensions:
     n_layers: int
     model: SimpleNamespace
     lm: SimpleNamespace
+    tower: Qwen3VLVisionModel
 
 
 def dimensions(dims: str) -> Dimensions:
     text, vision = DIMENSIONS[dims]
-    config = SimpleNamespace(
-        get_text_config=lambda: SimpleNamespace(**text), vision_config=SimpleNamespace(**vision)
-    )
+    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(**text))
+    sizes = {**vision, "out_hidden_size": text["hidden_size"], "patch_size": 16}
+    with torch.device("meta"):
+        tower = Qwen3VLVisionModel(Qwen3VLVisionConfig(**sizes))
     attention = SimpleNamespace(head_dim=text["head_dim"])
     return Dimensions(
         n_layers=text["num_hidden_layers"],
         model=SimpleNamespace(config=config),
         lm=SimpleNamespace(layers=[SimpleNamespace(self_attn=attention)]),
+        tower=tower,
     )
+
+
+def counted(work: Callable[[], object], *, causal: bool = False) -> float:
+    """FLOPs of the products by torch's counter. causal: of those of attention, half."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        work()
+    seen = counter.get_flop_counts()["Global"].items()
+    return sum(n / 2 if causal and "bmm" in str(product) else n for product, n in seen)
 
 
 PAGE = Workload(n_patches=4032, n_visual=1008, n_kept=504, n_text=42, n_suffix=25)
@@ -56,7 +77,8 @@ PAGE = Workload(n_patches=4032, n_visual=1008, n_kept=504, n_text=42, n_suffix=2
 
 def test_costs_at_2b_dimensions_are_those_worked_out_by_hand() -> None:
     costs = Costs(dimensions("2b"), RerankConfig())
-    assert costs.vision(PAGE.n_patches) == pytest.approx(4.04e12, rel=0.02)
+    # 24 blocks take 4.033 TFLOP, four mergers 0.203 and the patches 0.013.
+    assert costs.vision(PAGE.n_patches) == pytest.approx(4.249e12, rel=1e-3)
     assert costs.original(PAGE) - costs.vision(PAGE.n_patches) == pytest.approx(3.16e12, rel=0.01)
     # A whole band of 8 layers would be 21.0 GFLOP; the exit layer runs for one token only (18.7),
     # and at the first one the query, the same for all pages, is projected once (0.42 less).
@@ -64,6 +86,37 @@ def test_costs_at_2b_dimensions_are_those_worked_out_by_hand() -> None:
     assert per_page == pytest.approx(18.3e9, rel=0.01)
     assert n * (costs.mini(PAGE, n) - per_page) == pytest.approx(20.2e9 + 0.42e9, rel=0.01)
     assert costs.mini(PAGE, 1) - per_page == pytest.approx(20.2e9 + 0.42e9, rel=0.01)
+
+
+def test_caching_is_what_the_counter_counts(loaded: LoadedModel, monkeypatch) -> None:
+    text = loaded.model.config.get_text_config()  # of grouped products it knows nothing
+    monkeypatch.setattr(text, "_experts_implementation", "eager")
+    s = scorer(loaded, replace(DENSE, band=(2, 4), exit_layer=4, pruner="random", keep_ratio=0.5))
+    c = case(s, picture(1, (224, 224)))  # of whole windows
+    costs, prefix = Costs(loaded, s.config), c.prompt.prefix
+    n_patches, n_visual = len(c.pixels.values), c.pixels.n_tokens
+    work = Workload(n_patches, n_visual, len(c.kept), len(prefix) - n_visual, 0)
+    vision = counted(lambda: visual(loaded, c))
+    assert costs.vision(n_patches) == vision
+    assert costs.caching(work) == vision + counted(
+        lambda: s.encode(c.sight, c.kept, STAGES), causal=True
+    )
+
+
+def test_caching_counts_the_embedder_and_its_tower_unless_it_is_shared(
+    qwen3: LoadedModel, pair: tuple[Path, Path]
+) -> None:
+    own = Embedder(load_model(pair[1], device=DEVICE, dtype=torch.float32))
+    sight = Sight(qwen3, Image.new("RGB", PAGE_SIZE), qwen3.min_pixels, qwen3.max_pixels, STAGES)
+    vision = counted(lambda: sight.visual)
+    reading = counted(lambda: own.embed_page(sight.pixels, sight.visual), causal=True)
+    alone, shared, apart = (
+        run_bench(replace(parts(qwen3), embedder=each), [1], 1, 1)[0].caching_flops
+        for each in (None, Embedder(qwen3), own)
+    )
+    # What the last token's attention adds to find the importance is left out.
+    assert shared - alone == pytest.approx(reading, rel=2e-3)
+    assert apart - shared == pytest.approx(vision, rel=1e-9)
 
 
 def test_mini_costs_less_than_reuse_costs_less_than_original() -> None:
