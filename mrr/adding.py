@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache_db.evict import DOCUMENTS
 from mrr.errors import Closed, InputRejected, MRRError
 from mrr.pages.ingest import File, contents, read_pages, several
-from mrr.pages.naming import display_name
 from mrr.turn import turn
 from mrr.types import AddedPage, AddReport, FailedFile, PageImage
 
@@ -23,25 +21,29 @@ def add(
     """See MiniReranker.add."""
     evicted = engine.store.stats().evicted
     done = list(add_iter(engine, files, page_range, scope))
+    pages = tuple(x for x in done if isinstance(x, AddedPage))
+    return AddReport(
+        pages=pages,
+        failed=tuple(x for x in done if isinstance(x, FailedFile)),
+        notes=notes(engine, pages, evicted),
+    )
+
+
+def notes(engine: MiniReranker, pages: Iterable[AddedPage], evicted: int) -> tuple[str, ...]:
+    """What to say of pages that were added. evicted: as the store's stats had it before."""
+    said = engine.notes
     evicted = engine.store.stats().evicted - evicted
-    notes = engine.notes
     if evicted:
-        notes += (
+        said += (
             f"The store was full: {evicted} of its entries, those used least recently, made room, "
             "and are computed again when a query asks for them. Remove pages, or raise "
             "budget_bytes or MRR_BUDGET_GIB.",
         )
-    pages = tuple(x for x in done if isinstance(x, AddedPage))
-    notes += tuple(
+    return said + tuple(
         f"{page.added_as} shows the same as {page.page.label}, which is in the store: they are one "
         "page under that name, and removed together."
         for page in pages
         if page.added_as is not None
-    )
-    return AddReport(
-        pages=pages,
-        failed=tuple(x for x in done if isinstance(x, FailedFile)),
-        notes=notes,
     )
 
 
@@ -87,8 +89,7 @@ def _decode(
         try:
             named, failed = contents(file)
         except InputRejected as error:
-            name = display_name(str(file)) if isinstance(file, str | Path) else "file"
-            yield FailedFile(name, str(error))
+            yield FailedFile("file", str(error))  # an empty name, or a data URL, is none to show
             continue
         yield from failed
         yield from read_pages(engine.decoder, named, page_range)

@@ -94,7 +94,7 @@ def cli(verbose: bool) -> None:
 @cli.command()
 @click.argument("paths", nargs=-1, required=True, type=Given(path_type=Path))
 @engine_options
-@click.option("--pages", "page_range", help='Pages of each PDF, 1-based: "1-3,7".')
+@click.option("--pages", "page_range", help='Pages of each PDF or TIFF, 1-based: "1-3,7".')
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def add(
     paths: tuple[Path, ...],
@@ -132,7 +132,9 @@ def _add_files(
     """Cache files; pages and failed receive what comes of them. Whether all is done, and lasts."""
     from tqdm import tqdm
 
-    complete = True
+    from mrr.adding import notes
+
+    complete, evicted = True, reranker.store.stats().evicted
     try:
         with tqdm(file=sys.stderr, unit="page", disable=None) as bar:
             for item in reranker.add_iter(files, page_range=page_range):
@@ -149,7 +151,7 @@ def _add_files(
         complete = False
         _notes(("Stopped. What is listed is in the store; the same call goes on from there.",))
     lasting = reranker.store.stats().persistent
-    _notes(reranker.notes)
+    _notes(notes(reranker, pages, evicted))
     reranker.close()
     if not lasting:
         _notes(("The store's folder cannot be written: nothing outlives this call.",))
@@ -286,6 +288,7 @@ def _added(item: AddedPage) -> dict[str, Any]:
         "n_kept_tokens": item.n_kept_tokens,
         "nbytes": item.nbytes,
         "ms": round(item.elapsed_ms, 3),
+        "added_as": item.added_as,
     }
 
 

@@ -49,8 +49,10 @@ class RerankConfig:
     keep_ratio, pruner: share of visual tokens kept, and who chooses them (part 4).
     kv_dtype: how page K/V is stored; int8 is per channel for K and per token for V.
     min_pixels, max_pixels: size of the page that the model sees; None means the checkpoint's own
-    bound. Neither may be more than 1,800 visual tokens' worth; whole tokens are rounded to.
-    seed: of the random pruner only.
+    bound, so below its least a max_pixels needs a min_pixels, too. Neither may be more than 1,800
+    visual tokens' worth; whole tokens are rounded to.
+    seed: of the random pruner only. It draws for each page and scope: the same picture in another
+    scope keeps other tokens.
     """
 
     order: PromptOrder = "vision-first"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
-import re
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +11,9 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from mrr.errors import InputRejected
-from mrr.pages.ingest import Content, contents, from_pil, read_bytes
+from mrr.pages.ingest import Content, contents, from_pil, is_data_url, of_data_url, read_bytes
 from mrr.pages.naming import NOT_FETCHED, display_name, is_url
-from mrr.types import AddedPage, FailedFile, Hit, Page, PageImage, PageLike
+from mrr.types import AddedPage, Candidate, FailedFile, Hit, Page, PageImage, PageLike
 
 if TYPE_CHECKING:
     from mrr.reranker import MiniReranker
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 Picture = Content
 Document = Picture | PageLike
 Encoded = tuple[str, bytes]  # a file's name, and what is in it
-_DATA_URL = re.compile(r"data:[^\s,]*,", re.IGNORECASE)  # "data: by region, 2024" is a query
 _MAX_FILES = 10_000  # that are recognized
 
 
@@ -64,12 +61,12 @@ def is_picture(engine: MiniReranker, side: Document) -> bool:
     """Whether a side of a pair is a picture; a string is one as a data URL or a page's id."""
     if not isinstance(side, str):
         return True
-    return _DATA_URL.match(side) is not None or engine.store.page(side) is not None
+    return is_data_url(side) or engine.store.page(side) is not None
 
 
 def known(engine: MiniReranker, document: Document, name: str) -> Page | Picture | str:
     """The stored page that a document names, or else the picture or file that it is."""
-    named = document.page if isinstance(document, Hit | AddedPage) else document
+    named = document.page if isinstance(document, Hit | AddedPage | Candidate) else document
     page_id = named.page_id if isinstance(named, Page) else named
     stored = engine.store.page(page_id) if isinstance(page_id, str) else None
     if stored is not None:
@@ -93,8 +90,8 @@ def opened(engine: MiniReranker, document: Picture | str, name: str) -> Image.Im
     """A picture in memory as it is, and of anything else what is in the file; or InputRejected."""
     if isinstance(document, Image.Image):
         return document
-    if isinstance(document, str) and _DATA_URL.match(document):
-        return name, _of_data_url(document, name)
+    if is_data_url(document):
+        return name, of_data_url(document, name.capitalize())
     if isinstance(document, str):
         _check_there(document, name)
     try:
@@ -136,17 +133,4 @@ def _check_there(path: str, name: str) -> None:
     raise InputRejected(
         f'{name.capitalize()}: there is no file "{display_name(path)}", nor a page of this id. '
         "A document is a picture, a file or a page id; texts are ranked by rank_texts."
-    )
-
-
-def _of_data_url(url: str, name: str) -> bytes:
-    """The file in a data URL, which is how a picture travels in JSON."""
-    head, _, body = url.partition(",")
-    try:
-        if head.casefold().endswith(";base64"):
-            return base64.b64decode(body, validate=True)
-    except ValueError:
-        pass
-    raise InputRejected(
-        f"{name.capitalize()} is a data URL that is not base64; write data:image/png;base64,..."
     )

@@ -9,6 +9,7 @@ without it.
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -27,7 +28,7 @@ from mrr.prune import kept_tokens
 from mrr.query import clean_query
 from mrr.timing import Stages
 from mrr.turn import turn
-from mrr.types import AddedPage, Hit, Page, RerankResult
+from mrr.types import AddedPage, Candidate, Hit, Page, RerankResult
 
 if TYPE_CHECKING:
     from mrr.reranker import MiniReranker
@@ -58,7 +59,7 @@ def rerank(
     a document that cannot be read, naming its position: none is ever scored as if it were empty.
     """
     engine.check_open()
-    _check_top_n(top_n)
+    check_count("top_n", top_n)
     documents = _listed(documents, "document")
     engine = with_instruction(engine, instruction)
     if not documents:
@@ -131,7 +132,7 @@ def rank_texts(
     chooses its tokens as it does for pages. image: whatever `rerank` takes as a document.
     """
     engine.check_open()
-    _check_top_n(top_n)
+    check_count("top_n", top_n)
     texts = _listed(texts, "text")
     if not texts:
         return []
@@ -322,7 +323,7 @@ def _logit(
         return placed
     if placed.page_id in scores:
         return scores[placed.page_id]
-    if isinstance(document, Page | AddedPage | Hit) or document == placed.page_id:
+    if isinstance(document, Page | AddedPage | Hit | Candidate) or document == placed.page_id:
         raise InputRejected(
             f"{name.capitalize()}, {placed.label}, cannot be read any more. Add it again."
         )
@@ -350,9 +351,18 @@ def _listed(given: Iterable[T], what: str) -> list[T]:
     return list(given)
 
 
-def _check_top_n(top_n: int | None) -> None:
-    if top_n is not None and top_n < 1:
-        raise InputRejected(f"top_n is {top_n}; at least one result must be asked for.")
+def check_count(name: str, count: int | None) -> None:
+    """Raise InputRejected for what is no number of results: not whole, or less than one."""
+    if count is None:
+        return
+    try:
+        whole = None if isinstance(count, bool) else operator.index(count)
+    except TypeError:
+        whole = None
+    if whole is None:
+        raise InputRejected(f"{name} is {count!r:.80}; it must be a whole number, or None for all.")
+    if whole < 1:
+        raise InputRejected(f"{name} is {count}; at least one must be asked for.")
 
 
 def _results(

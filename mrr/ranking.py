@@ -9,10 +9,11 @@ import numpy as np
 
 from mrr import systems
 from mrr.errors import InputRejected, PageLost
-from mrr.pairs import sigmoid
+from mrr.pairs import check_count, sigmoid
 from mrr.timing import Stages
 from mrr.types import (
     SYSTEMS,
+    Candidate,
     Hit,
     Page,
     PageLike,
@@ -25,7 +26,6 @@ from mrr.types import (
 if TYPE_CHECKING:
     from mrr.reranker import MiniReranker
 
-Candidate = tuple[Page, float | None]
 T = TypeVar("T")
 
 
@@ -40,7 +40,7 @@ def rank(
     """See MiniReranker.rank."""
     if system not in SYSTEMS:
         raise InputRejected(f"No system {system!r}; choose one of {', '.join(SYSTEMS)}.")
-    _check_top_k(top_k)
+    check_count("top_k", top_k)
     text, notes = engine.clean(query)
     only = None if pages is None else page_ids_of(pages)
     stages = Stages(engine.device)  # of all rounds: what an earlier one computed was not there
@@ -68,7 +68,7 @@ def retrieve(
     scopes: Collection[str],
 ) -> list[Candidate]:
     """See MiniReranker.retrieve."""
-    _check_top_k(top_k)
+    check_count("top_k", top_k)
     text, _ = engine.clean(query)
     only = None if pages is None else page_ids_of(pages)
     stages = Stages(engine.device)
@@ -110,12 +110,12 @@ def _candidates(
             if (only is None or page.page_id in only) and page.page_id not in lost
         ]
         if engine.embedder is None or not pages:
-            return [(page, None) for page in pages]
+            return [Candidate(page, None) for page in pages]
     vectors = engine.cache.vectors(pages, stages)
     with stages("retrieve"):
         suits = engine.embedder.similarity(text, vectors)
         order = np.argsort(-suits, kind="stable")[:top_k]
-        return [(pages[i], float(suits[i])) for i in order]
+        return [Candidate(pages[i], float(suits[i])) for i in order]
 
 
 def _score(
@@ -130,11 +130,6 @@ def _score(
     if engine.cache.scorer.image_first:
         return systems.cached(engine.cache, text, pages, stages, systems.PAGES_AT_ONCE)
     return systems.joint(engine.cache, text, pages, stages)
-
-
-def _check_top_k(top_k: int | None) -> None:
-    if top_k is not None and top_k < 1:
-        raise InputRejected(f"top_k is {top_k}; at least one candidate is needed.")
 
 
 def _ranked(

@@ -38,6 +38,7 @@ from mrr.sources import Sources
 from mrr.types import (
     AddedPage,
     AddReport,
+    Candidate,
     Explanation,
     FailedFile,
     Lens,
@@ -270,8 +271,9 @@ class MiniReranker:
     ) -> AddReport:
         """Cache every page of images and PDFs; a second run is all hits.
 
-        files: one or many of paths (of files, or of folders that are searched), encoded bytes,
-        files opened in binary mode, PIL images, and (name, one of these).
+        files: one or many of paths (of files, or of folders that are searched), encoded bytes, data
+        URLs, files opened in binary mode, PIL images, and (name, one of these). page_range: of PDFs
+        and of TIFFs with several pages, as "1-3,7".
         """
         return adding.add(self, files, page_range, scope)
 
@@ -305,9 +307,9 @@ class MiniReranker:
         """Pages in descending relevance.
 
         top_k: candidates that the first stage passes on (None: all). pages: restrict to these,
-        by their ids, hits or what `add` returned. scopes: whose pages may be seen. Raises
-        InputRejected for an empty query, an unknown system, or one that the prompt order cannot
-        serve.
+        by their ids, hits or what `add` or `retrieve` returned. scopes: whose pages may be seen.
+        Raises InputRejected for an empty query, an unknown system, or one that the prompt order
+        cannot serve.
         """
         return ranking.rank(self, query, top_k, system, pages, scopes)
 
@@ -326,7 +328,7 @@ class MiniReranker:
         top_k: int | None = None,
         pages: Iterable[PageLike] | PageLike | None = None,
         scopes: Collection[str] = (PUBLIC,),
-    ) -> list[ranking.Candidate]:
+    ) -> list[Candidate]:
         """The first stage alone: the (page, similarity) that `rank` would score, best first.
 
         The similarity, a cosine or the share of the query that a page shows, is None without an

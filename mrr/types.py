@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -160,20 +160,28 @@ class RankedList:
         return self.hits[index]
 
 
+class Candidate(NamedTuple):
+    """What the first stage passes on. similarity: None where there is no embedder."""
+
+    page: Page
+    similarity: float | None
+
+
 # Whatever names a page of the store: the last is its id.
-PageLike = Page | Hit | AddedPage | str
+PageLike = Page | Hit | AddedPage | Candidate | str
 
 
 def page_id_of(page: PageLike) -> str:
     """The id of a page, however it is named. Raises InputRejected for what is none."""
-    if isinstance(page, Hit | AddedPage):
+    if isinstance(page, Hit | AddedPage | Candidate):
         page = page.page
     if isinstance(page, Page):
         return page.page_id
     if isinstance(page, str):
         return page
     raise InputRejected(
-        f"A page is named by its id, a hit, or what add() returned of it, not by {type(page)}."
+        "A page is named by its id, a hit, or what add() or retrieve() returned of it, not by "
+        f"{type(page)}."
     )
 
 

@@ -54,8 +54,9 @@ def test_add_rank_and_store_from_end_to_end(folder: Path, pair, tmp_path: Path) 
     assert [p["label"] for p in report["pages"]] == ["page0.png", "page1.png", "page2.png"]
     assert {*report["pages"][0]} == {
         "page_id", "label", "page_num", "outcome", "n_visual_tokens", "n_kept_tokens", "nbytes",
-        "ms",
+        "ms", "added_as",
     }  # fmt: skip
+    assert [p["added_as"] for p in report["pages"]] == [None] * 3
     assert {*report["failed"][0]} == {"file", "reason"}
     assert [f["file"] for f in report["failed"]] == ["broken.png"]
     assert "broken.png" in added.stderr
@@ -139,6 +140,30 @@ def test_a_stopped_call_says_what_it_did(folder: Path, pair, tmp_path, monkeypat
     added = mrr("add", *files, "--model", pair[0], "--json", store=tmp_path / "store")
     assert added.exit_code == 1 and "Stopped" in added.stderr
     assert [p["label"] for p in json.loads(added.stdout)["pages"]] == ["page0.png"]
+
+
+def test_a_page_that_is_there_under_another_name_is_told(folder: Path, pair, tmp_path) -> None:
+    models = ["--model", pair[0], "--embedder", pair[1], "--json"]
+    (folder / "twin.png").write_bytes((folder / "page0.png").read_bytes())
+    files = [folder / name for name in ("page0.png", "twin.png", "page1.png")]
+    added = mrr("add", *files, *models, store=tmp_path / "store")
+    assert added.exit_code == 0
+    pages = json.loads(added.stdout)["pages"]
+    assert [p["label"] for p in pages] == ["page0.png", "page0.png", "page1.png"]
+    assert [p["added_as"] for p in pages] == [None, "twin.png", None]
+    assert added.stderr.count("twin.png shows the same as page0.png, which is in the store") == 1
+
+
+def test_what_made_room_for_pages_is_told(folder: Path, pair, tmp_path, monkeypatch) -> None:
+    models = ["--model", pair[0], "--embedder", pair[1]]
+    files = [folder / f"page{i}.png" for i in range(12)]
+    for i, file in enumerate(files):
+        file.write_bytes(png(picture(i)))
+    monkeypatch.setenv("MRR_BUDGET_GIB", str(60_000 / 2**30))
+    first = mrr("add", files[0], *models, store=tmp_path / "store")
+    assert first.exit_code == 0 and "made room" not in first.stderr
+    others = mrr("add", *files[1:], *models, store=tmp_path / "store")
+    assert others.exit_code == 0 and "The store was full: " in others.stderr
 
 
 def test_ranking_a_store_that_is_not_there_makes_none(pair, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A page is named by its id, its hit, or what `add` returned; one of them, or any number."""
+"""A page is named by its id, its hit, or what `add` or `retrieve` returned; one, or any number."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ WAYS: dict[str, Callable[[AddedPage, MiniReranker], object]] = {
     "page": lambda added, engine: added.page,
     "added": lambda added, engine: added,
     "hit": lambda added, engine: engine.rank("x", pages=added)[0],
+    "candidate": lambda added, engine: engine.retrieve("x", pages=added)[0],
     "ids": lambda added, engine: [added.page.page_id],
     "generator": lambda added, engine: (p for p in [added.page.page_id]),
     "ranking": lambda added, engine: engine.rank("x", pages=added),
+    "first stage": lambda added, engine: engine.retrieve("x", pages=added),
 }
 
 
@@ -37,6 +39,14 @@ def test_a_ranking_is_restricted_to_pages_however_they_are_named(
     assert [hit.page for hit in ranked] == [added[1].page] and not ranked.notes
     candidates = reranker.retrieve("blue page", pages=WAYS[way](added[1], reranker))
     assert [page for page, _ in candidates] == [added[1].page]
+
+
+def test_what_the_first_stage_returned_is_ranked_as_documents(
+    reranker: MiniReranker, added: tuple[AddedPage, ...]
+) -> None:
+    candidates = reranker.retrieve("blue page")
+    assert len(reranker.rerank("blue page", candidates)) == len(added)
+    assert len(reranker.lenses("blue page", candidates[0])) == 1
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -56,7 +66,7 @@ def test_every_page_of_a_generator_is_ranked_and_removed(
     assert reranker.remove_pages(p.page.page_id for p in added) == len(added)
 
 
-@pytest.mark.parametrize("way", ["id", "page", "added", "hit"])
+@pytest.mark.parametrize("way", ["id", "page", "added", "hit", "candidate"])
 def test_a_page_is_explained_however_it_is_named(
     reranker: MiniReranker, added: tuple[AddedPage, ...], way: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 import logging
@@ -25,6 +26,7 @@ from mrr.model.fused import FusedAttention
 from mrr.systems import Scored
 from mrr.timing import Stages
 from mrr.types import SYSTEMS, AddedPage, Page, PageImage
+from tests.pages.files import make_tiff
 from tests.tiny import DEVICE, picture
 
 N_PAGES = 5
@@ -567,11 +569,34 @@ def test_an_embedder_that_gives_no_finite_vector_stores_nothing(
     assert reranker.store.pages(["public"]) == []
 
 
-@pytest.mark.parametrize("top_k", [0, -1])
-def test_fewer_than_one_candidate_is_refused(reranker: MiniReranker, top_k: int) -> None:
-    for first_stage in (reranker.rank, reranker.retrieve):
-        with pytest.raises(InputRejected, match="top_k"):
-            first_stage("x", top_k=top_k)
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (0, "0; at least one must be asked for"),
+        (-1, "-1; at least one must be asked for"),
+        (1.5, "1.5; it must be a whole number, or None for all"),
+        ("3", "'3'; it must be a whole number"),
+        (True, "True; it must be a whole number"),
+        (False, "False; it must be a whole number"),
+    ],
+)
+def test_what_is_no_number_of_results_is_refused_before_anything_is_read(
+    reranker: MiniReranker, count, message: str
+) -> None:
+    for ask in (reranker.rank, reranker.retrieve):
+        with pytest.raises(InputRejected, match=f"^top_k is {message}"):
+            ask("x", top_k=count)
+    for ask in (reranker.rerank, reranker.rank_texts):
+        with pytest.raises(InputRejected, match=f"^top_n is {message}"):
+            ask("x", ["not even read"], top_n=count)
+
+
+def test_a_number_of_results_may_come_from_numpy(reranker: MiniReranker) -> None:
+    page, _, third = reranker.add(pictures()[:3])
+    two = np.int64(2)
+    assert len(reranker.rank("x", top_k=two)) == len(reranker.retrieve("x", top_k=two)) == 2
+    assert len(reranker.rerank("x", [page, third, page], top_n=two)) == 2
+    assert len(reranker.rank_texts(page, ["a", "b", "c"], top_n=two)) == 2
 
 
 def test_another_checkpoint_never_reuses_an_entry(
@@ -837,6 +862,23 @@ def test_a_page_that_two_documents_share_is_told_when_the_second_comes(
     assert [page.added_as for page in second] == ["report-2024.png", None]
     (note,) = second.notes
     assert "report-2024.png shows the same as report-2023.png" in note and "together" in note
+
+
+def test_a_data_url_is_added_as_the_picture_in_it_and_never_printed(reranker: MiniReranker) -> None:
+    url = f"data:image/png;base64,{base64.b64encode(png(picture(0))).decode()}"
+    (added,) = reranker.add(url).pages
+    assert added.page.page_id == reranker.add(picture(0)).pages[0].page.page_id
+    (failed,) = reranker.add(f"{url}?").failed
+    assert failed.file == "file" and "is a data URL that is not base64" in failed.reason
+    assert url[30:40] not in repr(failed)
+
+
+def test_a_page_that_was_added_as_the_first_of_its_file_is_known(reranker: MiniReranker) -> None:
+    first, second = (image.convert("L") for image in pictures()[:2])
+    (alone,) = reranker.add([("scan.tif (first page)", make_tiff([first]))])
+    again = reranker.add([("scan.tif", make_tiff([first, second]))])
+    assert [page.outcome for page in again] == ["hit", "encoded"]
+    assert again.pages[0].page == alone.page and again.pages[1].page.label == "scan.tif p. 2"
 
 
 def test_a_model_that_a_configuration_does_not_fit_leaves_no_store_open(pair, tmp_path) -> None:

@@ -17,7 +17,6 @@ from mrr.reranker import MiniReranker
 from mrr.types import AddedPage, FailedFile, Page, PageImage, System
 
 Progress = Callable[[str, int, int], None]  # what is going on, done, of how many
-_PDF = ".pdf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,7 @@ def _by_file(dataset: Dataset) -> Iterator[tuple[Path, dict[int, str]]]:
 def _add_file(
     reranker: MiniReranker, file: Path, wanted: Mapping[int, str], scope: str
 ) -> Iterator[tuple[str, AddedPage]]:
-    only = ",".join(map(str, sorted(wanted))) if file.suffix.lower() == _PDF else None
+    only = ",".join(map(str, sorted(wanted)))  # a picture, which is always one, asks for none
     missing = dict(wanted)
     for item in reranker.decode([file], only):
         if isinstance(item, FailedFile):

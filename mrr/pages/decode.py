@@ -1,7 +1,7 @@
 """The decoding child: `python -m mrr.pages.decode`, the only place where files are parsed.
 
 It reads requests from stdin and answers on stdout (mrr.pages.wire), one document open at a time:
-    {"op": "open", "nbytes": n} + file -> {"n_pages": n, "is_pdf": b, "still": "first frame"}
+    {"op": "open", "nbytes": n} + file -> {"n_pages": n, "has_pages": b, "still": "first frame"}
     {"op": "page", "index": i}         -> {"width": w, "height": h, "own_label": s} + RGB pixels
     what cannot be done                -> {"refused": code, "numbers": {...}}
 No torch and no numpy in here: both would fill the address space that the limit is for.
@@ -57,7 +57,7 @@ def _serve(inbox: IO[bytes], outbox: IO[bytes], settings: dict[str, Any]) -> Non
                 document = open_document(data, settings["max_pixels"])
                 answer = {
                     "n_pages": document.n_pages,
-                    "is_pdf": document.is_pdf,
+                    "has_pages": document.has_pages,
                     "still": document.still,
                 }
             else:

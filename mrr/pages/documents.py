@@ -12,13 +12,13 @@ from PIL import (
     Image,
     JpegImagePlugin,  # noqa: F401  Image.open would import every format there is
     PngImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
     WebPImagePlugin,  # noqa: F401
 )
 from pypdfium2 import raw as pdfium_c
 
 from mrr.pages.canonical import PAGE_MAX_PIXELS, canonical, check_aspect, check_pixels
 from mrr.pages.refusal import Refused
+from mrr.pages.tiff import TiffFile
 
 PDF_SCALE = 144 / 72  # 144 dpi; a PDF unit is 1/72 inch
 _PDF_HEAD_BYTES = 1024  # a PDF may begin with junk; viewers look this far
@@ -28,18 +28,15 @@ _MAGIC = {
     b"\xff\xd8\xff": "JPEG",
     b"GIF87a": "GIF",
     b"GIF89a": "GIF",
-    b"II*\x00": "TIFF",
-    b"MM\x00*": "TIFF",
-    b"II+\x00": "TIFF",
-    b"MM\x00+": "TIFF",
 }
+_TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 
 class Document(Protocol):
-    """An open file. still: what is shown of a file that moves or goes on, else ""."""
+    """An open file. has_pages: whether they have numbers. still: what is shown of a moving one."""
 
     n_pages: int
-    is_pdf: bool
+    has_pages: bool
     still: str
 
     def page(self, index: int) -> tuple[Image.Image, str]:
@@ -54,6 +51,8 @@ def open_document(data: bytes, max_pixels: int) -> Document:
     for magic, image_format in _MAGIC.items():
         if data.startswith(magic):
             return ImageDocument(data, image_format, max_pixels)
+    if data.startswith(_TIFF_MAGIC):
+        return TiffFile(data, max_pixels)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         check_pixels(*_webp_size(data), max_pixels)  # Pillow allocates the canvas to open it
         return ImageDocument(data, "WEBP", max_pixels)
@@ -63,10 +62,10 @@ def open_document(data: bytes, max_pixels: int) -> Document:
 
 
 class ImageDocument:
-    """One raster image; of several frames or pages, the first."""
+    """One raster image; of several frames, the first."""
 
     n_pages = 1
-    is_pdf = False
+    has_pages = False
 
     def __init__(self, data: bytes, image_format: str, max_pixels: int) -> None:
         self._data = data
@@ -91,7 +90,7 @@ class ImageDocument:
 class PdfFile:
     """A PDF, rasterised by PDFium at 144 dpi with its annotations and filled forms."""
 
-    is_pdf = True
+    has_pages = True
     still = ""
 
     def __init__(self, data: bytes) -> None:
@@ -146,9 +145,8 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 def _still(image: Image.Image) -> str:
     # An MPO is a photograph with its preview or depth map behind it: the first is the picture.
-    if image.format == "MPO" or not getattr(image, "is_animated", False):
-        return ""
-    return "first page" if image.format == "TIFF" else "first frame"
+    moves = image.format != "MPO" and getattr(image, "is_animated", False)
+    return "first frame" if moves else ""
 
 
 def _pdf_scale(width: float, height: float) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +35,7 @@ Content = InHand | Path
 _Source = bytes | bytearray | memoryview | Readable | Path
 # The same as a caller may hand it over: a path may be a folder's, and a name may come with it.
 File = str | Content | tuple[str, str | Content]
+_DATA_URL = re.compile(r"data:[^\s,]*,", re.IGNORECASE)  # "data: by region, 2024" is a query
 # Only for choosing files out of a folder; what a file is, its content says.
 _EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".pdf"),
@@ -87,8 +90,10 @@ def several(files: Iterable[File] | File) -> Iterable[File]:
     one thing that is refused, not one for each of its rows.
     """
     is_array = hasattr(files, "__array_interface__")  # no file, and its rows are none either
-    one = isinstance(files[1], InHand) if _has_name(files) else isinstance(files, str | Content)
-    one = one or is_array
+    if _has_name(files):
+        one = isinstance(files[1], InHand) or is_data_url(files[1])
+    else:
+        one = is_array or isinstance(files, str | Content)
     return cast(Iterable[File], [files] if one else files)
 
 
@@ -104,21 +109,41 @@ def contents(file: File) -> tuple[list[tuple[str, Content]], list[FailedFile]]:
     """
     if _has_name(file):
         name, content = file
+        if is_data_url(content):
+            return [(name, of_data_url(content, display_name(name)))], []
         if isinstance(content, str | Content):
             return [(name, Path(content) if isinstance(content, str) else content)], []
     if isinstance(file, Image.Image):
         return [("image", file)], []
     if isinstance(file, InHand):
         return [(_own_name(file), file)], []
+    if is_data_url(file):
+        return [("file", of_data_url(file, "The file"))], []
     if isinstance(file, str) and not file:  # as a path it would be the current folder
         raise InputRejected("The name of a file is empty. Give its path.")
     if isinstance(file, str | Path):
         found, failed = expand([file])
         return [*found], failed
     raise InputRejected(
-        f"A page cannot be read from {type(file).__name__}. Give a path, encoded bytes, a file "
-        "opened in binary mode, a PIL image, or (name, one of these)."
+        f"A page cannot be read from {type(file).__name__}. Give a path, encoded bytes, a data "
+        "URL, a file opened in binary mode, a PIL image, or (name, one of these)."
     )
+
+
+def is_data_url(given: object) -> TypeGuard[str]:
+    """Whether it is a file in a string, which is how a picture travels in JSON."""
+    return isinstance(given, str) and _DATA_URL.match(given) is not None
+
+
+def of_data_url(url: str, name: str) -> bytes:
+    """The file in a data URL. Raises InputRejected, which calls it by name."""
+    head, _, body = url.partition(",")
+    try:
+        if head.casefold().endswith(";base64"):
+            return base64.b64decode(body, validate=True)
+    except ValueError:
+        pass
+    raise InputRejected(f"{name} is a data URL that is not base64; write data:image/png;base64,...")
 
 
 def _own_name(file: object) -> str:

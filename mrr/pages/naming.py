@@ -33,7 +33,7 @@ def display_name(name: str) -> str:
 
 
 def page_label(name: str, page_num: int, own_label: str) -> str:
-    """Call a PDF page by its number, and by the label printed in the document if that differs."""
+    """Call a page by its number, and by the label printed in the document if that differs."""
     own = nfc(one_line(own_label), _MAX_LABEL_CHARS)
     if own in ("", str(page_num)):
         return f"{name} p. {page_num}"

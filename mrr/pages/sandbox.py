@@ -28,10 +28,13 @@ _FATAL = ("timeout", "crashed")
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """What a file turned out to be. still: which part of a moving image is shown, else ""."""
+    """What a file turned out to be. still: which part of a moving image is shown, else "".
+
+    has_pages: whether its pages go by numbers, as those of a PDF and of a TIFF with several do.
+    """
 
     n_pages: int
-    is_pdf: bool
+    has_pages: bool
     still: str
 
 
@@ -70,7 +73,7 @@ class Decoder:
         shown = display_name(name)
         with self._lock:
             opened = self._open(shown, data, object())
-        wanted = page_numbers(page_range if opened.is_pdf else None, shown, opened.n_pages)
+        wanted = page_numbers(page_range if opened.has_pages else None, shown, opened.n_pages)
         return min(len(wanted), self.limits.max_pdf_pages)
 
     def pages(
@@ -78,15 +81,16 @@ class Decoder:
     ) -> Iterator[PageImage | FailedFile]:
         """Yield pages one by one, each decoded when it is asked for.
 
-        page_range, such as "1-3,7", chooses among the pages of a PDF; an image is always one. A
-        page of a PDF that is refused is a FailedFile in its place, and those after it go on.
+        page_range, such as "1-3,7", chooses among the pages of a PDF or of a TIFF that has several;
+        any other image is always one. Of several, a page that is refused is a FailedFile in its
+        place, and those after it go on.
         Raises InputRejected for the file as a whole, possibly after some pages: those are good,
         and the message says how many they are and where to go on.
         """
         shown, caller = display_name(name), object()
         with self._lock:
             opened = self._open(shown, data, caller)
-        wanted = page_numbers(page_range if opened.is_pdf else None, shown, opened.n_pages)
+        wanted = page_numbers(page_range if opened.has_pages else None, shown, opened.n_pages)
         file, n_read = xxhash.xxh3_128_hexdigest(data), 0
         for place, page_num in enumerate(wanted[: self.limits.max_pdf_pages]):
             try:
@@ -95,14 +99,14 @@ class Decoder:
                         self._open(shown, data, caller)
                     image, own_label = self._page(page_num - 1)
             except Refused as refused:
-                if not opened.is_pdf:
+                if not opened.has_pages:
                     raise InputRejected(refused.sentence(shown)) from None
                 reason = refused.sentence(f"Page {page_num} of {shown}")
                 if refused.code in _FATAL:
                     raise InputRejected(reason + _rest(n_read, wanted[place + 1 :])) from None
                 yield FailedFile(shown, reason)
                 continue
-            if opened.is_pdf:
+            if opened.has_pages:
                 label = page_label(shown, page_num, own_label)
             else:
                 label = f"{shown} ({opened.still})" if opened.still else shown
@@ -152,9 +156,9 @@ def check_size(nbytes: int, limits: Limits) -> None:
 
 def _read_opened(reply: Reply) -> _Opened:
     n_pages, still = int(reply["n_pages"]), str(reply["still"])
-    if not 1 <= n_pages <= _PDFIUM_MAX_PAGES or still not in ("", "first frame", "first page"):
+    if not 1 <= n_pages <= _PDFIUM_MAX_PAGES or still not in ("", "first frame"):
         raise ValueError("a document that cannot be")
-    return _Opened(n_pages, bool(reply["is_pdf"]), still)
+    return _Opened(n_pages, bool(reply["has_pages"]), still)
 
 
 def _rest(n_read: int, left: Sequence[int]) -> str:

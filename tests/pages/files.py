@@ -41,6 +41,34 @@ def png_of_size(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body + png_chunk(b"IEND", b"")
 
 
+def make_tiff(
+    pages: Sequence[Image.Image],
+    kinds: Sequence[int] | None = None,
+    last: int = 0,
+    order: str = "<",
+    big: bool = False,
+) -> bytes:
+    """A TIFF of greyscale pictures, unpacked, each behind its directory.
+
+    kinds: NewSubfileType of each. last: what the last one points at; the first directory is at 8,
+    or at 16 of a big one, which has 64 bits to a count or an offset.
+    """
+    forms = ("HHHQ", "Q", "HHQI4x", "Q") if big else ("", "H", "HHII", "I")
+    head, count, field, link = (struct.Struct(order + form) for form in forms)
+    out = b"II" if order == "<" else b"MM"
+    out += head.pack(43, 8, 0, 16) if big else struct.pack(order + "HI", 42, 8)
+    for page, kind in zip(pages, kinds or [0] * len(pages), strict=True):
+        (width, height), n_fields = page.size, 9
+        pixels = len(out) + count.size + n_fields * field.size + link.size
+        end = pixels + width * height
+        tags = {254: kind, 256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: pixels}
+        tags |= {278: height, 279: width * height}
+        out += count.pack(n_fields)
+        out += b"".join(field.pack(tag, 4, 1, value) for tag, value in tags.items())
+        out += link.pack(last if page is pages[-1] else end) + page.tobytes()
+    return out
+
+
 def fill(red: float, green: float, blue: float, size: tuple[int, int] = (100, 100)) -> bytes:
     """A page's content stream: one flat colour."""
     return f"{red} {green} {blue} rg 0 0 {size[0]} {size[1]} re f".encode()

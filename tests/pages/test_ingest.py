@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from pathlib import Path
@@ -198,6 +199,19 @@ def test_a_tuple_is_one_file_only_where_it_is_a_name_and_its_content() -> None:
         assert several(paths) == paths
     assert several(PNG) == [PNG]
     assert several([PNG, "a.png"]) == [PNG, "a.png"]
+
+
+def test_a_picture_in_a_data_url_is_the_picture(decoder: Decoder) -> None:
+    url = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+    assert contents(url) == ([("file", PNG)], [])
+    assert contents(("cat.png", url)) == ([("cat.png", PNG)], [])
+    assert several(url) == [url] and several(("cat.png", url)) == [("cat.png", url)]
+    assert labels(decoder, url, ("cat.png", url)) == ["file", "cat.png"]
+    for broken in ("data:image/png,raw", f"{url}?"):
+        with pytest.raises(InputRejected, match=r"^The file is a data URL that is not base64; w"):
+            contents(broken)
+        with pytest.raises(InputRejected, match=r"^cat\.png is a data URL that is not base64; w"):
+            contents(("cat.png", broken))
 
 
 def labels(decoder: Decoder, *files: object) -> list[str]:
