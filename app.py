@@ -82,7 +82,9 @@ def launch_flags() -> dict[str, Any]:
     return {
         "server_name": HOST,
         "share": False,
-        "max_file_size": "20mb",
+        # Where a file is larger, Gradio refuses the whole drop in a message that goes away; the app
+        # refuses the file alone, and says so in its line.
+        "max_file_size": 3 * Limits().max_file_bytes,
         # Nothing on this disk is for visitors: not the code, not the weights, not the store.
         "allowed_paths": [],
         "blocked_paths": [str(ROOT), str(default_store())],

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mrr.config import Limits
 from mrr.errors import InputRejected, MRRError
 from mrr.pages.ingest import read_pages
 from mrr.pages.keys import page_id
+from mrr.pages.naming import display_name
+from mrr.pages.refusal import Refused
+from mrr.pages.sandbox import check_size
 from mrr.types import AddedPage, FailedFile, PageImage
 from ui.session import Session
 from ui.workbench import Workbench
 
 log = logging.getLogger("ui")
 
+# A file's name and bytes, or why it was not even read.
+Received = tuple[str, bytes] | FailedFile
 State = Literal["queued", "encoding", "cached", "hit", "failed"]
 MAX_SESSION_BYTES = 100 * 1024 * 1024
 MAX_SESSION_PAGES = 200
@@ -39,11 +45,15 @@ class Line:
 
 @dataclass(slots=True)
 class Upload:
-    """An upload as it goes on. n_done counts pages; elapsed_s is wall time."""
+    """An upload as it goes on. n_done counts pages, n_cached those that were not cached before.
+
+    cached_s: wall time that these have taken, with reading the file and waiting for the models.
+    """
 
     lines: list[Line] = field(default_factory=list)
     n_done: int = 0
-    elapsed_s: float = 0.0
+    n_cached: int = 0
+    cached_s: float = 0.0
     finished: bool = False
     cancelled: bool = False
 
@@ -54,15 +64,15 @@ class Upload:
 
 
 def upload(
-    bench: Workbench, session: Session, files: Sequence[tuple[str, bytes]], page_range: str | None
+    bench: Workbench, session: Session, files: Sequence[Received], page_range: str | None
 ) -> Iterator[Upload]:
-    """Cache files (name, bytes) into the session's scope; yields the same Upload after each step.
+    """Cache files into the session's scope; yields the same Upload after each step.
 
     Stops after the page in hand when session.busy is cleared. One bad file never stops the rest,
     nor does one with more pages than the session may hold. Raises InputRejected while another
     upload, or an encoding, goes on in this session.
     """
-    refuse_while_busy(session, [name for name, _ in files])
+    refuse_while_busy(session, list(map(_name, files)))
     session.busy = True
     try:
         for work in _upload(bench, session, files, page_range):
@@ -73,16 +83,16 @@ def upload(
 
 
 def _upload(
-    bench: Workbench, session: Session, files: Sequence[tuple[str, bytes]], page_range: str | None
+    bench: Workbench, session: Session, files: Sequence[Received], page_range: str | None
 ) -> Iterator[Upload]:
-    begin = time.perf_counter()
-    queued = [_queued(bench, name, data, page_range) for name, data in files]
+    since = time.perf_counter()
+    queued = [_queued(bench, file, page_range) for file in files]
     work = Upload([line for lines in queued for line in lines])
     yield work
     place = 0
-    for (name, data), lines in zip(files, queued, strict=True):
+    for file, lines in zip(files, queued, strict=True):
         left = len(lines)
-        for item in read_pages(bench.decoder, [(name, data)], page_range):
+        for item in _items(bench, file, page_range):
             if isinstance(item, FailedFile):
                 line = Line(item.file, "failed", item.reason)
             elif is_full(bench, session, item):
@@ -93,12 +103,16 @@ def _upload(
             place, left = place + 1, max(left - 1, 0)
             yield work
             if isinstance(item, FailedFile):
+                since = time.perf_counter()
                 continue
             if line.state == "failed":
                 break
             _cache(bench, session, item, line)
             work.n_done += line.added is not None
-            work.elapsed_s = time.perf_counter() - begin
+            now = time.perf_counter()
+            if line.state == "cached":
+                work.n_cached, work.cached_s = work.n_cached + 1, work.cached_s + now - since
+            since = now
             yield work
             if not session.busy:
                 work.cancelled = True
@@ -110,10 +124,26 @@ def _upload(
     yield work
 
 
-def _queued(bench: Workbench, name: str, data: bytes, page_range: str | None) -> list[Line]:
-    """A line for every page of a file; one for a file that will be refused."""
+def _items(
+    bench: Workbench, file: Received, page_range: str | None
+) -> Iterable[PageImage | FailedFile]:
+    """The pages of a file and its faults, as they are read."""
+    if isinstance(file, FailedFile):
+        return [file]
+    return read_pages(bench.decoder, [file], page_range)
+
+
+def _name(file: Received) -> str:
+    return file.file if isinstance(file, FailedFile) else file[0]
+
+
+def _queued(bench: Workbench, file: Received, page_range: str | None) -> list[Line]:
+    """A line for every page of a file; one for a file that is or will be refused."""
+    name = _name(file)
+    if isinstance(file, FailedFile):
+        return [Line(name, "queued")]
     try:
-        n_pages = bench.decoder.count_pages(name, data, page_range)
+        n_pages = bench.decoder.count_pages(name, file[1], page_range)
     except InputRejected:
         n_pages = 1
     if n_pages == 1:
@@ -142,23 +172,30 @@ def _cache(bench: Workbench, session: Session, item: PageImage, line: Line) -> N
         bench.pace.saw(engine, "encode", line.added.elapsed_ms)
 
 
-def read_uploads(
-    bench: Workbench, session: Session, paths: Sequence[str] | None
-) -> list[tuple[str, bytes]]:
-    """(name, bytes) of what Gradio received, whose copies are deleted: the engine takes no path.
+def read_uploads(bench: Workbench, session: Session, paths: Sequence[str] | None) -> list[Received]:
+    """What Gradio received, whose copies are deleted: the engine takes no path.
 
-    Raises InputRejected, before anything is read or counted, where the files go over a limit or
-    others are being encoded.
+    A file that is too large is not read. Raises InputRejected, before anything is read or counted,
+    where the files together go over a limit or others are being encoded.
     """
     # With the files of a second drop Gradio sends those of the first again, which are read by now.
     received = [path for path in map(Path, paths or ()) if path.exists()]
     try:
         refuse_while_busy(session, [path.name for path in received])
         check_quota(bench, session, [path.stat().st_size for path in received])
-        return [(path.name, path.read_bytes()) for path in received]
+        return [_read(path, bench.limits) for path in received]
     finally:
         for path in received:
             path.unlink()
+
+
+def _read(path: Path, limits: Limits) -> Received:
+    try:
+        check_size(path.stat().st_size, limits)
+    except Refused as refused:
+        name = display_name(path.name)
+        return FailedFile(name, refused.sentence(name))
+    return path.name, path.read_bytes()
 
 
 def refuse_while_busy(session: Session, names: Sequence[str]) -> None:
@@ -171,13 +208,16 @@ def refuse_while_busy(session: Session, names: Sequence[str]) -> None:
 
 
 def check_quota(bench: Workbench, session: Session, sizes: Sequence[int]) -> None:
-    """Count an upload of files of these bytes, or refuse the whole of it with the numbers."""
-    max_files = bench.limits.max_files
+    """Count an upload of files of these bytes, or refuse the whole of it with the numbers.
+
+    Files that are too large are not read, so their bytes do not count.
+    """
+    max_files, max_bytes = bench.limits.max_files, bench.limits.max_file_bytes
     if len(sizes) > max_files:
         raise InputRejected(
             f"{len(sizes)} files at once; the limit is {max_files}. Add them in parts."
         )
-    total = session.uploaded_bytes + sum(sizes)
+    total = session.uploaded_bytes + sum(size for size in sizes if size <= max_bytes)
     if bench.hosted and total > MAX_SESSION_BYTES:
         raise InputRejected(
             f"That would make {total / 1e6:.0f} MB uploaded in this session; the limit here is "

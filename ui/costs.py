@@ -30,7 +30,8 @@ class Cost:
 
 
 def costs(report: LatencyReport) -> list[Cost]:
-    """One Cost a system, from the medians of its stages, in the report's order."""
+    """One Cost a system, in the report's order. At the report's candidates a query costs the median
+    of its totals, as everywhere."""
     return [_cost(each, caching_of(report, each.system)) for each in report.systems]
 
 
@@ -72,10 +73,19 @@ def caching_of(report: LatencyReport, system: str) -> CachingLatency | None:
     return next((each for each in report.caching if each.system == system), None)
 
 
+def in_total(measured: SystemLatency) -> float:
+    """What the medians of the stages are multiplied by, so that they add up to that of the totals.
+
+    Repeats differ in which stage was slow, so that by themselves they seldom do.
+    """
+    return measured.total.median / sum(stage.ms.median for stage in measured.stages)
+
+
 def _cost(measured: SystemLatency, caching: CachingLatency | None) -> Cost:
     # torch comes with this module, so it is only imported once a report exists.
     from mrr.measure.latency import ONCE_A_QUERY
 
-    once = sum(s.ms.median for s in measured.stages if s.stage in ONCE_A_QUERY)
-    page = sum(s.ms_per_page for s in measured.stages if s.stage not in ONCE_A_QUERY)
+    share = in_total(measured)
+    once = share * sum(s.ms.median for s in measured.stages if s.stage in ONCE_A_QUERY)
+    page = share * sum(s.ms_per_page for s in measured.stages if s.stage not in ONCE_A_QUERY)
     return Cost(measured.system, once, page, caching.total.median if caching else 0.0)

@@ -25,6 +25,7 @@ from ui.workbench import Workbench
 
 CONTROLS: tuple[Pruner, ...] = ("random", "uniform", "embedder")
 TRACING = "Tracing… The maps follow."
+LATE = "Still waiting: the models may be busy with other work."
 UNTRACED = "This needs one traced pass over the page. Press “Trace this page”."
 
 
@@ -111,7 +112,8 @@ class Detail:
         _, page_id = explaining.current(session)
         try:
             page = self.bench.page(session, page_id)
-            return inspector.untraced(page, self.bench.picture(page), sentence)
+            late = LATE if sentence == TRACING else ""
+            return inspector.untraced(page, self.bench.picture(page), sentence, late)
         except MRRError:  # what traces the page says why
             return inspector.blank(sentence)
 

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from mrr.types import SYSTEM_NAMES
 from ui.colour import OTHER_STAGE, STAGE_COLOURS, SYSTEM_COLOURS, TEXT
-from ui.costs import Cost, break_even, costs, first_cheaper
+from ui.costs import Cost, break_even, costs, first_cheaper, in_total
 from ui.figures import finish
 from ui.markup import duration
 
@@ -25,8 +25,9 @@ _DASHES = {"mini": "solid", "dense-reuse": "dash", "original": "dot"}
 
 
 def stages_figure(report: LatencyReport) -> go.Figure:
-    """One bar a system, stage after stage, on one millisecond axis; below it the shorter bars
-    again, magnified, where the longest hides them."""
+    """One bar a system, as long as its median total and split by the medians of its stages, on
+    one millisecond axis; below it the shorter bars again, magnified, where the longest hides them.
+    """
     near = _magnified(report)
     rows = 2 if near else 1
     drawn = make_subplots(
@@ -52,7 +53,7 @@ def stages_figure(report: LatencyReport) -> go.Figure:
         autorange="reversed", showgrid=False, categoryorder="array", categoryarray=order
     )
     drawn.update_xaxes(tickformat=",")
-    drawn.update_xaxes(title_text="milliseconds a query", row=rows, col=1)
+    drawn.update_xaxes(title_text="median ms a query, by stage", row=rows, col=1)
     if near:
         factor = max(s.total.q3 for s in report.systems) / max(s.total.q3 for s in near)
         drawn.add_annotation(
@@ -114,8 +115,11 @@ def _stage_bar(systems: Sequence[SystemLatency], stage: str, in_legend: bool) ->
     found = [(each, cost) for each in systems for cost in each.stages if cost.stage == stage]
     return go.Bar(
         y=[SYSTEM_NAMES[each.system] for each, _ in found],
-        x=[cost.ms.median for _, cost in found],
-        customdata=[[cost.ms.q1, cost.ms.q3, cost.ms.n, cost.ms_per_page] for _, cost in found],
+        x=[cost.ms.median * in_total(each) for each, cost in found],
+        customdata=[
+            [cost.ms.median, cost.ms.q1, cost.ms.q3, cost.ms.n, cost.ms_per_page]
+            for _, cost in found
+        ],
         name=stage,
         legendgroup=stage,
         showlegend=in_legend,
@@ -125,8 +129,9 @@ def _stage_bar(systems: Sequence[SystemLatency], stage: str, in_legend: bool) ->
             "line": {"color": "rgba(255,255,255,0.7)", "width": 0.6},
         },
         hovertemplate=(
-            "%{y}, %{fullData.name}: %{x:.3~s} ms<br>quartiles %{customdata[0]:.3~s} to "
-            "%{customdata[1]:.3~s} ms, n = %{customdata[2]}<br>%{customdata[3]:.3~s} ms a page"
+            "%{y}, %{fullData.name}: %{x:.3~s} ms of the median total<br>by itself: median "
+            "%{customdata[0]:.3~s} ms, quartiles %{customdata[1]:.3~s} to "
+            "%{customdata[2]:.3~s} ms, n = %{customdata[3]}<br>%{customdata[4]:.3~s} ms a page"
             "<extra></extra>"
         ),
     )

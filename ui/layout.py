@@ -63,7 +63,7 @@ def build_ui(bench: Workbench) -> gr.Blocks:
             with gr.Tab("Rank", id="rank"):
                 rank_parts = _rank_tab(bench)
             with gr.Tab("Pages", id="pages"):
-                pages = upload.build(bench.limits, bench.keep_uploads)
+                pages = upload.build(bench.limits, bench.keep_uploads, bench.hosted)
             with gr.Tab("Latency", id="latency"):
                 timing = latency.build()
                 with gr.Row(elem_classes="mrr-tools"):

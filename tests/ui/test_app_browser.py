@@ -232,14 +232,17 @@ def test_two_visitors_do_not_see_each_others_pages(
     expect(other.locator("#progress .mrr-state")).to_have_text(["cached"])
 
 
-def test_a_closed_tab_takes_its_pages_along(visit: Callable[..., Page], running: Running) -> None:
+@pytest.mark.parametrize("leave", [lambda page: page.context.close(), Page.reload])
+def test_a_tab_that_is_closed_or_reloaded_takes_its_pages_along(
+    visit: Callable[..., Page], running: Running, leave: Callable[[Page], object]
+) -> None:
     page, store = visit(), running.bench.base.store
     others = set(store.scopes())  # those that close their tabs just now take only their own along
     add_files(page, ("leaving.png", png(31)))
     expect(page.locator("#pages")).to_contain_text("leaving.png")
     (mine,) = set(store.scopes()) - others
     assert [added.label for added in store.pages([mine])] == ["leaving.png"]
-    page.context.close()
+    leave(page)
     deadline = time.monotonic() + PATIENCE_S
     while store.pages([mine]):
         assert time.monotonic() < deadline, "the pages of a closed tab are still there"

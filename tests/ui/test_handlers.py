@@ -14,7 +14,7 @@ from mrr.errors import InputRejected
 from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
 from ui import explaining
 from ui.caching import upload
-from ui.detail import TRACING
+from ui.detail import LATE, TRACING, UNTRACED
 from ui.handlers import Handlers
 from ui.housekeeping import Housekeeping
 from ui.layout import build_ui
@@ -207,6 +207,15 @@ def test_maps_follow_a_promise_that_reached_the_screen_after_them(
     assert detail.trace_selected(session) == {}, "nothing is owed any more"
     assert TRACING not in str(rank.pick(session, Click(page=second.page_id)))
     assert detail.trace_selected(session) == {}, "it was shown when it was picked"
+
+
+def test_only_a_page_that_is_being_traced_is_said_to_wait(rank: Handlers, session: Session) -> None:
+    ask(rank, session)
+    shown = str(rank.detail.shown(session))
+    assert TRACING in shown and LATE in shown
+    session.settings = replace(session.settings, auto_trace=False)
+    shown = str(rank.detail.shown(session))
+    assert UNTRACED in shown and LATE not in shown
 
 
 def test_a_trace_that_ends_after_another_page_was_picked_shows_nothing(

@@ -20,6 +20,7 @@ import torch
 import app as the_app
 from cache_db import PageStore
 from mrr import MiniReranker
+from mrr.config import Limits
 from mrr.errors import InputRejected
 from tests.ui.conftest import N_PAGES, PATIENCE_S, SAMPLES, Running, pdf, png
 from ui import caching
@@ -176,6 +177,33 @@ def test_an_upload_over_a_limit_is_refused_whole_with_the_numbers(
     assert len(read_uploads(bench, session, received(tmp_path, *[1] * 100))) == 100
 
 
+def test_a_file_that_is_too_large_is_refused_alone_unread_uncounted_and_not_kept(
+    hosted: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, read = hosted.session(), Path.read_bytes
+    paths = received(tmp_path, 99 * 2**20, 1, 30 * 2**20)
+    Path(paths[1]).write_bytes(png(91))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: read({Path(paths[1]): path}[path]))
+        files = read_uploads(hosted, session, paths)
+    assert not list(tmp_path.iterdir())
+    assert session.uploaded_bytes == len(png(91))
+    *_, done = upload(hosted, session, files, None)
+    assert [line.state for line in done.lines] == ["failed", "cached", "failed"]
+    assert done.lines[2].label == "page-2.png"
+    assert "page-2.png is 30 MB; the limit is 20 MB." in done.lines[2].reason
+    hosted.remove_own(session)
+
+
+@pytest.mark.parametrize("hosted", [True, False])
+def test_what_a_session_may_hold_is_said_before_it_is_full(hosted: bool) -> None:
+    with gr.Blocks() as demo:
+        upload_view.build(Limits(), kept=False, hosted=hosted)
+    said = next(block.value for block in demo.blocks.values() if isinstance(block, gr.HTML))
+    assert ("hold 200 pages and upload 105 MB in all" in said) == hosted
+    assert "removed when it is closed or reloaded" in said
+
+
 def test_a_session_of_a_hosted_app_has_a_budget_of_bytes(
     hosted: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,7 +323,7 @@ def test_a_handler_that_changes_nothing_blanks_nothing() -> None:
 
 def test_every_launch_flag_is_set_on_purpose() -> None:
     flags = the_app.launch_flags()
-    assert flags["max_file_size"] == "20mb"
+    assert flags["max_file_size"] == 3 * Limits().max_file_bytes == 60 * 2**20
     assert flags["server_name"] == "127.0.0.1"
     assert flags["allowed_paths"] == []
     assert str(the_app.default_store()) in flags["blocked_paths"]

@@ -408,6 +408,35 @@ def test_a_file_of_another_kind_is_refused_by_name_and_the_others_go_on(tab: Pag
     assert tab.locator(".toast-body").count() == 0
 
 
+def test_a_file_that_is_too_large_fails_in_a_line_that_stays_and_the_others_go_in(
+    tab: Page, running: Running
+) -> None:
+    add_files(tab, ("big.pdf", bytes(21 * 2**20)), ("beside.png", png(97)))
+    expect(tab.locator("#progress .mrr-state")).to_have_text(["failed", "cached"])
+    expect(tab.locator("#progress tr", has_text="big.pdf")).to_contain_text(
+        "big.pdf is 21 MB; the limit is 20 MB."
+    )
+    expect(tab.get_by_role("button", name="Remove beside.png")).to_be_visible()
+    assert tab.locator(".toast-body").count() == 0
+    assert not [*running.uploads.rglob("big.pdf")]
+
+
+def test_the_reasons_fade_out_where_there_is_more_and_not_over_their_end(tab: Page) -> None:
+    rank(tab)
+    traced(tab)
+    tab.evaluate("window.scrollTo(0, 500)")
+    ends = """(panel) => {
+        panel.scrollTop = panel.scrollHeight;
+        const fade = getComputedStyle(panel, "::after");
+        const last = panel.lastElementChild.getBoundingClientRect().bottom;
+        return [fade.position, fade.backgroundImage.split("(")[0], parseFloat(fade.height),
+            panel.getBoundingClientRect().bottom - last, panel.scrollTop];
+    }"""
+    position, drawn, height, room, scrolled = tab.locator(".mrr-sticky").evaluate(ends)
+    assert (position, drawn) == ("sticky", "linear-gradient") and scrolled > 0
+    assert room >= height > 20
+
+
 def test_a_removed_page_leaves_the_ranking_that_is_shown(tab: Page) -> None:
     add_files(tab, ("passing.png", png(83)))
     expect(tab.locator("#progress .mrr-state")).to_have_text(["cached"])

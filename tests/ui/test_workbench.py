@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import ir_measures
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from mrr.errors import InputRejected
 from tests.ui.conftest import N_PAGES, SAMPLES, Running, make_corpus, pdf, png
 from ui import explaining
-from ui.caching import upload
+from ui.caching import Line, Upload, upload
 from ui.examples import load_examples
 from ui.exports import ranking_rows, run_record
 from ui.lenses import settled_sentence
@@ -20,7 +21,7 @@ from ui.session import Session, Settings
 from ui.terms import TERMS
 from ui.views import history, inspector, labels, ranking, ranking_words, settings, start
 from ui.views.report import report
-from ui.views.upload import known_pages
+from ui.views.upload import known_pages, progress
 from ui.views.upload import pages as stored_pages
 from ui.workbench import Workbench, dense_list, dense_ranks
 
@@ -271,6 +272,36 @@ def test_one_bad_file_stops_no_other(bench: Workbench) -> None:
     assert [line.state for line in done.lines] == ["failed", "cached", "failed"]
     assert all(line.reason for line in done.lines if line.state == "failed")
     bench.remove_own(session)
+
+
+def test_only_what_is_cached_now_counts_in_the_pace_of_an_upload(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, now_s = bench.session(), [0.0]
+    monkeypatch.setattr("ui.caching.time", SimpleNamespace(perf_counter=lambda: now_s[0]))
+    files = [("known.png", png(73)), ("bad.png", b"junk"), ("new.png", png(74))]
+    list(upload(bench, session, files[:1], None))
+    for work in upload(bench, session, files, None):
+        if work.lines[-1].state == "queued":
+            now_s[0] += 60  # with the page that was known, and the file that was refused
+        elif work.lines[-1].state == "encoding":
+            now_s[0] += 3
+    assert [line.state for line in work.lines] == ["hit", "failed", "cached"]
+    assert "3.0 s for a page cached now, with decoding and waiting<" in progress(work)
+    *_, again = upload(bench, session, files, None)
+    assert again.n_done == 2 and "cached now" not in progress(again)
+    bench.remove_own(session)
+
+
+def test_the_time_left_is_that_of_pages_to_cache_and_a_bound_where_some_were_cached() -> None:
+    lines = [Line("a", "cached"), Line("b", "queued"), Line("c", "queued")]
+    work = Upload(lines, n_done=1, n_cached=1, cached_s=3.0)
+    assert "; about 6.0 s left" in progress(work)
+    work.lines.insert(0, Line("z", "hit"))
+    assert "; at most 6.0 s left" in progress(work)
+    assert "left" not in progress(Upload([lines[1], Line("z", "hit")], n_done=1))
+    work.cancelled = True
+    assert "left" not in progress(work)
 
 
 def test_traces_are_kept_and_a_new_query_makes_new_ones(bench: Workbench) -> None:

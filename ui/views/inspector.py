@@ -141,11 +141,15 @@ def render(
     return value, message
 
 
-def untraced(page: Page, image_uri: str, sentence: str) -> tuple[Json, str]:
-    """Values of InspectorView.outputs while only the page itself is known. sentence: why."""
+def untraced(page: Page, image_uri: str, sentence: str, late: str = "") -> tuple[Json, str]:
+    """Values of InspectorView.outputs while only the page itself is known.
+
+    sentence: why. late: what is added to it where that lasts.
+    """
     _check(image_uri)
     value: Json = {
         **_sentence("picture", sentence),
+        "late": late,
         "label": page.label,
         "image": image_uri,
         "width": page.width,

@@ -112,7 +112,10 @@ def numbers(report: LatencyReport) -> str:
         ],
         numeric=range(2, 5),
     )
-    folded = f'<details class="mrr"><summary>Every stage as a table</summary>{stages}</details>'
+    own = note("Medians of stages need not add up to the median total, which the bars split.")
+    folded = (
+        f'<details class="mrr"><summary>Every stage as a table</summary>{own}{stages}</details>'
+    )
     return totals + folded
 
 

@@ -9,7 +9,7 @@ import gradio as gr
 
 from mrr.config import Limits
 from mrr.types import AddedPage, Page
-from ui.caching import Line, Upload
+from ui.caching import MAX_SESSION_BYTES, MAX_SESSION_PAGES, Line, Upload
 from ui.components import actions, text
 from ui.markup import MOST_SHOWN, bar, count, duration, empty, esc, nbytes, note, the_rest
 from ui.session import Session
@@ -36,19 +36,28 @@ class UploadView:
     pages: gr.HTML
 
 
-def build(limits: Limits, kept: bool) -> UploadView:
-    """Drop zone above, what is stored below. kept: whether uploads outlive their tab."""
+def build(limits: Limits, kept: bool, hosted: bool) -> UploadView:
+    """Drop zone above, what is stored below.
+
+    kept: whether uploads outlive their tab. hosted: whether sessions are limited.
+    """
     size = f"{limits.max_file_bytes / 2**20:.0f} MB"
     gr.HTML(
         note(
             "Drop page images (PNG, JPEG, WebP, GIF, TIFF) or PDFs: up to "
-            f"{limits.max_files} files at once, {size} a file, {limits.max_pdf_pages} pages a PDF. "
-            "Each page is read once and "
-            "can then be asked anything."
+            f"{limits.max_files} files at once, {size} and {limits.max_pdf_pages} pages a file. "
+            "Each page is read once and can then be asked anything."
             + (
                 " They stay in the store until you remove them."
                 if kept
-                else " Your pages are seen by this browser tab only and removed when it is closed."
+                else " Your pages are seen by this browser tab only and removed when it is "
+                "closed or reloaded."
+            )
+            + (
+                f" A session may hold {MAX_SESSION_PAGES} pages and upload "
+                f"{MAX_SESSION_BYTES / 1e6:.0f} MB in all."
+                if hosted
+                else ""
             )
         ),
         apply_default_css=False,
@@ -65,7 +74,7 @@ def build(limits: Limits, kept: bool) -> UploadView:
         )
         with gr.Column(scale=1, min_width=200):
             page_range = gr.Textbox(
-                label="Pages of PDFs",
+                label="Pages of PDFs and TIFFs",
                 placeholder="all, or 1-5, 8",
                 info="Set this before dropping the file.",
                 max_length=100,
@@ -95,17 +104,10 @@ def progress(work: Upload) -> str:
         words.append("cancelled; what was done is kept")
     elif not work.finished:
         words.append(f"{total - closed} to go")
-    pace = ""
-    if work.n_done:
-        each = duration(work.elapsed_s * 1e3 / work.n_done)
-        pace = f"{work.n_done / max(work.elapsed_s, 1e-3):.2g} pages/s, {each} a page"
-        if not work.finished and closed < total:
-            left = work.elapsed_s * 1e3 / work.n_done * (total - closed)
-            pace += f", about {duration(left)} left"
     rows = "".join(_row(line, work.cancelled) for line in work.lines)
     return (
         '<section class="mrr mrr-card" aria-live="polite"><div class="mrr-row spread">'
-        f'<b>{", ".join(words)}</b><span class="mrr-note mrr-num">{pace}</span></div>'
+        f'<b>{", ".join(words)}</b><span class="mrr-note mrr-num">{_pace(work)}</span></div>'
         f"{bar(1.0 if work.finished and not work.cancelled else closed / max(total, 1))}"
         '<div class="mrr-scroll"><table class="mrr-table mrr-steps">'
         "<thead><tr><th>page</th><th>state</th>"
@@ -113,6 +115,19 @@ def progress(work: Upload) -> str:
         '<th class="num fact">K/V</th>'
         f'<th class="num">time</th></tr></thead><tbody>{rows}</tbody></table></div></section>'
     )
+
+
+def _pace(work: Upload) -> str:
+    """What a page that is cached now takes, and the pages to go; nothing before there is one."""
+    if not work.n_cached:
+        return ""
+    page_ms = work.cached_s * 1e3 / work.n_cached
+    pace = f"{duration(page_ms)} for a page cached now, with decoding and waiting"
+    to_go = len(work.lines) - work.n_closed
+    if work.finished or work.cancelled or not to_go:
+        return pace
+    known = any(line.state == "hit" for line in work.lines)  # as those to go may be
+    return f"{pace}; {'at most' if known else 'about'} {duration(page_ms * to_go)} left"
 
 
 def _row(line: Line, cancelled: bool) -> str:

@@ -83,7 +83,7 @@ def _app() -> gr.Blocks:
         other.click(lambda: show(hostile), None, shown)
         plain.click(lambda: show(unmeasured), None, shown)
         first.click(once_more, None, shown)
-        untraced = inspector.untraced(whole.page, picture, "Tracing…")
+        untraced = inspector.untraced(whole.page, picture, "Tracing…", late="Still waiting.")
         waiting.click(lambda: [*untraced, *bands.blank("Tracing…")], None, shown)
         bad.click(lambda: show(misfit), None, shown)
 

@@ -442,6 +442,15 @@ def test_a_page_is_shown_where_its_maps_will_stand_while_it_is_traced(both: Watc
     expect(both.page.locator(".pi-waiting")).to_have_count(0)
 
 
+def test_a_trace_that_lasts_says_that_it_still_waits(app: Watched):
+    app.page.evaluate("""() => {
+        const real = setTimeout;
+        window.setTimeout = (then, ms, ...rest) => real(then, ms > 4000 ? 0 : ms, ...rest);
+    }""")
+    app.page.click("button:text-is('untraced')")
+    expect(app.page.locator(".pi-waiting")).to_have_text("Tracing… Still waiting.")
+
+
 def _saved_picture(watched: Watched) -> tuple[Image.Image, list[list]]:
     """The file, and [text, x, width, alignment] of all that was written on it, in CSS pixels."""
     watched.page.evaluate("""() => {
@@ -488,6 +497,15 @@ def test_the_sinks_share_is_told_of_this_query_and_layer(app: Watched):
     expect(app.page.locator(".pi-facts")).to_contain_text(
         "of the page’s share for this query in layer"
     )
+
+
+def test_the_page_share_is_said_of_what_it_is_the_share_of(app: Watched):
+    facts = app.page.locator(".pi-facts")
+    expect(facts).to_contain_text(re.compile("Of the whole query’s attention, [0-9]+% went to the"))
+    expect(facts).not_to_contain_text("this attention")
+    for label, value in (("Query word", 2), ("Query word", "mean"), ("Head", 1)):
+        app.choose(label, value)
+        expect(facts).to_contain_text(re.compile("^[0-9]+% of this attention went to the page"))
 
 
 def test_the_dots_of_the_control_stand_over_numbers(app: Watched):

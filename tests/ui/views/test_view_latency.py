@@ -10,10 +10,19 @@ from mrr.types import SYSTEM_NAMES
 from tests.ui.views import generated
 from ui import costs
 from ui.latency_figures import candidates_figure, queries_figure, stages_figure
+from ui.markup import duration
 from ui.views import latency
 
 REPORT = generated.latency_report()
 WITH = "tiny-reranker, exit after layer 6"
+# Repeats differ in which stage was slow: medians of stages do not add up to that of the totals.
+UNEVEN = replace(
+    REPORT,
+    systems=tuple(
+        replace(each, total=replace(each.total, median=1.25 * each.total.median))
+        for each in REPORT.systems
+    ),
+)
 COSTS = {cost.system: cost for cost in costs.costs(REPORT)}
 
 
@@ -28,6 +37,30 @@ def test_stages_of_a_system_add_up_to_its_bar():
             x for bar in bars(figure, "x") for x, y in zip(bar.x, bar.y, strict=True) if y == name
         )
         assert length == pytest.approx(sum(generated.STAGES[system].values()))
+
+
+def test_bar_label_whisker_point_and_table_are_the_same_median_total():
+    stages, points = stages_figure(UNEVEN), candidates_figure(UNEVEN)
+    marked = {trace.hovertemplate.split(",")[0]: trace.y[0] for trace in points.data[1::2]}
+    (whiskers, labels) = [t for t in stages.data if t.type == "scatter" and t.xaxis == "x"]
+    for each in UNEVEN.systems:
+        name, median = SYSTEM_NAMES[each.system], each.total.median
+        row = labels.y.index(name)
+        length = sum(
+            x for bar in bars(stages, "x") for x, y in zip(bar.x, bar.y, strict=True) if y == name
+        )
+        assert length == pytest.approx(median)
+        assert whiskers.x[row] == median
+        assert labels.text[row].strip() == duration(median)
+        assert marked[name] == pytest.approx(median / 1e3)
+        assert f">{duration(median)}<" in latency.numbers(UNEVEN)
+
+
+def test_a_stage_tells_its_part_of_the_total_and_its_own_median():
+    (vision,) = [bar for bar in bars(stages_figure(UNEVEN), "x") if bar.name == "vision"]
+    own = generated.STAGES["original"]["vision"]
+    assert vision.x[0] == pytest.approx(1.25 * own) and vision.customdata[0][0] == own
+    assert "of the median total" in vision.hovertemplate and "by itself" in vision.hovertemplate
 
 
 def test_short_bars_are_drawn_again_magnified_and_only_then():

@@ -37,11 +37,15 @@ const showSentence = (sentence, isError) => {
   root.replaceChildren(make("p", { class: isError ? "mrr-empty pi-error" : "mrr-empty", role: isError ? "alert" : "status" }, sentence));
 };
 
+const LATE_MS = 8000;
+
 // The page as it is, where its maps will stand, so that nothing moves when they come.
-const showPicture = ({ image, label, width, height, sentence }) => {
+const showPicture = ({ image, label, width, height, sentence, late }) => {
   page = null;
+  const waiting = make("p", { class: "pi-waiting", role: "status" }, sentence);
+  if (late) setTimeout(() => waiting.append(" " + late), LATE_MS);
   root.replaceChildren(
-    make("div", { class: "pi-head" }, make("p", { class: "pi-waiting", role: "status" }, sentence)),
+    make("div", { class: "pi-head" }, waiting),
     make("div", { class: "pi-body" },
       make("div", { class: "pi-main" }, make("div", { class: "pi-stage" }, make("figure", { class: "pi-panel" },
         make("img", { src: image, alt: label, style: "aspect-ratio:" + width + "/" + height + ";--pi-aspect:" + width / height })))),

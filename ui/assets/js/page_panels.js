@@ -50,7 +50,9 @@ const factsFor = (page, state, map) => {
       facts.push("Pruning is off: every token is kept.");
     }
   } else if (state.mode === "attention") {
-    facts.push(percent(map.mass) + " of this attention went to the page; the rest to instruction and query." +
+    // Of the maximum over words no share can be taken: what is told there is that of the mean.
+    const share = state.token === WHOLE_MAX ? "Of the whole query’s attention, " + percent(map.mass) : percent(map.mass) + " of this attention";
+    facts.push(share + " went to the page; the rest to instruction and query." +
       (isFaint(map, state) ? " Its values are small beside the scale that all layers and words share, so little shows: Stretch to this map, under Appearance, brings out its pattern." : "") +
       (map.mass < 0.05 ? " That is little: do not read much into the pattern." : ""));
     if (state.token === REST.token && state.layer === REST.layer(page)) {
