@@ -40,11 +40,16 @@ def notes(engine: MiniReranker, pages: Iterable[AddedPage], evicted: int) -> tup
             "budget_bytes or MRR_BUDGET_GIB.",
         )
     return said + tuple(
-        f"{page.added_as} shows the same as {page.page.label}, which is in the store: they are one "
+        f"{_named(page)} shows the same as {page.page.label}, which is in the store: they are one "
         "page under that name, and removed together."
         for page in pages
         if page.added_as is not None
     )
+
+
+def _named(page: AddedPage) -> str:
+    is_namesake = page.added_as == page.page.label
+    return f"{page.added_as} of another file" if is_namesake else str(page.added_as)
 
 
 def add_iter(

@@ -23,7 +23,7 @@ from mrr.model.vision import Sight
 from mrr.pages.keys import entry_key, page_id
 from mrr.prune import kept_tokens
 from mrr.resident import Resident
-from mrr.sources import Sources, is_renamed
+from mrr.sources import Sources
 from mrr.timing import Stages
 from mrr.types import AddedPage, Page, PageImage
 
@@ -74,17 +74,16 @@ class PageCache:
         begin = time.perf_counter()
         page = page or page_of(item, scope)
         there = self.pages.page(page.page_id)
-        known = there is not None
+        known, is_others = there is not None, False
         if there is not None:
             page = there
-            self.sources.met(page, item.source, item.file)
+            is_others = scope != DOCUMENTS and self.sources.met(page, item)
         elif scope != DOCUMENTS:  # those are listed nowhere
             page = self.sources.named(page, item.file, self.pages)
         self.pages.add_page(page, item.image)
         try:
             added = self._computed(page, item.image, known, begin)
-            is_other = known and page.label != item.label and not is_renamed(page, item)
-            return replace(added, added_as=item.label) if is_other else added
+            return replace(added, added_as=item.label) if is_others else added
         except NotFinite:
             if not known:  # a page that cannot be scored is not one of the store's
                 self.pages.remove_pages([page.page_id])
