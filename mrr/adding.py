@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache_db.evict import DOCUMENTS
 from mrr.errors import Closed, InputRejected, MRRError
-from mrr.pages.ingest import File, contents, read_pages, several
+from mrr.pages.ingest import File, contents, is_data_url, read_pages, several
+from mrr.pages.naming import display_name
 from mrr.turn import turn
 from mrr.types import AddedPage, AddReport, FailedFile, PageImage
 
@@ -94,10 +96,17 @@ def _decode(
         try:
             named, failed = contents(file)
         except InputRejected as error:
-            yield FailedFile("file", str(error))  # an empty name, or a data URL, is none to show
+            yield FailedFile(_shown(file), str(error))
             continue
         yield from failed
         yield from read_pages(engine.decoder, named, page_range)
+
+
+def _shown(file: File) -> str:
+    """What a file is called that was refused as it was given; a data URL is no name to show."""
+    given = file[0] if isinstance(file, tuple) and len(file) == 2 else file
+    is_name = isinstance(given, str | Path) and str(given) and not is_data_url(given)
+    return display_name(str(given)) if is_name else "file"
 
 
 def _check_scope(scope: str) -> None:

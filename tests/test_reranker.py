@@ -871,14 +871,28 @@ def test_a_data_url_is_added_as_the_picture_in_it_and_never_printed(reranker: Mi
     (failed,) = reranker.add(f"{url}?").failed
     assert failed.file == "file" and "is a data URL that is not base64" in failed.reason
     assert url[30:40] not in repr(failed)
+    (named,) = reranker.add([("cat.png", f"{url}?")]).failed
+    assert named.file == "cat.png" and named.reason.startswith("cat.png is a data URL")
+
+
+def test_two_data_urls_are_two_pictures_and_no_name_with_one(reranker: MiniReranker) -> None:
+    one, other = (
+        f"data:image/png;base64,{base64.b64encode(png(picture(n))).decode()}" for n in (0, 1)
+    )
+    assert len(reranker.add((one, other))) == 2
+    assert {page.label for page in reranker.store.pages(["public"])} == {"file", "file (2)"}
 
 
 def test_a_page_that_was_added_as_the_first_of_its_file_is_known(reranker: MiniReranker) -> None:
+    """As it was when no other page of a TIFF was read."""
     first, second = (image.convert("L") for image in pictures()[:2])
-    (alone,) = reranker.add([("scan.tif (first page)", make_tiff([first]))])
-    again = reranker.add([("scan.tif", make_tiff([first, second]))])
+    tiff = make_tiff([first, second])
+    item = next(iter(reranker.decode([("scan.tif", tiff)])))
+    alone = reranker.add_page(replace(item, label="scan.tif (first page)", file=""))
+    again = reranker.add([("scan.tif", tiff)])
     assert [page.outcome for page in again] == ["hit", "encoded"]
     assert again.pages[0].page == alone.page and again.pages[1].page.label == "scan.tif p. 2"
+    assert [page.added_as for page in again] == [None, None] and again.notes == ()
 
 
 def test_a_model_that_a_configuration_does_not_fit_leaves_no_store_open(pair, tmp_path) -> None:

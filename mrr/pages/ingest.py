@@ -91,7 +91,7 @@ def several(files: Iterable[File] | File) -> Iterable[File]:
     """
     is_array = hasattr(files, "__array_interface__")  # no file, and its rows are none either
     if _has_name(files):
-        one = isinstance(files[1], InHand) or is_data_url(files[1])
+        one = isinstance(files[1], InHand) or (is_data_url(files[1]) and not is_data_url(files[0]))
     else:
         one = is_array or isinstance(files, str | Content)
     return cast(Iterable[File], [files] if one else files)

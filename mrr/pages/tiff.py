@@ -14,6 +14,8 @@ _MAX_DIRECTORIES = 2**16  # or a chain could lead through every byte of a file
 _SUBFILE_TYPE = 254
 _NO_PAGE = 0b101  # bits of it: a smaller copy of another picture, the mask of another picture
 _SHORT = 3  # type of a field of two bytes
+# Fields are in the order of their tags, and few tags are smaller.
+_FIELDS_LOOKED_AT = 8
 
 
 class TiffFile:
@@ -47,7 +49,8 @@ def _heads(data: bytes) -> list[bytes]:
     """For each page the first bytes of the file, pointing at its directory instead of the first.
 
     Directories are a chain of offsets, which ends where one comes again. One outside the file ends
-    it too, and counts: the page that it was is refused by its number. Source: TIFF 6.0, section 2.
+    it too, and counts: the page that it was is refused by its number. But for the second: pictures
+    that are alone in their file come with anything there. Source: TIFF 6.0, section 2.
     """
     order = "<" if data[:2] == b"II" else ">"
     # BigTIFF, as Pillow tells it: there the count and the offsets have 64 bits.
@@ -63,12 +66,14 @@ def _heads(data: bytes) -> list[bytes]:
             kinds[offset] = 0
             (n_fields,) = count.unpack_from(data, offset)
             fields, at = offset + count.size, offset + count.size + n_fields * field.size
-            for tag, kind, _, value in field.iter_unpack(data[fields:at]):
+            looked_at = min(at, fields + _FIELDS_LOOKED_AT * field.size)
+            for tag, kind, _, value in field.iter_unpack(data[fields:looked_at]):
                 if tag == _SUBFILE_TYPE:
                     form = "H" if kind == _SHORT else "I"
                     (kinds[offset],) = struct.unpack_from(order + form, value)
                     break
     except (struct.error, OverflowError):
-        pass
+        if len(kinds) == 2:
+            kinds.popitem()
     pages = [offset for offset, kind in kinds.items() if not kind & _NO_PAGE]
     return [data[:start] + link.pack(offset) for offset in pages or [*kinds][:1]]

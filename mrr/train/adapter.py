@@ -1,7 +1,8 @@
-"""What a fine-tuned adapter says of itself: which checkpoint it is for, and what it was trained in.
+"""What a fine-tuned adapter says of itself: which checkpoint it is for, and the band, exit, pruning
+and prompt template that it was trained in.
 
-Without either it would be served on another checkpoint, or with another band, exit or pruning than
-it learned, and nobody would be told.
+Without them it would be served on another checkpoint, or otherwise than it learned, and nobody
+would be told. An instruction or bounds of pixels of one's own are for whoever serves it to give.
 """
 
 from __future__ import annotations

@@ -215,6 +215,11 @@ def _images(dataset: Dataset) -> dict[str, Image.Image]:
 
 def finetune(plan: FinetunePlan) -> Path:
     """Train or resume the adapter; writes it to plan.folder / "adapter", which the engine loads."""
+    if Path(plan.model).expanduser().resolve().is_relative_to(plan.folder.resolve()):
+        raise InputRejected(
+            "The adapter that this run wrote cannot be tuned further in the same run, which would "
+            "go on from its checkpoint. Choose another folder with --run."
+        )
     seed_everything(plan.seed)
     tuner = Tuner(plan)
     dataset = read_dataset(plan.data)

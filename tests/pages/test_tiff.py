@@ -161,6 +161,23 @@ def test_opening_a_tiff_decodes_none_of_its_pages() -> None:
         assert child_memory_mb(decoder) < 64
 
 
+def test_a_picture_alone_in_its_file_may_have_anything_behind_it(decoder: Decoder) -> None:
+    (page,) = decoder.pages("scan.tif", make_tiff(PAGES[:1], last=0xDEAD_BEEF))
+    assert isinstance(page, PageImage) and page.label == "scan.tif"
+
+
+def test_directories_that_lie_over_each_other_hold_nobody_up(decoder: Decoder) -> None:
+    """4,000 of 60,000 fields each, in less than a megabyte: to look at all takes minutes."""
+    n, n_fields, step = 4000, 60_000, 14
+    data = bytearray(8 + n * step + 12 * n_fields + 64)
+    data[:8] = struct.pack("<2sHI", b"II", 42, 8)
+    for at in range(8, 8 + n * step, step):
+        struct.pack_into("<H", data, at, n_fields)
+    for at in range(8, 8 + (n - 1) * step, step):
+        struct.pack_into("<I", data, at + 2 + 12 * n_fields, at + step)
+    assert decoder.count_pages("scan.tif", bytes(data)) == 200  # and not the limit of time
+
+
 def test_a_tiff_without_pages_is_refused(decoder: Decoder) -> None:
     with pytest.raises(InputRejected, match=r"scan\.tif is damaged or incomplete"):
         shades(decoder, b"II*\x00" + bytes(100))

@@ -165,6 +165,18 @@ def test_an_adapter_that_is_tuned_further_keeps_what_it_had_learned(
     engine.close()
 
 
+def test_a_run_does_not_tune_the_adapter_that_it_wrote(
+    checkpoints: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    """It would go on from its checkpoint, on a base that has it already."""
+    plan = _plan(checkpoints["qwen3_vl"], data, tmp_path, steps=1)
+    written = finetune(plan)
+    weights = (written / "adapter_model.safetensors").read_bytes()
+    with pytest.raises(InputRejected, match="another folder with --run"):
+        finetune(replace(plan, model=str(written)))
+    assert (written / "adapter_model.safetensors").read_bytes() == weights
+
+
 @pytest.mark.parametrize(
     ("given", "named", "revision"),
     [("Qwen/Base@abcdef1", "Qwen/Base", "abcdef1"), ("Qwen/Base", "Qwen/Base", None)],

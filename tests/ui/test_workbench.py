@@ -530,6 +530,8 @@ def test_of_two_documents_of_one_name_one_is_removed(bench: Workbench) -> None:
     files = [("same.pdf", pdf(323, 324)), ("same.pdf", pdf(325, 326))]
     *_, work = upload(bench, session, files, None)
     assert work.n_done == 4
+    listed = progress(work)
+    assert "as same (2).pdf p. 1" in listed and "as same.pdf" not in listed
     shown = stored_pages(bench, session)
     heads = re.findall('<h3>(.*?)</h3>.*?"remove_document" data-page="([0-9a-f]+)"', shown)
     assert [name for name, _ in heads] == ["same.pdf, 2 pages", "same (2).pdf, 2 pages"]

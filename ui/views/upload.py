@@ -136,7 +136,7 @@ def _row(line: Line, cancelled: bool) -> str:
     if line.added is None:
         reason = f'<td colspan="4" class="mrr-note">{esc(line.reason)}</td>'
         return f"<tr><td>{esc(line.label)}</td><td>{state}</td>{reason}</tr>"
-    if line.state == "hit" and line.added.page.label != line.label:
+    if line.added.page.label != line.label:
         state += f' <span class="mrr-note">as {esc(line.added.page.label)}</span>'
     *known, took = facts(line.added)
     cells = "".join(f'<td class="num fact">{cell}</td>' for cell in known)
