@@ -75,7 +75,9 @@ class Sources:
         return not is_renamed(page, item) or (mine is not None and mine != page.source)
 
     def _remember(self, scope: str, file: str, name: str) -> None:
-        self._let_go(scope, file, self._names.get((scope, file), name), but=name)
+        before = self._names.get((scope, file))
+        if before is not None and before != name:
+            self._let_go(scope, file, before)
         self._names[scope, file] = name
         self._names.move_to_end((scope, file))
         self._files.setdefault((scope, name), file)
@@ -83,9 +85,9 @@ class Sources:
             (old_scope, old_file), old = self._names.popitem(last=False)
             self._let_go(old_scope, old_file, old)
 
-    def _let_go(self, scope: str, file: str, name: str, but: str = "") -> None:
+    def _let_go(self, scope: str, file: str, name: str) -> None:
         """A file gives a name up, if it is its own."""
-        if name != but and self._files.get((scope, name)) == file:
+        if self._files.get((scope, name)) == file:
             del self._files[scope, name]
 
 

@@ -145,6 +145,7 @@ def _run(
     name: str,
     progress: Progress | None,
 ) -> SystemRun:
+    """The rankings of one of EVALUATED."""
     if name == QUERY_FIRST:
         as_published = reranker.with_config(replace(reranker.config, order="query-first"))
         return run_tasks(as_published, corpus, tasks, "original", name, progress)
