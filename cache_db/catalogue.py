@@ -9,7 +9,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from cache_db.records import Embedding
 from cache_db.removal import delete_all_unnamed
 from cache_db.schema import PAGE_COLUMNS, texts, typed
 from cache_db.trouble import Tally, Trouble, is_full, reason
-from mrr.errors import BudgetExceeded, CorruptEntry
+from mrr.errors import BudgetExceeded, CorruptEntry, NameTaken
 from mrr.types import Page
 
 _IN = "IN (SELECT value FROM json_each(?))"
@@ -34,6 +34,7 @@ _VECTORS = f"""
     WHERE +scope {_IN} AND fingerprint = ? ORDER BY pages.id
 """  # noqa: S608 - constants only
 _GIVE = "UPDATE pages SET file = ?, nbytes = ?, digest = ? WHERE page_id = ?"
+_OTHERS = "SELECT 1 FROM pages WHERE +scope = ? AND source = ? AND file_digest != ?"
 _MAX_MATRICES = 8  # scopes of as many visitors as are likely to be busy at a time
 Vectors = tuple[list[str], np.ndarray]
 
@@ -62,11 +63,12 @@ class Catalogue:
     )
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add_page(self, page: Page, image: Image.Image) -> None:
-        """Keep a page and its picture; no effect if they are there already.
+    def add_page(self, page: Page, image: Image.Image, *, alone: bool = False) -> None:
+        """See PageStore.add_page.
 
         Raises
         ------
+        NameTaken: with `alone`, if a page of another file has this name by now.
         BudgetExceeded: if the picture does not fit, or the disk does not take it.
         ValueError: if image is not the RGB picture of that size.
         """
@@ -78,7 +80,7 @@ class Catalogue:
         try:
             if not retried(lambda: self._has_picture(page.page_id)):
                 data = pictures.encode(page, image)
-                retried(lambda: self._write(page, data))
+                retried(lambda: self._write(page, data, alone))
         except (OSError, sqlite3.OperationalError) as error:
             self.trouble.report("store pages", error)
             todo = "Free some space" if is_full(error) else "Look after the store's folder"
@@ -87,6 +89,14 @@ class Catalogue:
                 f"write ({reason(error)}). {todo} and add it again."
             ) from error
         self.trouble.recovered("store pages")
+
+    def note_file(self, page: Page, digest: str) -> Page:
+        """See PageStore.note_file."""
+        sql = "UPDATE pages SET file_digest = ? WHERE page_id = ? AND file_digest = ''"
+        with self.trouble.guard("store pages"), self.database.write() as db:
+            db.execute(sql, (digest, page.page_id))
+            return replace(page, file_digest=digest)
+        return page
 
     def page(self, page_id: str) -> Page | None:
         """A page by its id."""
@@ -98,19 +108,20 @@ class Catalogue:
         # +: not by the index, which lists too few if it is damaged, and says nothing.
         return self._pages(f"+scope {_IN} ORDER BY id", json.dumps(list(scopes)))
 
-    def page_numbers(self, scope: str, beginning: str) -> dict[str, set[int]]:
-        """{name of a file: numbers of its pages}, of files whose names begin so."""
-        found: dict[str, set[int]] = {}
+    def sources(self, scope: str, beginning: str) -> dict[str, set[str]]:
+        """{name of a file: digests of the files that have it}, of names that begin so."""
+        found: dict[str, set[str]] = {}
         with self.trouble.guard("read pages"):
-            for source, number in retried(lambda: self._numbers(scope, beginning)):
-                found.setdefault(source, set()).add(number)
+            for source, digest in retried(lambda: self._sources(scope, beginning)):
+                found.setdefault(source, set()).add(digest)
         return found
 
-    def _numbers(self, scope: str, beginning: str) -> list[Sequence[Any]]:
-        sql = "SELECT source, page_num FROM pages WHERE +scope = ? AND substr(source, 1, ?) = ?"
+    def _sources(self, scope: str, beginning: str) -> list[Sequence[Any]]:
+        sql = """SELECT DISTINCT source, file_digest FROM pages
+                 WHERE +scope = ? AND substr(source, 1, ?) = ?"""
         with self.database.read() as db:
             rows = db.execute(sql, (scope, len(beginning), beginning))
-            return [typed(row, str, int) for row in rows]
+            return [typed(row, str, str) for row in rows]
 
     def scopes(self) -> list[str]:
         """Every scope that has pages."""
@@ -251,7 +262,7 @@ class Catalogue:
         sql = f"SELECT {PAGE_COLUMNS} FROM pages WHERE {condition}"  # noqa: S608 - ours, above
         with self.database.read() as db:
             rows = db.execute(sql, (parameter,))
-            return [Page(*typed(row, str, str, str, int, int, int, str)) for row in rows]
+            return [Page(*typed(row, str, str, str, int, int, int, str, str)) for row in rows]
 
     def _has_picture(self, page_id: str) -> bool:
         with self.database.read() as db:
@@ -260,16 +271,19 @@ class Catalogue:
     def _is_pictured(self, db: sqlite_utils.Database, page_id: str) -> bool:
         return any(self.files.has(p.file, p.nbytes) for p in _select_pictures(db, [page_id]))
 
-    def _write(self, page: Page, data: np.ndarray) -> None:
+    def _write(self, page: Page, data: np.ndarray, alone: bool) -> None:
         with self.space.reserve(data.nbytes, ".png") as room:
             self.files.write(room.name, data)
             with self.database.write() as db:
+                mine = page.scope, page.source, page.file_digest
+                if alone and db.execute(_OTHERS, mine).fetchone():
+                    raise NameTaken(f"Another file is called {page.source}.")
                 find = "SELECT file FROM pages WHERE page_id = ? AND file IS NOT NULL"
                 old = texts(db.execute(find, (page.page_id,)))
                 picture = (room.name, data.nbytes, codec.digest(data.data))
                 db.execute(
                     f"""INSERT INTO pages ({PAGE_COLUMNS}, file, nbytes, digest)
-                        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (page_id) DO UPDATE
+                        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (page_id) DO UPDATE
                         SET file = excluded.file, nbytes = excluded.nbytes,
                             digest = excluded.digest""",  # noqa: S608 - constants only
                     (*astuple(page), *picture),

@@ -38,7 +38,7 @@ def default_budget() -> int:
         gib = float(named)
     except ValueError:
         gib = math.nan
-    if not 0 < gib < math.inf:
+    if not 2**-30 <= gib < 2**33:  # a byte, and what 63 bits can count
         raise InvalidConfig(f"MRR_BUDGET_GIB is {named!r}; it is a number of GiB, such as 20.")
     return int(gib * 2**30)
 

@@ -25,7 +25,8 @@ _TABLES = ("pages", "embeddings", "entries", "pins", "reservations")
 _TYPES: dict[str, type] = {"INTEGER": int, "TEXT": str, "BLOB": bytes}
 _BESIDE = ("", "-wal", "-journal", "-shm")  # what SQLite keeps of one database
 _RESTORE = f"""
-    INSERT INTO pages ({PAGE_COLUMNS}, file, nbytes, digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT INTO pages ({PAGE_COLUMNS}, file, nbytes, digest)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (page_id) DO UPDATE SET ({PAGE_COLUMNS}, file, nbytes, digest) =
     (excluded.{PAGE_COLUMNS.replace(", ", ", excluded.")},
      excluded.file, excluded.nbytes, excluded.digest)
@@ -113,7 +114,11 @@ def _keep_writers_out(old: sqlite3.Connection) -> None:
 
 def _copy(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> None:
     """Copy the rows that can be read and hold what their columns say."""
-    types = {row[1]: _TYPES[row[2]] for row in new.execute(f"PRAGMA table_info({table})")}
+    types = {
+        name: _TYPES[kind]
+        for _, name, kind, _, default, _ in new.execute(f"PRAGMA table_info({table})")
+        if default is None or _has_column(old, table, name)  # an earlier version may not have it
+    }
     marks = ", ".join("?" * len(types))
     insert = f"INSERT OR IGNORE INTO {table} ({', '.join(types)}) VALUES ({marks})"  # noqa: S608
     for values in _rows(old, table, list(types)):
@@ -122,6 +127,13 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> None:
             for value, (column, kind) in zip(values, types.items(), strict=True)
         ):
             new.execute(insert, values)
+
+
+def _has_column(old: sqlite3.Connection, table: str, name: str) -> bool:
+    with suppress(sqlite3.DatabaseError):
+        old.execute(f"SELECT {name} FROM {table} LIMIT 0")  # noqa: S608 - ours
+        return True
+    return False
 
 
 def _rows(old: sqlite3.Connection, table: str, columns: list[str]) -> Iterator[list[object]]:

@@ -13,7 +13,8 @@ NOT_A_STORE = (
     "The store.db in its folder was not written by a store. Move it, or choose another folder."
 )
 
-PAGE_COLUMNS = "page_id, label, source, page_num, width, height, scope"  # in the order of Page
+# In the order of Page.
+PAGE_COLUMNS = "page_id, label, source, page_num, width, height, scope, file_digest"
 
 
 class UnknownDatabase(Exception):
@@ -72,6 +73,13 @@ def m001_tables(db: Database) -> None:
     _count_versions(db)
 
 
+@MIGRATIONS()
+def m002_file_digest(db: Database) -> None:
+    """Which file a page came from, so that two files of one name are told apart."""
+    if "file_digest" not in db.table("pages").columns_dict:  # only the note of it may be lost
+        db.table("pages").add_column("file_digest", str, not_null_default="")
+
+
 def _count_versions(db: Database) -> None:
     """A number that changes with the pages or vectors, whichever process changes them.
 
@@ -96,15 +104,17 @@ def is_new(db: Database) -> bool:
     UnknownDatabase: if it holds what this code does not know, so that nothing may be written.
     sqlite3.DatabaseError: if it is a store's, but what was done to it cannot be read.
     """
-    known = {migration.name for migration in MIGRATIONS.pending(Database(memory=True))}
+    known = [migration.name for migration in MIGRATIONS.pending(Database(memory=True))]
     try:
         applied = {migration.name for migration in MIGRATIONS.applied(db)}
         tables = set(db.table_names())
     except (KeyError, UnicodeDecodeError) as error:
         raise sqlite3.DatabaseError("its schema is damaged") from error
-    if {"pages", "embeddings", "entries"} <= tables and not known & applied:
+    unknown, done = applied - set(known), [name in applied for name in known]
+    is_in_order = done[0] and done == sorted(done, reverse=True) and (all(done) or not unknown)
+    if {"pages", "embeddings", "entries"} <= tables and not is_in_order:
         raise sqlite3.DatabaseError("its list of migrations is damaged")
-    if unknown := applied - known:
+    if unknown:
         raise UnknownDatabase(
             f"Its database is of a newer version (migration {min(unknown)}). Update this program, "
             "or choose another folder."

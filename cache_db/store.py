@@ -26,7 +26,7 @@ from cache_db.removal import release
 from cache_db.schema import UnknownDatabase
 from cache_db.session import Session
 from cache_db.trouble import Tally, Trouble
-from mrr.errors import InputRejected
+from mrr.errors import InputRejected, InvalidConfig
 from mrr.types import Page
 
 log = logging.getLogger("cache_db")
@@ -61,6 +61,10 @@ class PageStore:
         memory: whoever looks after a store must not be shown an empty one in its place.
         """
         budget_bytes = default_budget() if budget_bytes is None else budget_bytes
+        if min(budget_bytes, memory_bytes) < 0:
+            raise InvalidConfig(
+                f"budget_bytes is {budget_bytes} and memory_bytes {memory_bytes}; both are sizes."
+            )
         self._root, self._sizes = root, (budget_bytes, memory_bytes)
         self._note = "No folder was given; nothing outlives this process." if root is None else ""
         self._files: Files
@@ -102,15 +106,22 @@ class PageStore:
 
     # Pages
 
-    def add_page(self, page: Page, image: Image.Image) -> None:
+    def add_page(self, page: Page, image: Image.Image, *, alone: bool = False) -> None:
         """Keep a page and its canonical picture; no effect if they are there already.
+
+        alone: only if no page of another file of its scope has its source for a name.
 
         Raises
         ------
+        NameTaken: with `alone`, if one has.
         BudgetExceeded: if the picture does not fit, or the disk does not take it.
         ValueError: if image is not the RGB picture of that size.
         """
-        self._catalogue.add_page(page, image)
+        self._catalogue.add_page(page, image, alone=alone)
+
+    def note_file(self, page: Page, digest: str) -> Page:
+        """Say which file a page came from that was stored without its digest; the page then."""
+        return self._catalogue.note_file(page, digest)
 
     def page(self, page_id: str) -> Page | None:
         """A page by its id."""
@@ -120,9 +131,12 @@ class PageStore:
         """The pages of some scopes, in order of first adding."""
         return self._catalogue.pages(scopes)
 
-    def page_numbers(self, scope: str, beginning: str) -> dict[str, set[int]]:
-        """{name of a file: numbers of its pages} of a scope, where the name begins so."""
-        return self._catalogue.page_numbers(scope, beginning)
+    def sources(self, scope: str, beginning: str) -> dict[str, set[str]]:
+        """{name of a file: digests of the files that have it} of a scope, of names that begin so.
+
+        A digest is empty where a page came from no file.
+        """
+        return self._catalogue.sources(scope, beginning)
 
     def image(self, page_id: str) -> Image.Image | None:
         """The picture, bit for bit as it was added; None if it is gone or damaged."""

@@ -21,6 +21,7 @@ def add(
     engine: MiniReranker, files: Iterable[File] | File, page_range: str | None, scope: str
 ) -> AddReport:
     """See MiniReranker.add."""
+    engine.check_open()
     evicted = engine.store.stats().evicted
     done = list(add_iter(engine, files, page_range, scope))
     pages = tuple(x for x in done if isinstance(x, AddedPage))
@@ -110,6 +111,10 @@ def _shown(file: File) -> str:
 
 
 def _check_scope(scope: str) -> None:
+    try:
+        scope.encode()
+    except (AttributeError, UnicodeEncodeError):  # None, or a lone surrogate
+        raise InputRejected(f"The scope is {scope!r:.80}; it is a name, as 'public'.") from None
     if scope == DOCUMENTS:
         raise InputRejected(
             f"Pages in the scope {DOCUMENTS!r} are those that rerank() was given, and make room "

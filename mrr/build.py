@@ -57,13 +57,18 @@ def load_parts(
         return Parts(loaded, words, None)
     other = load_model(embedder, revision=embedder_revision, device=device, dtype=dtype, head=False)
     guide = Embedder(other)
-    if guide.loaded.cell != loaded.cell:
-        raise UnsupportedModel(
-            f"The embedder's visual tokens are {guide.loaded.cell} pixels wide and the "
-            f"reranker's {loaded.cell}; they must see the same tokens. Choose another embedder."
-        )
+    check_same_cells(loaded, guide.loaded)
     share_tower(loaded, guide.loaded)
     return Parts(loaded, words, guide)
+
+
+def check_same_cells(loaded: LoadedModel, guide: LoadedModel) -> None:
+    """Raise UnsupportedModel where a reranker and its embedder do not see the same tokens."""
+    if guide.cell != loaded.cell:
+        raise UnsupportedModel(
+            f"The embedder's visual tokens are {guide.cell} pixels wide and the "
+            f"reranker's {loaded.cell}; they must see the same tokens. Choose another embedder."
+        )
 
 
 def template_of(loaded: LoadedModel, requested: str | None) -> PromptTemplate:

@@ -212,7 +212,9 @@ def verify(folder: Path | None) -> None:
     """Read everything, drop what is damaged, report as JSON; exit code 1 if there was damage."""
     with _open_store(folder) as opened:
         report = opened.verify()
+        lost = [page.label for page in map(opened.page, report.bad) if page is not None]
     click.echo(json.dumps(asdict(report)))
+    _notes(tuple(f"The picture of {label} is damaged or gone; add it again." for label in lost))
     if not report.ok:
         raise SystemExit(1)
 
@@ -226,6 +228,8 @@ def clear(folder: Path | None, documents: bool, yes: bool) -> None:
     from cache_db.evict import DOCUMENTS
 
     if not yes:
+        if sys.stdin is None:
+            raise InputRejected("There is no one to ask whether to remove anything; use --yes.")
         what = "every picture that rerank() was given" if documents else "every page"
         click.confirm(f"Remove {what} from the store?", abort=True, err=True)
     with _open_store(folder) as opened:
@@ -340,6 +344,9 @@ def _notes(notes: tuple[str, ...]) -> None:
 
 def main() -> None:
     """Entry point: this package's own errors become one line and exit code 2."""
+    if sys.stdout is None:  # closed by the caller, and all work would be for nothing
+        click.echo("The output cannot be written: it is closed.", err=True)
+        raise SystemExit(2)
     if isinstance(sys.stdout, io.TextIOWrapper):  # or a label could end the output in a traceback
         sys.stdout.reconfigure(errors="replace")
     try:

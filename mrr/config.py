@@ -145,7 +145,7 @@ def paper_band(n_layers: int) -> tuple[int, int]:
     """(band start, exit layer) of the paper, scaled from 28 layers to other depths."""
     if n_layers in _PAPER_BANDS:
         return _PAPER_BANDS[n_layers]
-    exit_layer = max(2, round(n_layers * 16 / 28))
+    exit_layer = min(n_layers, max(2, round(n_layers * 16 / 28)))
     return min(round(n_layers * 8 / 28), exit_layer - 1), exit_layer
 
 

@@ -50,5 +50,9 @@ class CorruptEntry(MRRError):
     """A stored entry failed its length, digest or header check. Callers treat it as a miss."""
 
 
+class NameTaken(MRRError):
+    """Two files of one name were added at the same moment; the later one gets another name."""
+
+
 class BudgetExceeded(MRRError):
     """An entry does not fit in the store's byte budget, whatever is evicted."""

@@ -23,7 +23,7 @@ from mrr.model.vision import Sight
 from mrr.pages.keys import entry_key, page_id
 from mrr.prune import kept_tokens
 from mrr.resident import Resident
-from mrr.sources import Sources
+from mrr.sources import is_anothers, is_of_file, keep
 from mrr.timing import Stages
 from mrr.types import AddedPage, Page, PageImage
 
@@ -39,8 +39,7 @@ class PageCache:
     """Page K/V of one configuration, computed at most once.
 
     pages: the store that knows pages, pictures and embeddings. kv: the store of K/V entries, by
-    default the same. resident: where K/V stays on an accelerator between queries. sources: which
-    file has which name.
+    default the same. resident: where K/V stays on an accelerator between queries.
     """
 
     def __init__(
@@ -50,14 +49,12 @@ class PageCache:
         pages: PageStore,
         kv: PageStore | None = None,
         resident: Resident | None = None,
-        sources: Sources | None = None,
     ) -> None:
         self.scorer = scorer
         self.embedder = embedder
         self.pages = pages
         self.kv = kv or pages
         self.resident = resident
-        self.sources = sources or Sources()
         self.embedding_fingerprint = (
             "" if embedder is None else embedder.fingerprint(scorer.min_pixels, scorer.max_pixels)
         )
@@ -74,16 +71,18 @@ class PageCache:
         begin = time.perf_counter()
         page = page or page_of(item, scope)
         there = self.pages.page(page.page_id)
-        known, is_others = there is not None, False
-        if there is not None:
-            page = there
-            is_others = scope != DOCUMENTS and self.sources.met(page, item)
-        elif scope != DOCUMENTS:  # those are listed nowhere
-            page = self.sources.named(page, item.file, self.pages)
-        self.pages.add_page(page, item.image)
+        known, is_listed = there is not None, scope != DOCUMENTS
+        if there is None and is_listed:
+            page = keep(page, item.image, self.pages)
+        else:
+            page = there or page
+            self.pages.add_page(page, item.image)  # its picture may have been lost
+            if known and is_listed and is_of_file(page, item):
+                page = self.pages.note_file(page, item.file_digest)
         try:
             added = self._computed(page, item.image, known, begin)
-            return replace(added, added_as=item.label) if is_others else added
+            shared = known and is_listed and is_anothers(page, item)
+            return replace(added, added_as=item.label) if shared else added
         except NotFinite:
             if not known:  # a page that cannot be scored is not one of the store's
                 self.pages.remove_pages([page.page_id])
@@ -305,4 +304,5 @@ def page_of(item: PageImage, scope: str) -> Page:
         width=item.image.width,
         height=item.image.height,
         scope=scope,
+        file_digest=item.file_digest,
     )

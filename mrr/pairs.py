@@ -184,6 +184,8 @@ def _text_logits(engine: MiniReranker, picture: Image.Image, texts: list[str]) -
 
 def _candidate(engine: MiniReranker, text: str, name: str) -> str:
     """A candidate text as the model will read it; refused, never cut, where it is too long."""
+    if not isinstance(text, str):
+        raise InputRejected(f"{name.capitalize()} is {text!r:.80}; every candidate is a text.")
     limits = replace(engine.limits, max_query_chars=max(len(text), 1))
     try:
         cleaned, _ = clean_query(text, limits)
@@ -224,7 +226,10 @@ def predict(
     # Pictures are told apart by identity, so each must stay where it is.
     listed = cast(list[tuple[Document, Document]], [pairs] if one else _listed(pairs, "pair"))
     groups: dict[int | str, list[int]] = {}
-    for i, (first, second) in enumerate(listed):
+    for i, pair in enumerate(listed):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise InputRejected(f"Pair {i} is {pair!r:.80}; a pair has two sides.")
+        first, second = pair
         _check_pair(engine, first, second, f"pair {i}")
         groups.setdefault(str(first) if isinstance(first, str) else id(first), []).append(i)
     logits = np.empty(len(listed), dtype=np.float32)

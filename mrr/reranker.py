@@ -34,7 +34,6 @@ from mrr.pages.ingest import File
 from mrr.pages.sandbox import Decoder
 from mrr.query import clean_query
 from mrr.resident import resident_for
-from mrr.sources import Sources
 from mrr.types import (
     AddedPage,
     AddReport,
@@ -91,7 +90,6 @@ class MiniReranker:
         self._dense_resident = resident_for(loaded.device)
         self._graphs = graphs_for(loaded)
         self.recognized = Recognized()
-        self.sources = Sources()
         self._configure(config)
 
     @classmethod
@@ -187,9 +185,7 @@ class MiniReranker:
             logger.warning(note)  # `rerank` returns results without notes
             self.notes += (note,)
         dense = scorer.config.dense(self.loaded.n_layers, lossless(self.loaded.dtype))
-        self.cache = PageCache(
-            scorer, self.embedder, self.store, resident=self._resident, sources=self.sources
-        )
+        self.cache = PageCache(scorer, self.embedder, self.store, resident=self._resident)
         dense_scorer = Scorer(self.loaded, self.encoder, dense, graphs=self._graphs)
         self.dense_cache = PageCache(
             dense_scorer, self.embedder, self.store, self._dense_store, self._dense_resident
@@ -252,6 +248,7 @@ class MiniReranker:
 
     def remove_pages(self, pages: Iterable[PageLike] | PageLike) -> int:
         """Remove pages and whatever was computed from them; returns how many there were."""
+        self.check_open()
         page_ids = page_ids_of(pages)
         with self.lock:  # what is being encoded now would be stored after its page was gone
             self._dense_store.remove_pages(page_ids)
@@ -262,6 +259,7 @@ class MiniReranker:
 
     def remove_scope(self, scope: str) -> int:
         """Remove all pages of a scope; returns how many there were."""
+        self.check_open()
         return self.remove_pages(self.store.pages([scope]))
 
     # ------------------------------------------------------------------ add

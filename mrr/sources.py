@@ -8,87 +8,62 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePath
 
+from PIL import Image
+
 from cache_db.store import PageStore
+from mrr.errors import NameTaken
 from mrr.types import Page, PageImage
 
-_MAX_FILES = 4096
 # What follows a file's name in a label that was made of it.
 _TAIL = re.compile(r"( p\. .+| \(first (frame|page)\))?", re.DOTALL)
 _FIRST_OF_TIFF = " (first page)"  # its only page, before all of them were read
 
 
-class Sources:
-    """Which file has which name, as far as it came by; used under the engine's lock.
+def keep(page: Page, image: Image.Image, store: PageStore) -> Page:
+    """Store a page that is new, under a name that no other file of its scope has; the page then.
 
-    The store remembers names and page numbers, and no files: there, another page under the same
-    number is what tells two files apart.
+    A picture in memory, which came from no file, keeps its name, and so does a label that was
+    given by hand.
     """
+    tail = _tail(page)
+    if not page.file_digest or tail is None:
+        store.add_page(page, image)
+        return page
+    while True:
+        name = _free_name(page, store)
+        renamed = replace(page, source=name, label=name + tail)
+        try:
+            store.add_page(renamed, image, alone=True)
+            return renamed
+        except NameTaken:  # by another engine, at the same moment
+            continue
 
-    def __init__(self) -> None:
-        self._names: OrderedDict[tuple[str, str], str] = OrderedDict()  # (scope, file): its name
-        self._files: dict[tuple[str, str], str] = {}  # (scope, name): whose it is
 
-    def named(self, page: Page, file: str, store: PageStore) -> Page:
-        """A page that is new to the store, under a name that no other file of its scope has.
+def _free_name(page: Page, store: PageStore) -> str:
+    """The name that the page's file has already, or the first that nobody has."""
+    files = store.sources(page.scope, PurePath(page.source).stem)
+    for name, digests in files.items():
+        if digests == {page.file_digest} and is_numbered(name, page.source):
+            return name
+    return next(name for name in numbered(page.source) if name not in files)
 
-        file: a digest of the file that it came from, empty where there was none: a picture in
-        memory keeps its name, and so does a label that was given by hand.
-        """
-        tail = _tail(page)
-        if not file or tail is None:
-            return page
-        numbers = store.page_numbers(page.scope, PurePath(page.source).stem)
-        names: Iterator[str] = numbered(page.source)
-        mine = self._names.get((page.scope, file), "")
-        if mine in numbers and is_numbered(mine, page.source):
-            names = itertools.chain([mine], names)
-        for name in names:
-            if name not in numbers:
-                self._files.pop((page.scope, name), None)  # whose pages are gone
-                break
-            is_ours = self._files.get((page.scope, name), file) == file
-            if is_ours and page.page_num not in numbers[name]:
-                break
-        self._remember(page.scope, file, name)
-        return replace(page, source=name, label=name + tail)
 
-    def met(self, page: Page, item: PageImage) -> bool:
-        """Take note of a page that the store knows; whether another file has it, as far as known.
+def is_anothers(page: Page, item: PageImage) -> bool:
+    """Whether a page that is stored came from another file than this one, or under another name.
 
-        It tells a file's name where neither is known yet. Later it may be a blank page or a cover,
-        which many files have.
-        """
-        if not item.file or _tail(item) is None:
-            return not is_renamed(page, item)
-        mine = self._names.get((page.scope, item.file))
-        owner = self._files.get((page.scope, page.source))
-        if mine is None and owner is None and is_renamed(page, item):
-            self._remember(page.scope, item.file, page.source)
-            return False
-        if owner is not None and owner != item.file:
-            return True
-        return not is_renamed(page, item) or (mine is not None and mine != page.source)
+    That may be a blank page or a cover, which many files have.
+    """
+    digests = {page.file_digest, item.file_digest} - {""}
+    return len(digests) > 1 or not is_renamed(page, item)
 
-    def _remember(self, scope: str, file: str, name: str) -> None:
-        before = self._names.get((scope, file))
-        if before is not None and before != name:
-            self._let_go(scope, file, before)
-        self._names[scope, file] = name
-        self._names.move_to_end((scope, file))
-        self._files.setdefault((scope, name), file)
-        if len(self._names) > _MAX_FILES:
-            (old_scope, old_file), old = self._names.popitem(last=False)
-            self._let_go(old_scope, old_file, old)
 
-    def _let_go(self, scope: str, file: str, name: str) -> None:
-        """A file gives a name up, if it is its own."""
-        if self._files.get((scope, name)) == file:
-            del self._files[scope, name]
+def is_of_file(page: Page, item: PageImage) -> bool:
+    """Whether a page that is stored without its file's digest is of this file, by its name."""
+    return not page.file_digest and bool(item.file_digest) and is_renamed(page, item)
 
 
 def numbered(name: str) -> Iterator[str]:
@@ -97,12 +72,6 @@ def numbered(name: str) -> Iterator[str]:
     yield name
     for n in itertools.count(2):
         yield f"{path.stem} ({n}){path.suffix}"
-
-
-def _tail(page: Page | PageImage) -> str | None:
-    """What follows the file's name in a label; None in one that was given by hand."""
-    tail = page.label.removeprefix(page.source)
-    return tail if page.label.startswith(page.source) and _TAIL.fullmatch(tail) else None
 
 
 def is_renamed(page: Page, item: PageImage) -> bool:
@@ -120,3 +89,9 @@ def is_numbered(name: str, of: str) -> bool:
     path = PurePath(of)
     pattern = re.escape(path.stem) + r" \(\d+\)" + re.escape(path.suffix)
     return name == of or re.fullmatch(pattern, name) is not None
+
+
+def _tail(page: Page) -> str | None:
+    """What follows the file's name in a label; None in one that was given by hand."""
+    tail = page.label.removeprefix(page.source)
+    return tail if page.label.startswith(page.source) and _TAIL.fullmatch(tail) else None

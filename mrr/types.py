@@ -30,14 +30,14 @@ class PageImage:
     label: what a person calls it ("report.pdf p. 3"); never a path.
     source: name of the file it came from, without folders.
     page_num: 1-based; 1 for a plain image.
-    file: a digest of that file, which tells two of one name apart; empty where there was none.
+    file_digest: of that file, which tells two of one name apart; empty where there was none.
     """
 
     image: Image.Image
     label: str
     source: str
     page_num: int
-    file: str = ""
+    file_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ class Page:
     width, height: pixels of the canonical page; the model sees it resized, and its (R, C) token
     grid divides the page evenly whatever the size.
     scope: who may see it: "public", or one session's secret.
+    file_digest: of the file that it was first added from; empty where there was none, or where it
+    was added before digests were kept.
     """
 
     page_id: str
@@ -57,6 +59,7 @@ class Page:
     width: int
     height: int
     scope: str
+    file_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +278,8 @@ class Occlusion:
     same for every query; absent for the control pruners). A stopped measurement lacks "occlusion",
     and may lack more.
     random_deltas: (n_random,) the control, as many kept cells of as many random blocks, set by set
-    like the top set of one map after the other; fewer, or none, where the work was stopped first.
+    like the top set of one map after the other; fewer, or none, where the work was stopped first,
+    and none where there are too few blocks for another set than the top ones.
     """
 
     delta: np.ndarray

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -345,6 +346,36 @@ def test_output_that_cannot_be_written_is_one_sentence_and_exit_code_2(tmp_path:
         )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == "The output cannot be written: No space left on device.\n"
+
+
+@pytest.mark.parametrize(
+    ("closed", "sentence"),
+    [(">&-", "The output cannot be written: it is closed."), ("<&-", "There is no one to ask")],
+)
+def test_a_stream_that_is_closed_is_one_sentence_and_exit_code_2(
+    tmp_path: Path, closed: str, sentence: str
+) -> None:
+    with PageStore(tmp_path) as opened:
+        opened.add_page(make_page(), picture(0))
+    command = shlex.join([sys.executable, "-m", "mrr", "store", "clear", "--store", str(tmp_path)])
+    done = subprocess.run(
+        f"{command} {closed}", shell=True, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(sentence) and done.stderr.count("\n") == 1
+    with PageStore(tmp_path) as opened:
+        assert opened.stats().n_pages == 1
+
+
+def test_verify_names_the_page_whose_picture_is_gone(tmp_path: Path) -> None:
+    with PageStore(tmp_path) as opened:
+        opened.add_page(make_page(), picture(0))
+    for file in (tmp_path / "files").glob("*.png"):
+        file.write_bytes(b"nothing")
+    for _ in range(2):
+        done = mrr("store", "verify", store=tmp_path)
+        assert json.loads(done.stdout)["bad"] == [make_page().page_id] and done.exit_code == 1
+        assert done.stderr == "The picture of a.png is damaged or gone; add it again.\n"
 
 
 def test_a_loop_of_links_is_no_store(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def test_bands_of_the_paper() -> None:
     assert paper_band(36) == (8, 21)
 
 
-@pytest.mark.parametrize("n_layers", range(2, 80))
+@pytest.mark.parametrize("n_layers", range(1, 80))
 def test_every_depth_gets_a_band_that_fits(n_layers: int) -> None:
     config = RerankConfig().resolve(n_layers)
     assert 0 <= config.band[0] < config.band[1] == config.exit_layer <= n_layers

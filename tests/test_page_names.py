@@ -97,6 +97,9 @@ def test_pages_that_are_not_there_are_counted_in_a_note(
 def test_the_scope_of_pictures_in_hand_is_nobody_elses(reranker: MiniReranker) -> None:
     with pytest.raises(InputRejected, match="choose another name"):
         reranker.add(picture(0), scope="documents")
+    for scope in (None, b"public", "half \ud800"):
+        with pytest.raises(InputRejected, match=r"^The scope is .* it is a name"):
+            reranker.add(picture(0), scope=scope)
 
 
 def test_an_engine_closes_itself_at_the_end_of_its_block(reranker: MiniReranker) -> None:

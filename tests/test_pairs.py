@@ -295,6 +295,8 @@ def test_rank_texts_runs_the_picture_as_the_query(reranker: MiniReranker) -> Non
 def test_a_candidate_text_is_refused_rather_than_cut(reranker: MiniReranker) -> None:
     with pytest.raises(InputRejected, match="Text 1 has"):
         reranker.rank_texts(DOCUMENTS[0], ["a", "word " * 5000])
+    with pytest.raises(InputRejected, match="Text 1 is None; every candidate is a text"):
+        reranker.rank_texts(picture(0), ["a", None])
     with pytest.raises(InputRejected, match="Text 1 is empty"):
         reranker.rank_texts(DOCUMENTS[0], ["a", " "])
     long = ["word " * 600 + end for end in ("red", "blue")]
@@ -478,6 +480,7 @@ def test_a_pair_is_refused_by_its_own_position(reranker: MiniReranker) -> None:
         (("  ", DOCUMENTS[0]), "Pair 3: Type a query first"),
         ((None, DOCUMENTS[0]), "Pair 3 has a side that is None"),
         (("q", 5), "Pair 3 has a side that is 5"),
+        (("q", DOCUMENTS[0], 1), "Pair 3 is .* a pair has two sides"),
         ((DOCUMENTS[1], ""), "Pair 3 is empty"),
         ((DOCUMENTS[1], DOCUMENTS[2]), "Both sides of pair 3 are pictures"),
     ):

@@ -197,6 +197,8 @@ def test_an_engine_that_is_closed_says_so_even_where_its_store_is_open(pair, tmp
             lambda: engine.rank_texts(picture(1), ["blue page"]),
             lambda: engine.explain("blue page", page),
             lambda: engine.lenses("blue page", [page]),
+            lambda: engine.remove_pages(page),
+            lambda: engine.remove_scope("public"),
         ):
             with pytest.raises(Closed, match="from_pretrained"):
                 use()
@@ -888,10 +890,10 @@ def test_a_page_that_was_added_as_the_first_of_its_file_is_known(reranker: MiniR
     first, second = (image.convert("L") for image in pictures()[:2])
     tiff = make_tiff([first, second])
     item = next(iter(reranker.decode([("scan.tif", tiff)])))
-    alone = reranker.add_page(replace(item, label="scan.tif (first page)", file=""))
+    alone = reranker.add_page(replace(item, label="scan.tif (first page)", file_digest=""))
     again = reranker.add([("scan.tif", tiff)])
     assert [page.outcome for page in again] == ["hit", "encoded"]
-    assert again.pages[0].page == alone.page and again.pages[1].page.label == "scan.tif p. 2"
+    assert [page.page.label for page in again] == [alone.page.label, "scan.tif p. 2"]
     assert [page.added_as for page in again] == [None, None] and again.notes == ()
 
 

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from cache_db.store import PageStore
 from mrr import MiniReranker
-from mrr.sources import is_numbered
+from mrr.page_cache import page_of
+from mrr.sources import is_numbered, keep
+from mrr.types import PageImage
 from tests.pages.files import encoded, fill, make_pdf
 from tests.tiny import picture
 
@@ -83,6 +86,21 @@ def test_more_pages_of_a_file_join_those_that_are_there(
         ]
 
 
+def test_a_page_stored_without_its_file_s_digest_gets_it_when_the_file_comes_again(
+    reranker: MiniReranker,
+) -> None:
+    """As in a store of an earlier version: pages that follow join it then."""
+    file = pdf(n_pages=3, seed=1)
+    first = next(iter(reranker.decode([("report.pdf", file)])))
+    assert isinstance(first, PageImage)
+    reranker.add_page(replace(first, file_digest=""))
+    added = reranker.add([("report.pdf", file)])
+    assert _labels(reranker) == [f"report.pdf p. {n}" for n in (1, 2, 3)]
+    (digest,) = {page.file_digest for page in reranker.store.pages(["public"])}
+    assert digest == first.file_digest and {a.page.file_digest for a in added} == {digest}
+    assert added.notes == ()
+
+
 def test_pictures_in_memory_are_no_files_and_keep_their_names(reranker: MiniReranker) -> None:
     reranker.add([picture(1), ("chart", picture(2)), ("chart", picture(3))])
     assert _labels(reranker) == ["image", "chart", "chart"]
@@ -135,26 +153,62 @@ def test_a_blank_page_that_two_files_share_joins_them_nowhere(
 
 
 def test_pages_that_another_version_of_a_file_has_already_are_told(
-    reranker: MiniReranker,
+    reranker: MiniReranker, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """They go with it."""
+    """They go with it. It is known after a restart too, from the first of them on."""
     old, new = (make_pdf([fill(0.1, 0.1, 0.5), fill(n / 10, 0.9, 0.5)]) for n in (1, 2))
     reranker.add([("report.pdf", old)])
-    added = reranker.add([("report.pdf", new)])
+    reranker.close()
+    with MiniReranker.from_pretrained(
+        pair[0], embedder=pair[1], store=tmp_path / "store", self_check=False
+    ) as later:
+        added = later.add([("report.pdf", new)])
     assert [page.page.label for page in added] == ["report.pdf p. 1", "report (2).pdf p. 2"]
     assert [page.added_as for page in added] == ["report.pdf p. 1", None]
     (note,) = added.notes
     assert note.startswith("report.pdf p. 1 of another file shows the same as report.pdf p. 1")
 
 
-def test_what_is_remembered_of_files_is_bounded(
-    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
+def test_files_that_have_no_page_number_in_common_are_two_documents(
+    reranker: MiniReranker, pair: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("mrr.sources._MAX_FILES", 3)
-    for n in range(6):
-        reranker.add([("report.pdf", pdf(n_pages=1, seed=n))])
-    assert len(reranker.sources._names) == len(reranker.sources._files) == 3
-    assert _labels(reranker)[-1] == "report (6).pdf p. 1"
+    """Also where another engine has added the first of them."""
+    one, other = pdf(n_pages=4, seed=1), pdf(n_pages=4, seed=2)
+    reranker.add([("report.pdf", one)], page_range="1-2")
+    with MiniReranker.from_pretrained(
+        pair[0], embedder=pair[1], store=tmp_path / "store", self_check=False
+    ) as second:
+        second.add([("report.pdf", other)], page_range="3-4")
+        reranker.add([("report.pdf", one)], page_range="3-4")
+    assert _labels(reranker) == [
+        "report.pdf p. 1", "report.pdf p. 2",
+        "report (2).pdf p. 3", "report (2).pdf p. 4",
+        "report.pdf p. 3", "report.pdf p. 4",
+    ]  # fmt: skip
+
+
+def test_files_that_two_engines_add_at_the_same_moment_are_two_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second has looked for a free name before the first takes it."""
+    pages = {n: replace(page_of(_item(n), "public"), file_digest=f"{n}") for n in (1, 2)}
+    with PageStore(tmp_path / "store") as one, PageStore(tmp_path / "store") as other:
+        look = PageStore.sources
+
+        def slow(store: PageStore, scope: str, beginning: str) -> dict[str, set[str]]:
+            found = look(store, scope, beginning)
+            if store is other and not one.pages([scope]):
+                assert keep(pages[1], _item(1).image, one) == pages[1]
+            return found
+
+        monkeypatch.setattr(PageStore, "sources", slow)
+        kept = keep(pages[2], _item(2).image, other)
+        assert kept.label == kept.source == "report (2).png"
+        assert [page.source for page in one.pages(["public"])] == ["report.png", "report (2).png"]
+
+
+def _item(n: int) -> PageImage:
+    return PageImage(picture(n), "report.png", "report.png", 1)
 
 
 def test_a_name_that_nobody_has_any_more_is_free(reranker: MiniReranker) -> None:

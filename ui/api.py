@@ -44,8 +44,14 @@ def build_api(bench: Workbench, tabs: Tabs, state: gr.State) -> None:
         tabs.opened(request.session_hash, session)
         if system not in SYSTEMS:
             raise InputRejected(f"No system {system!r}; choose one of {', '.join(SYSTEMS)}.")
-        if not 1 <= top_k <= MAX_TOP_K:
-            raise InputRejected(f"top_k is {top_k:g}; it must be from 1 to {MAX_TOP_K}.")
+        if not isinstance(query, str):
+            raise InputRejected(f"query is {query!r:.40}; it is a text.")
+        is_whole = isinstance(top_k, int | float) and not isinstance(top_k, bool)
+        if not is_whole or top_k % 1 or not 1 <= top_k <= MAX_TOP_K:
+            said = f"{top_k:g}" if is_whole else f"{top_k!r:.40}"
+            raise InputRejected(
+                f"top_k is {said}; it must be a whole number from 1 to {MAX_TOP_K}."
+            )
         engine = bench.engine(session.settings)
         ranked = bench.run(
             type(engine).rank,
@@ -77,11 +83,11 @@ def build_api(bench: Workbench, tabs: Tabs, state: gr.State) -> None:
 
     @_refusing
     def add(
-        files: Sequence[str] | None, page_range: str, session: Session, request: gr.Request
+        files: Sequence[str] | None, page_range: str | None, session: Session, request: gr.Request
     ) -> dict[str, Any]:
         tabs.opened(request.session_hash, session)
         received = read_uploads(bench, session, files)
-        *_, work = upload(bench, session, received, page_range.strip() or None)
+        *_, work = upload(bench, session, received, (page_range or "").strip() or None)
         return {
             "pages": [
                 {

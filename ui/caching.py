@@ -220,8 +220,8 @@ def check_quota(bench: Workbench, session: Session, sizes: Sequence[int]) -> Non
     total = session.uploaded_bytes + sum(size for size in sizes if size <= max_bytes)
     if bench.hosted and total > MAX_SESSION_BYTES:
         raise InputRejected(
-            f"That would make {total / 1e6:.0f} MB uploaded in this session; the limit here is "
-            f"{MAX_SESSION_BYTES / 1e6:.0f} MB. Remove your pages first, or run the app yourself."
+            f"That would make {total / 2**20:.0f} MB uploaded in this session; the limit here is "
+            f"{MAX_SESSION_BYTES / 2**20:.0f} MB. Remove your pages first, or run the app yourself."
         )
     session.uploaded_bytes = total
 

@@ -72,6 +72,12 @@ def cache_examples(bench: Workbench) -> None:
         log.warning("The examples stop here: %s", error)
     finally:
         examples.finished = True
+    if bench.hosted and (n_others := len(bench.other_public_pages())):
+        log.warning(
+            "Everyone who opens this app sees %d pages that are no examples: they were added to "
+            "its store at home, or by mrr add. Choose another MRR_CACHE_DIR if they should not.",
+            n_others,
+        )
 
 
 def _measure_once(bench: Workbench) -> None:

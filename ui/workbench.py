@@ -144,6 +144,11 @@ class Workbench:
         known = self.examples.finished and not self.hosted
         return known and page.page_id not in set(self.examples.page_ids.values())
 
+    def other_public_pages(self) -> list[Page]:
+        """What everyone sees beside the examples: pages that were kept, or added by `mrr add`."""
+        examples = set(self.examples.page_ids.values())
+        return [p for p in self.store.pages([PUBLIC]) if p.page_id not in examples]
+
     def thumbnail(self, page: Page) -> str:
         """A small picture as a data URI; empty where the store has lost the picture."""
         known = self.thumbnails.get(page.page_id)

@@ -44,7 +44,8 @@ def occlude(
 
     rankings: {name: (R, C)} maps whose top cells are put to the test; the block deltas are added
     as "occlusion". The control comes first, so that a map that was stopped has it too.
-    n_random: sets in all; each is drawn to be like the top set of one ranking, in turn.
+    n_random: sets in all; each is drawn to be like the top set of one ranking, in turn. There are
+    none where the page has too few blocks for any set but the top ones.
     seed: of the random sets. progress(done, total) counts passes over the page. stop is asked
     after every batch of them; what was measured until then is returned. lock is held for one
     batch at a time.
@@ -57,15 +58,13 @@ def occlude(
     n_top = max(1, round(TOP_SHARE * len(own)))
     rng = np.random.default_rng(seed)
     maps = [values.reshape(-1)[page.kept] for values in rankings.values()]
+    best = [top_cells(own, values, n_top) for values in maps]
     by_turns = islice(cycle(maps or [rng.random(len(own))]), n_random)
-    sets = np.stack(
-        [
-            np.zeros(len(own), dtype=bool),
-            *(top_cells(own, values, n_top) for values in maps),
-            *(top_cells(own, shuffled(own, values, rng), n_top) for values in by_turns),
-            *(own == present[:, None]),
-        ]
-    )
+    control = [top_cells(own, shuffled(own, values, rng), n_top) for values in by_turns]
+    if best and all(map(np.array_equal, control, cycle(best))):  # nothing could be exchanged
+        control = []
+    none = np.zeros(len(own), dtype=bool)
+    sets = np.stack([none, *best, *control, *(own == present[:, None])])
     total = len(sets) + 1
 
     def hide(some: np.ndarray, done: int) -> np.ndarray:
@@ -74,7 +73,7 @@ def occlude(
 
     logits = hide(sets, 0)
     base = logits[0]
-    tops, randoms, singles = np.split(logits[1:] - base, [len(rankings), len(rankings) + n_random])
+    tops, randoms, singles = np.split(logits[1:] - base, [len(best), len(best) + len(control)])
     known = ~np.isnan(singles)
     delta = np.zeros(blocks.max() + 1, dtype=np.float32)
     delta[present[known]] = singles[known]

@@ -16,7 +16,9 @@ def occlusion_verdict(occlusion: Occlusion, ranking: str = "contrast") -> str:
     """Whether hiding the cells that a ranking puts first did more than hiding random ones."""
     random, n = occlusion.random_deltas, occlusion.n_top
     if ranking not in occlusion.top_deltas or not len(random):
-        return "The control was not run: read the map as a measurement of this one page, no more."
+        is_whole = ranking in occlusion.top_deltas and occlusion.measured.all()
+        why = "cannot be drawn from so few blocks" if is_whole else "was not run"
+        return f"The control {why}: read the map as a measurement of this one page, no more."
     top = occlusion.top_deltas[ranking]
     low, high = float(random.min()), float(random.max())
     cells = f"the {n} cells that" if n > 1 else "the one cell that"

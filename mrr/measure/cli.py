@@ -45,8 +45,9 @@ def _names(known: tuple[str, ...] | None) -> Any:
         for name in names:
             if known and name not in known:
                 raise click.BadParameter(f"{name} is none of {', '.join(known)}.", param=param)
-        if known and not names:
-            raise click.BadParameter(f"name at least one of {', '.join(known)}.", param=param)
+        if value is not None and not names:
+            some = f" of {', '.join(known)}" if known else ""
+            raise click.BadParameter(f"name at least one{some}.", param=param)
         return names
 
     return split

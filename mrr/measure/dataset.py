@@ -8,12 +8,15 @@ qrels.tsv       query id, 0, page id, grade   (as trec_eval reads it)
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mrr.errors import InputRejected
+
+_GRADE = re.compile(r"-?[0-9]{1,4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ def _page(root: Path, where: str, row: Mapping[str, Any]) -> CorpusPage:
     if not file.is_relative_to(root.resolve()) or not file.is_file():
         raise InputRejected(f"{where} names {name}, which is not a file of this folder.")
     page_num = row.get("page_num", 1)
-    if not isinstance(page_num, int) or page_num < 1:
+    if type(page_num) is not int or page_num < 1:  # true is an int too
         raise InputRejected(f"{where} has page_num {page_num!r}; pages are counted from 1.")
     return CorpusPage(_text(row, "page_id", where), file, page_num)
 
@@ -92,14 +95,19 @@ def _qrels(path: Path, page_ids: set[str], query_ids: set[str]) -> dict[str, dic
     qrels: dict[str, dict[str, int]] = {}
     for where, line in _lines(path):
         fields = line.split()
-        if len(fields) != 4 or not fields[3].lstrip("-").isdigit():
-            raise InputRejected(f"{where} is not a query id, 0, a page id and a whole grade.")
+        if len(fields) != 4 or not _GRADE.fullmatch(fields[3]):
+            raise InputRejected(
+                f"{where} is not a query id, 0, a page id and a whole grade of up to 4 digits."
+            )
         query_id, _, page_id, grade = fields
         if query_id not in query_ids:
             raise InputRejected(f"{where} labels query {query_id}, which queries.jsonl lacks.")
         if page_id not in page_ids:
             raise InputRejected(f"{where} labels page {page_id}, which corpus.jsonl lacks.")
-        qrels.setdefault(query_id, {})[page_id] = int(grade)
+        grades = qrels.setdefault(query_id, {})
+        if page_id in grades:
+            raise InputRejected(f"{where} labels page {page_id} a second time for {query_id}.")
+        grades[page_id] = int(grade)
     return qrels
 
 
@@ -118,7 +126,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     if not path.is_file():
         raise InputRejected(f"The folder has no {path.name}.")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some programs begin with a mark
     except UnicodeDecodeError:
         raise InputRejected(f"{path.name} is not UTF-8 text.") from None
     for number, line in enumerate(text.split("\n"), start=1):
@@ -142,8 +150,10 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _text(row: Mapping[str, Any], key: str, where: str) -> str:
     value = row.get(key)
-    if not isinstance(value, str) or not value.strip():
+    if value is None or (isinstance(value, str) and not value.strip()):
         raise InputRejected(f'{where} has no "{key}".')
+    if not isinstance(value, str):
+        raise InputRejected(f'{where} has {value!r:.40} for its "{key}", which is no text.')
     return value
 
 

@@ -116,6 +116,8 @@ def measure_latency(
         raise InputRejected("A measurement needs a cached page, one warm-up and one repeat.")
     reranker.clean(query)  # refuses what no system could rank
     systems, notes = _possible(reranker, systems)
+    if not systems:
+        raise InputRejected(" ".join(("There is no system to measure.", *notes)))
     reusing = {s for s in systems if s != "original" and reranker.cache.scorer.image_first}
     few = pages[:max_original_pages]
     chosen = {s: {p.page_id for p in (pages if s in reusing else few)} for s in systems}

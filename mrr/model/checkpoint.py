@@ -47,8 +47,6 @@ def local_folder(name: str | Path, revision: str | None) -> Path:
         raise InputRejected(f"There is no checkpoint folder {path.name}; check the path.")
     hub_id, _, commit = str(name).partition("@")
     revision = revision or commit or None
-    if not _COMMIT.fullmatch(revision or ""):  # a branch or tag moves
-        logger.warning("%s is not pinned to a commit; name it %s@<commit>.", name, hub_id)
     try:
         fetched = Path(snapshot_download(hub_id, revision=revision, allow_patterns=_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
@@ -56,6 +54,8 @@ def local_folder(name: str | Path, revision: str | None) -> Path:
             f"{name} is neither a folder here nor a checkpoint that could be fetched from the "
             "hub. Check the name, the revision and the network."
         ) from None
+    if not _COMMIT.fullmatch(revision or ""):  # a branch or tag moves
+        logger.warning("%s is not pinned to a commit; name it %s@<commit>.", name, hub_id)
     return _checked(fetched, f"{name} on the hub")
 
 

@@ -61,6 +61,8 @@ def page_numbers(page_range: str | None, name: str, n_pages: int) -> Sequence[in
 
 def parse_range(page_range: str) -> list[tuple[int, int]]:
     """Parse "1-3,7" into (first, last) of each part. Raises InputRejected for another form."""
+    if not isinstance(page_range, str):
+        raise InputRejected(f"A page range is text, such as 1-3,7; this one is {page_range!r:.40}.")
     parts = []
     for part in page_range.split(","):
         match = _RANGE_PART.fullmatch(part.strip())

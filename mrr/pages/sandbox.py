@@ -91,7 +91,7 @@ class Decoder:
         with self._lock:
             opened = self._open(shown, data, caller)
         wanted = page_numbers(page_range if opened.has_pages else None, shown, opened.n_pages)
-        file, n_read = xxhash.xxh3_128_hexdigest(data), 0
+        digest, n_read = xxhash.xxh3_128_hexdigest(data), 0
         for place, page_num in enumerate(wanted[: self.limits.max_pdf_pages]):
             try:
                 with self._lock:
@@ -111,7 +111,7 @@ class Decoder:
             else:
                 label = f"{shown} ({opened.still})" if opened.still else shown
             n_read += 1
-            yield PageImage(image, label, shown, page_num, file)
+            yield PageImage(image, label, shown, page_num, digest)
         if len(wanted) > self.limits.max_pdf_pages:
             raise InputRejected(_too_many(shown, wanted, self.limits.max_pdf_pages))
 

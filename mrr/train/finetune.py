@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mrr.build import template_of, trained_config
-from mrr.config import RerankConfig
+from mrr.build import check_same_cells, template_of, trained_config
+from mrr.config import Limits, RerankConfig
 from mrr.errors import InputRejected
 from mrr.measure.dataset import Dataset, read_dataset
 from mrr.model.embedder import Embedder
@@ -32,6 +32,7 @@ from mrr.model.vision import Pixels, Sight
 from mrr.pages.ingest import read_pages
 from mrr.pages.sandbox import Decoder
 from mrr.prune import kept_tokens
+from mrr.query import clean_query
 from mrr.timing import Stages
 from mrr.train.adapter import save_adapter
 from mrr.train.fit import Step, fit
@@ -99,9 +100,23 @@ class Tuner:
         rows = self.loaded.model.lm_head.weight.detach()
         yes, no = self.encoder.positive_id, self.encoder.negative_id
         self.direction = rows[yes].float() - rows[no].float()
-        self.embedder = Embedder(load_model(plan.embedder, head=False)) if plan.embedder else None
+        self.embedder: Embedder | None = None
+        if plan.embedder is not None:
+            self.embedder = Embedder(load_model(plan.embedder, head=False))
+            check_same_cells(self.loaded, self.embedder.loaded)
         if self.embedder is None and self.config.pruner == "embedder":
             raise InputRejected("Pruning by the embedder needs one: pass embedder, or keep all.")
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What a run that is resumed must have in common with its beginning."""
+        return {
+            "model": self.loaded.digest,
+            "embedder": None if self.embedder is None else self.embedder.loaded.digest,
+            "teacher": "dense" if self.plan.dense_teacher else "labels",
+            "rank": self.plan.rank,
+            "config": asdict(self.config),
+        }
 
     def scores(self, task: PageTask, dense: bool) -> Tensor:
         """(Q,) logits of a page's queries, under the plan's configuration or through everything."""
@@ -204,17 +219,33 @@ def _images(dataset: Dataset) -> dict[str, Image.Image]:
     by_file = sorted(dataset.pages, key=lambda page: (str(page.file), page.page_num))
     with Decoder() as decoder:
         for file, pages in groupby(by_file, key=lambda page: page.file):
-            found = read_pages(decoder, [(file.name, file)])
+            wanted = list(pages)
+            numbers = ",".join(str(page.page_num) for page in wanted)
+            found = read_pages(decoder, [(file.name, file)], numbers)
             drawn = {item.page_num: item.image for item in found if isinstance(item, PageImage)}
-            for page in pages:
+            for page in wanted:
                 if page.page_num not in drawn:
                     raise InputRejected(f"{file.name} page {page.page_num} cannot be read.")
                 images[page.page_id] = drawn[page.page_num]
     return images
 
 
+def as_asked(dataset: Dataset, encoder: PromptEncoder) -> Dataset:
+    """The dataset with its queries as the engine would read them; see MiniReranker.clean."""
+    limits = Limits()
+
+    def cleaned(text: str) -> str:
+        return encoder.truncate(clean_query(text, limits)[0], limits.max_query_tokens)
+
+    queries = tuple(replace(query, text=cleaned(query.text)) for query in dataset.queries)
+    return replace(dataset, queries=queries)
+
+
 def finetune(plan: FinetunePlan) -> Path:
-    """Train or resume the adapter; writes it to plan.folder / "adapter", which the engine loads."""
+    """Train or resume the adapter; writes it to plan.folder / "adapter", which the engine loads.
+
+    Raises InputRejected where the folder has a run of another model, embedder or configuration.
+    """
     if Path(plan.model).expanduser().resolve().is_relative_to(plan.folder.resolve()):
         raise InputRejected(
             "The adapter that this run wrote cannot be tuned further in the same run, which would "
@@ -222,11 +253,12 @@ def finetune(plan: FinetunePlan) -> Path:
         )
     seed_everything(plan.seed)
     tuner = Tuner(plan)
-    dataset = read_dataset(plan.data)
+    dataset = as_asked(read_dataset(plan.data), tuner.encoder)
     trained = [p for p in tuner.adapted.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=plan.lr, weight_decay=0.0)
     optimizer.param_groups[0]["base_lr"] = plan.lr
     run = Run(plan.folder)
+    run.check_same(tuner.identity)
     module = _AdapterOnly(tuner.adapted)
     run.resume(module, [optimizer])
 

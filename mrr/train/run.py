@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mrr.errors import InputRejected
 from mrr.train.shards import unpack
 
 
@@ -66,14 +67,33 @@ class Run:
         self.resumed = False
         self._saved_at = time.monotonic()
 
+    def check_same(self, identity: dict[str, Any]) -> None:
+        """Note what this run is of; raise InputRejected if its checkpoint is of something else."""
+        file = self.folder / "plan.json"
+        if file.exists() and read_state(self.folder) is not None:
+            begun = json.loads(file.read_text(encoding="utf-8"))
+            now = json.loads(json.dumps(identity))
+            if changed := [name for name in now if now[name] != begun.get(name)]:
+                raise InputRejected(
+                    f"The run in {self.folder} was begun with another {' and '.join(changed)}. "
+                    "Go on with the same, or choose another folder with --run."
+                )
+        file.write_text(json.dumps(identity), encoding="utf-8")
+
     def resume(self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()) -> bool:
-        """Load the checkpoint, or else the shards, if there are any; shards have no optimizers."""
+        """Load the checkpoint, or else the shards, if there are any; shards have no optimizers.
+
+        The optimizers keep the rates that they have.
+        """
         state = read_state(self.folder)
         if state is None:
             return False
         model.load_state_dict({name: tensor.float() for name, tensor in state["model"].items()})
         for optimizer, saved in zip(optimizers, state.get("optimizers", ()), strict=False):
+            rates = [group["base_lr"] for group in optimizer.param_groups]
             optimizer.load_state_dict(saved)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["base_lr"] = rate
         self.step, self.train_s = int(state["step"]), float(state["train_s"])
         self.n_cells, self.done = int(state["n_cells"]), state.get("done")
         self.resumed = True

@@ -190,9 +190,15 @@ def test_the_environment_sets_the_budget_that_nobody_passed(monkeypatch, tmp_pat
         assert store.stats().budget_bytes == 5_000_000
 
 
-@pytest.mark.parametrize("named", ["0", "-1", "20GB", "nan", "inf"])
+@pytest.mark.parametrize("named", ["0", "-1", "20GB", "nan", "inf", "1e308", "1e-12"])
 def test_a_budget_that_is_no_size_is_refused_by_name(monkeypatch, tmp_path, named):
     monkeypatch.setenv("MRR_BUDGET_GIB", named)
     with pytest.raises(InvalidConfig, match=f"MRR_BUDGET_GIB is '{named}'"):
         PageStore(tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_budget_below_nothing_is_refused(tmp_path):
+    with pytest.raises(InvalidConfig, match="budget_bytes is -5 and memory_bytes"):
+        PageStore(tmp_path / "store", budget_bytes=-5)
     assert not (tmp_path / "store").exists()

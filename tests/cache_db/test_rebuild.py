@@ -333,6 +333,35 @@ def test_a_row_with_nonsense_in_it_is_not_copied(root_without_notes: Path) -> No
         assert store.stats().n_entries == N_PAGES - 1
 
 
+def _as_before_file_digests(root: Path) -> None:
+    """The database as the first migration alone made it."""
+    with closing(sqlite3.connect(root / "store.db")) as db:
+        db.execute("ALTER TABLE pages DROP COLUMN file_digest")
+        db.execute("DELETE FROM _sqlite_migrations WHERE name = 'm002_file_digest'")
+        db.commit()
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def test_a_store_of_an_earlier_version_goes_on_with_all_its_pages(root: Path) -> None:
+    _as_before_file_digests(root)
+    assert_all_pages(root)
+    with closing(sqlite3.connect(root / "store.db")) as db:  # the note of it alone is lost
+        db.execute("DELETE FROM _sqlite_migrations WHERE name = 'm002_file_digest'")
+        db.commit()
+    assert_all_pages(root)
+    with PageStore(root) as store:
+        later = replace(make_page(N_PAGES), file_digest="f")
+        store.add_page(later, make_picture(N_PAGES))
+        assert store.page(later.page_id) == later
+
+
+def test_a_damaged_store_of_an_earlier_version_keeps_its_rows(root_without_notes: Path) -> None:
+    _as_before_file_digests(root_without_notes)
+    path = root_without_notes / "store.db"
+    rebuild.rebuild(path, None)  # whoever meets damage before the migration
+    assert_all_pages(root_without_notes)
+
+
 def _open_and_count(root: Path) -> None:
     with PageStore(root, memory_bytes=0) as store:
         assert len(store.pages(["public"])) == N_PAGES
@@ -362,7 +391,8 @@ def test_who_meets_damage_that_another_has_mended_meanwhile_replaces_nothing(roo
 @pytest.mark.parametrize(
     "sql",
     [
-        "UPDATE _sqlite_migrations SET name = 'm001_tabmes'",
+        "UPDATE _sqlite_migrations SET name = 'm001_tabmes' WHERE name = 'm001_tables'",
+        "UPDATE _sqlite_migrations SET name = 'm002_file' WHERE name = 'm002_file_digest'",
         "UPDATE _sqlite_migrations SET migration_set = 'cacheOdb'",
         "ALTER TABLE _sqlite_migrations RENAME COLUMN name TO nbme",
         "ALTER TABLE pages RENAME COLUMN label TO labem",
@@ -404,7 +434,7 @@ def test_a_writer_that_waited_for_a_rebuild_writes_into_the_new_database(
         monkeypatch.setattr(writer._catalogue, "_has_picture", lambda _: False)
         monkeypatch.setattr(writer._database, "_handle", handle_then_rebuild)
         with pytest.raises(sqlite3.DatabaseError, match="replaced by another process"):
-            writer._catalogue._write(page, data)
+            writer._catalogue._write(page, data, alone=False)
         writer.add_page(page, make_picture(N_PAGES))
         assert other.page(page.page_id) == page
         assert other.image(page.page_id) is not None

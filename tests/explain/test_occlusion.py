@@ -128,6 +128,17 @@ def test_random_sets_hide_whole_blocks_of_the_page_as_top_sets_do(qwen3, monkeyp
     assert len({hidden.tobytes() for hidden in randoms}) > 4
 
 
+def test_a_page_of_one_block_has_no_control(qwen3):
+    """Every other set would be the same cells."""
+    s = scorer(qwen3, DENSE)
+    page = case(s, picture(3, (320, 192))).page
+    ranking = np.random.default_rng(0).random(page.grid)
+    result = occlude(s, QUERY, page, {"contrast": ranking}, block=50, n_random=8)
+    assert set(result.top_deltas) == {"contrast", "occlusion"} and result.measured.all()
+    assert not len(result.random_deltas)
+    assert "cannot be drawn from so few blocks" in occlusion_verdict(result)
+
+
 @pytest.fixture
 def noise(monkeypatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of 50 maps of noise over a pruned page: cells that each of 50 top and of 100 random sets

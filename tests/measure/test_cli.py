@@ -68,5 +68,7 @@ def test_a_wrong_call_names_what_is_wrong(pair: tuple[Path, Path], folder: Path)
     for nothing in ("", " , "):
         result = run(pair, folder, "--systems", nothing)
         assert result.exit_code == 2 and "name at least one of mini" in result.stderr
+        result = run(pair, folder, "--kinds", nothing)
+        assert result.exit_code == 2 and "name at least one." in result.stderr
     assert isinstance(run(pair, folder, "--kinds", "verse").exception, InputRejected)
     assert isinstance(run(pair, folder / "none").exception, InputRejected)

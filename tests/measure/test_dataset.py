@@ -59,6 +59,7 @@ def queries(*rows: object) -> list:
         ("corpus.jsonl", corpus({"page_id": "p0", "file": "no.png"}), "not a file of this folder"),
         ("corpus.jsonl", corpus({"page_id": "p0", "file": "../secret"}), "not a file of this"),
         ("corpus.jsonl", corpus(CORPUS[0] | {"page_num": 0}), "counted from 1"),
+        ("corpus.jsonl", corpus(CORPUS[0] | {"page_num": True}), "counted from 1"),
         ("corpus.jsonl", corpus({"file": "pages/p0.png"}), 'line 1 has no "page_id"'),
         ("corpus.jsonl", corpus(CORPUS[1]), "corpus.jsonl has p1 twice"),
         ("corpus.jsonl", corpus(CORPUS[1] | {"page_id": "p0"}), "p1.png page 1 twice"),
@@ -66,6 +67,11 @@ def queries(*rows: object) -> list:
         ("corpus.jsonl", corpus([1]), "line 1 is not a JSON object"),
         ("corpus.jsonl", [], "corpus.jsonl is empty"),
         ("queries.jsonl", queries({"query_id": "q1", "query": " "}), 'line 1 has no "query"'),
+        (
+            "queries.jsonl",
+            queries({"query_id": 1, "query": "x"}),
+            'has 1 for its "query_id", which',
+        ),
         ("queries.jsonl", QUERIES[1:], "labels query q1, which queries.jsonl lacks"),
         ("queries.jsonl", [*QUERIES, {"query_id": "q4", "query": "x"}], "q4 has no relevant page"),
         ("text.jsonl", [{"page_id": "p0", "text": "x"}], "has no text of page p1"),
@@ -81,13 +87,29 @@ def test_a_row_that_does_not_fit_is_named(
     assert str(folder) not in str(refusal.value) and str(refusal.value).endswith(".")
 
 
+def test_a_mark_that_some_programs_begin_a_file_with_is_no_part_of_it(folder: Path) -> None:
+    for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv"):
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    assert len(read_dataset(folder).queries) == len(QUERIES)
+
+
 def test_only_zero_grades_are_no_relevant_page(folder: Path) -> None:
     (folder / "qrels.tsv").write_text("q1 0 p1 0\nq2 0 p1 1\nq3 0 p1 1\n")
     with pytest.raises(InputRejected, match="q1 has no relevant page"):
         read_dataset(folder)
 
 
-@pytest.mark.parametrize("line", ["q1\tp1\t1", "q1 0 p1 good", "q1 0 p1 1 extra"])
+def test_a_second_label_of_a_page_is_named(folder: Path) -> None:
+    """Which of the two would count?"""
+    (folder / "qrels.tsv").write_text("q1 0 p1 1\nq1 0 p1 0\n")
+    with pytest.raises(InputRejected, match="line 2 labels page p1 a second time for q1"):
+        read_dataset(folder)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["q1\tp1\t1", "q1 0 p1 good", "q1 0 p1 1 extra", "q1 0 p0 --3", "q1 0 p0 ²", "q1 0 p0 99999"],
+)
 def test_a_label_of_another_format_is_named(folder: Path, line: str) -> None:
     (folder / "qrels.tsv").write_text(f"q1 0 p1 1\n{line}\n")
     with pytest.raises(InputRejected, match="line 2 is not a query id, 0, a page id and a whole"):

@@ -196,6 +196,8 @@ def test_a_prompt_with_the_page_last_has_no_reuse_to_measure(
     assert [each.system for each in found.systems] == ["mini", "original"]
     assert found.caching == () and [each.scaled for each in found.systems] == [True, True]
     assert any("needs the page first" in note for note in found.notes)
+    with pytest.raises(InputRejected, match="needs the page first"):
+        measure_latency(twin, "x", page_ids, systems=["dense-reuse"])
 
 
 def test_what_cannot_be_measured_is_refused(engine: MiniReranker, page_ids: list[str]) -> None:

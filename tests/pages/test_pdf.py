@@ -91,6 +91,7 @@ def test_a_page_range_chooses_pages(
 @pytest.mark.parametrize(
     ("page_range", "message"),
     [
+        (3, "A page range is text, such as 1-3,7; this one is 3."),
         ("", '"" is not a page range. Write page numbers and ranges, such as 1-3,7.'),
         ("a-b", '"a-b" is not a page range'),
         ("1-", '"1-" is not a page range'),

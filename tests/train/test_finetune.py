@@ -11,12 +11,14 @@ from PIL import Image
 
 from mrr import MiniReranker
 from mrr.config import RerankConfig
-from mrr.errors import InputRejected
+from mrr.errors import InputRejected, UnsupportedModel
 from mrr.measure.dataset import read_dataset
 from mrr.model.load import load_model
 from mrr.model.prompt import MONOQWEN
 from mrr.train import adapter
-from mrr.train.finetune import FinetunePlan, PageTask, Tuner, finetune, tasks
+from mrr.train.finetune import FinetunePlan, PageTask, Tuner, as_asked, finetune, tasks
+from mrr.train.run import Run
+from tests.pages.files import fill, make_pdf
 
 FAMILIES = ("qwen3_vl", "qwen2_5_vl")
 IDENTITY = torch.nn.Identity()
@@ -94,6 +96,84 @@ def test_a_fine_tuning_that_was_stopped_goes_on(
     finetune(_plan(checkpoints["qwen2_5_vl"], data, tmp_path, steps=4))
     steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").open()]
     assert steps == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model": "qwen2_vl"}, "model"),
+        ({"rank": 3}, "rank"),
+        ({"dense_teacher": True}, "teacher"),
+        ({"config": RerankConfig(keep_ratio=1.0, pruner="none")}, "config"),
+    ],
+)
+def test_a_run_goes_on_with_nothing_but_what_it_was_begun_with(
+    checkpoints: dict[str, Path], data: Path, tmp_path: Path, change: dict, named: str
+) -> None:
+    """Or its adapter would say that it is of another model, or was trained otherwise."""
+    plan = _plan(checkpoints["qwen2_5_vl"], data, tmp_path, steps=1)
+    finetune(plan)
+    written = _contents(tmp_path / "adapter")
+    if "model" in change:
+        change = {"model": str(checkpoints[change["model"]])}
+    with pytest.raises(InputRejected, match=f"was begun with another {named}.*--run"):
+        finetune(replace(plan, steps=2, **change))
+    assert _contents(tmp_path / "adapter") == written
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_run_goes_on_at_the_rate_that_it_is_given_now(tmp_path: Path) -> None:
+    def begin(rate: float) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        module = torch.nn.Linear(2, 2)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=rate)
+        optimizer.param_groups[0]["base_lr"] = rate
+        return module, optimizer
+
+    module, optimizer = begin(1e-3)
+    Run(tmp_path).save(module, [optimizer])
+    module, optimizer = begin(1e-5)
+    assert Run(tmp_path).resume(module, [optimizer])
+    assert optimizer.param_groups[0]["base_lr"] == 1e-5
+
+
+def test_queries_are_read_in_training_as_they_are_served(
+    checkpoints: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    tuner = Tuner(_plan(checkpoints["qwen3_vl"], data, tmp_path / "run"))
+    dataset = read_dataset(data)
+    typed = ["two  spaces\nand a line", "Cafe\u0301 de\u0301compose\u0301", "word " * 700]
+    queries = tuple(replace(q, text=t) for q, t in zip(dataset.queries, typed, strict=True))
+    found = as_asked(replace(dataset, queries=queries), tuner.encoder).queries
+    asked = [query.text for query in found]
+    engine = MiniReranker.from_pretrained(checkpoints["qwen3_vl"], store=tmp_path / "store")
+    assert asked == [engine.clean(text)[0] for text in typed] and asked != typed
+    engine.close()
+
+
+def test_labelled_pages_far_into_a_long_file_are_read(
+    checkpoints: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    """Further than `add` reads without a page range."""
+    folder = tmp_path / "long"
+    shutil.copytree(data, folder)
+    (folder / "long.pdf").write_bytes(make_pdf([fill(0.1, n / 300, 0.5) for n in range(206)]))
+    page = {"page_id": "p0", "file": "long.pdf", "page_num": 205}
+    lines = (folder / "corpus.jsonl").read_text().split("\n")
+    (folder / "corpus.jsonl").write_text("\n".join([json.dumps(page), *lines[1:]]))
+    dataset = read_dataset(folder)
+    sizes = {task.image.size for task, _ in zip(tasks(dataset, 3, "s"), range(20), strict=False)}
+    assert len(sizes) == 2
+
+
+def test_an_embedder_that_sees_other_tokens_is_refused_at_once(
+    checkpoints: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    other = str(checkpoints["qwen2_vl"])
+    with pytest.raises(UnsupportedModel, match="must see the same tokens"):
+        Tuner(_plan(checkpoints["qwen3_vl"], data, tmp_path, embedder=other))
 
 
 def _engine(model: Path, data: Path, folder: Path, **options: object) -> MiniReranker:

@@ -67,7 +67,14 @@ def test_many_programs_at_once_are_all_answered(running: Running) -> None:
 
 @pytest.mark.parametrize(
     ("query", "top_k", "system", "sentence"),
-    [("  ", 3, "mini", "Type a query"), ("x", 0, "mini", "top_k"), ("x", 3, "best", "No system")],
+    [
+        ("  ", 3, "mini", "Type a query"),
+        (None, 3, "mini", "query is None"),
+        ("x", 0, "mini", "top_k is 0"),
+        ("x", 1.5, "mini", "top_k is 1.5"),
+        ("x", None, "mini", "top_k is None"),
+        ("x", 3, "best", "No system"),
+    ],
 )
 def test_a_refusal_is_a_sentence(
     client: Client, query: str, top_k: int, system: str, sentence: str

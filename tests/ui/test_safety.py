@@ -200,7 +200,7 @@ def test_what_a_session_may_hold_is_said_before_it_is_full(hosted: bool) -> None
     with gr.Blocks() as demo:
         upload_view.build(Limits(), kept=False, hosted=hosted)
     said = next(block.value for block in demo.blocks.values() if isinstance(block, gr.HTML))
-    assert ("hold 200 pages and upload 105 MB in all" in said) == hosted
+    assert ("hold 200 pages and upload 100 MB in all" in said) == hosted
     assert "removed when it is closed or reloaded" in said
 
 
@@ -212,7 +212,7 @@ def test_a_session_of_a_hosted_app_has_a_budget_of_bytes(
     assert sum(len(data) for _, data in read_uploads(hosted, session, received(tmp_path, *sizes)))
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", lambda path: pytest.fail("it was read all the same"))
-        with pytest.raises(InputRejected, match=r"126 MB uploaded .* limit here is 105 MB"):
+        with pytest.raises(InputRejected, match=r"120 MB uploaded .* limit here is 100 MB"):
             read_uploads(hosted, session, received(tmp_path, 20 * 2**20))
     hosted.remove_own(session)
     assert read_uploads(hosted, session, received(tmp_path, 1)), "its pages are gone: begin anew"

@@ -55,7 +55,7 @@ def build(limits: Limits, kept: bool, hosted: bool) -> UploadView:
             )
             + (
                 f" A session may hold {MAX_SESSION_PAGES} pages and upload "
-                f"{MAX_SESSION_BYTES / 1e6:.0f} MB in all."
+                f"{MAX_SESSION_BYTES / 2**20:.0f} MB in all."
                 if hosted
                 else ""
             )
@@ -202,10 +202,12 @@ def pages(bench: Workbench, session: Session) -> str:
     if not everything:
         return empty("Nothing is stored yet. Drop page images or a PDF above.")
     whose = "Kept in the store" if bench.keep_uploads else "Added by you"
+    strangers_see = bench.hosted and bench.other_public_pages()
+    others = "Examples and other pages of this app" if strangers_see else "Examples"
     return (
         '<section class="mrr">'
         + _group(bench, session, whose, own, removable=True)
-        + _group(bench, session, "Examples", examples, removable=False)
+        + _group(bench, session, others, examples, removable=False)
         + "</section>"
     )
 
