@@ -72,11 +72,16 @@ def cache_examples(bench: Workbench) -> None:
         log.warning("The examples stop here: %s", error)
     finally:
         examples.finished = True
-    if bench.hosted and (n_others := len(bench.other_public_pages())):
+    tell_of_public_pages(bench)
+
+
+def tell_of_public_pages(bench: Workbench) -> None:
+    """Warn who hosts the app of pages that strangers see, and that he may take for his own."""
+    if bench.hosted and (others := bench.other_public_pages()):
         log.warning(
             "Everyone who opens this app sees %d pages that are no examples: they were added to "
             "its store at home, or by mrr add. Choose another MRR_CACHE_DIR if they should not.",
-            n_others,
+            len(others),
         )
 
 

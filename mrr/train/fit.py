@@ -89,6 +89,11 @@ def fit(
     Logs the loss, throughput (cells/s) and the seconds spent waiting for data, so that a starved
     device shows. Saves every few minutes and at the end.
     """
+
+    def check() -> None:
+        with torch.random.fork_rng():  # its own numbers do not decide those of training
+            run.log(**evaluate())
+
     device = pick_device()
     clock = time.perf_counter()
     schedule, first = Schedule(run, steps, minutes), run.step
@@ -123,12 +128,12 @@ def fit(
                     device=device.type,
                 )
             if run.step % eval_every == 0:
-                run.log(**evaluate())
+                check()
             if run.due():
                 run.save(model, optimizers)
             clock = time.perf_counter()
     if run.step == first and run.resumed:
         return  # nothing was left to do: the checkpoint stays as it is
     if run.step % eval_every:
-        run.log(**evaluate())
+        check()
     run.save(model, optimizers)

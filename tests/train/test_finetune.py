@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import json
 import shutil
 from dataclasses import replace
@@ -17,6 +19,7 @@ from mrr.model.load import load_model
 from mrr.model.prompt import MONOQWEN
 from mrr.train import adapter
 from mrr.train.finetune import FinetunePlan, PageTask, Tuner, as_asked, finetune, tasks
+from mrr.train.fit import Step, fit
 from mrr.train.run import Run
 from tests.pages.files import fill, make_pdf
 
@@ -123,6 +126,41 @@ def test_a_run_goes_on_with_nothing_but_what_it_was_begun_with(
 
 def _contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_is_measured_meanwhile_does_not_decide_what_is_drawn_in_training(
+    tmp_path: Path,
+) -> None:
+    drawn: list[list[float]] = []
+
+    class Batch:
+        def to(self, device: torch.device) -> Batch:
+            return self
+
+    def train(folder: Path, eval_every: int) -> None:
+        module, seen = torch.nn.Linear(2, 1), list[float]()
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+        optimizer.param_groups[0]["base_lr"] = 1e-3
+        torch.manual_seed(7)
+
+        def take(batch: Batch) -> Step:
+            noise = torch.rand(2)
+            seen.append(float(noise[0]))
+            return Step(module(noise).sum(), dict, 1)
+
+        def check() -> dict[str, float]:
+            torch.manual_seed(0)
+            return {"noise": float(torch.rand(1))}
+
+        fit(
+            Run(folder), module, [optimizer], (Batch() for _ in range(4)),
+            steps=4, take=take, evaluate=check, eval_every=eval_every,
+        )  # fmt: skip
+        drawn.append(seen)
+
+    train(tmp_path / "often", 1)
+    train(tmp_path / "once", 4)
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) == 4
 
 
 def test_a_run_goes_on_at_the_rate_that_it_is_given_now(tmp_path: Path) -> None:

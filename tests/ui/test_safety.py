@@ -16,6 +16,7 @@ import gradio as gr
 import httpx
 import pytest
 import torch
+from PIL import Image
 
 import app as the_app
 from cache_db import PageStore
@@ -32,6 +33,7 @@ from ui.handlers import Handlers
 from ui.opening import Opening
 from ui.session import Session, Settings, Tabs
 from ui.views import upload as upload_view
+from ui.warming import tell_of_public_pages
 from ui.workbench import Workbench
 
 
@@ -193,6 +195,19 @@ def test_a_file_that_is_too_large_is_refused_alone_unread_uncounted_and_not_kept
     assert done.lines[2].label == "page-2.png"
     assert "page-2.png is 30 MB; the limit is 20 MB." in done.lines[2].reason
     hosted.remove_own(session)
+
+
+def test_public_pages_that_are_no_examples_are_told_to_who_hosts_the_app(
+    hosted: Workbench, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = hosted.session()
+    tell_of_public_pages(hosted)
+    assert not caplog.messages and "<h2>Examples, " in upload_view.pages(hosted, session)
+    added = hosted.base.add(Image.new("RGB", (64, 96), "teal"))
+    tell_of_public_pages(hosted)
+    assert "sees 1 pages that are no examples" in caplog.text
+    assert "<h2>Examples and other pages of this app, " in upload_view.pages(hosted, session)
+    hosted.base.remove_pages(added)
 
 
 @pytest.mark.parametrize("hosted", [True, False])
