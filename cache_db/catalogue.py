@@ -9,7 +9,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ _VECTORS = f"""
     WHERE +scope {_IN} AND fingerprint = ? ORDER BY pages.id
 """  # noqa: S608 - constants only
 _GIVE = "UPDATE pages SET file = ?, nbytes = ?, digest = ? WHERE page_id = ?"
-_OTHERS = "SELECT 1 FROM pages WHERE +scope = ? AND source = ? AND file_digest != ?"
+_OTHERS = "SELECT 1 FROM pages WHERE +scope = ? AND source = ? AND file_digest NOT IN (?, '')"
 _MAX_MATRICES = 8  # scopes of as many visitors as are likely to be busy at a time
 Vectors = tuple[list[str], np.ndarray]
 
@@ -95,8 +95,7 @@ class Catalogue:
         sql = "UPDATE pages SET file_digest = ? WHERE page_id = ? AND file_digest = ''"
         with self.trouble.guard("store pages"), self.database.write() as db:
             db.execute(sql, (digest, page.page_id))
-            return replace(page, file_digest=digest)
-        return page
+        return self.page(page.page_id) or page
 
     def page(self, page_id: str) -> Page | None:
         """A page by its id."""

@@ -29,7 +29,8 @@ _RESTORE = f"""
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (page_id) DO UPDATE SET ({PAGE_COLUMNS}, file, nbytes, digest) =
     (excluded.{PAGE_COLUMNS.replace(", ", ", excluded.")},
-     excluded.file, excluded.nbytes, excluded.digest)
+     excluded.file, excluded.nbytes, excluded.digest),
+    file_digest = coalesce(nullif(excluded.file_digest, ''), file_digest)
 """  # noqa: S608 - constants only
 
 
@@ -130,7 +131,7 @@ def _copy(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> None:
 
 
 def _has_column(old: sqlite3.Connection, table: str, name: str) -> bool:
-    with suppress(sqlite3.DatabaseError):
+    with suppress(sqlite3.DatabaseError, UnicodeDecodeError):  # as in _rows
         old.execute(f"SELECT {name} FROM {table} LIMIT 0")  # noqa: S608 - ours
         return True
     return False

@@ -80,10 +80,19 @@ def engine_options(command: Any, store_help: str = _STORE_HELP) -> Any:
     return command
 
 
+# Commands of which nothing is left where nobody can read what they print.
+_ONLY_PRINT = ("rank", "eval", "bench")
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-v", "--verbose", is_flag=True, help="Log what happens to stderr.")
-def cli(verbose: bool) -> None:
+@click.pass_context
+def cli(context: click.Context, verbose: bool) -> None:
     """Rerank document pages with a vision-language model whose page pass is cached."""
+    if sys.stdout is None:  # closed by whoever started this
+        if context.invoked_subcommand in _ONLY_PRINT:
+            raise InputRejected("The output cannot be written: it is closed.")
+        sys.stdout = open(os.devnull, "w")
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(levelname)s %(message)s",
@@ -212,7 +221,8 @@ def verify(folder: Path | None) -> None:
     """Read everything, drop what is damaged, report as JSON; exit code 1 if there was damage."""
     with _open_store(folder) as opened:
         report = opened.verify()
-        lost = [page.label for page in map(opened.page, report.bad) if page is not None]
+        pages = map(opened.page, dict.fromkeys(report.bad))
+        lost = [p.label for p in pages if p is not None and opened.image(p.page_id) is None]
     click.echo(json.dumps(asdict(report)))
     _notes(tuple(f"The picture of {label} is damaged or gone; add it again." for label in lost))
     if not report.ok:
@@ -344,9 +354,6 @@ def _notes(notes: tuple[str, ...]) -> None:
 
 def main() -> None:
     """Entry point: this package's own errors become one line and exit code 2."""
-    if sys.stdout is None:  # closed by the caller, and all work would be for nothing
-        click.echo("The output cannot be written: it is closed.", err=True)
-        raise SystemExit(2)
     if isinstance(sys.stdout, io.TextIOWrapper):  # or a label could end the output in a traceback
         sys.stdout.reconfigure(errors="replace")
     try:

@@ -227,9 +227,10 @@ def predict(
     listed = cast(list[tuple[Document, Document]], [pairs] if one else _listed(pairs, "pair"))
     groups: dict[int | str, list[int]] = {}
     for i, pair in enumerate(listed):
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise InputRejected(f"Pair {i} is {pair!r:.80}; a pair has two sides.")
-        first, second = pair
+        try:
+            first, second = pair
+        except (TypeError, ValueError):
+            raise InputRejected(f"Pair {i} is {pair!r:.80}; a pair has two sides.") from None
         _check_pair(engine, first, second, f"pair {i}")
         groups.setdefault(str(first) if isinstance(first, str) else id(first), []).append(i)
     logits = np.empty(len(listed), dtype=np.float32)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -33,23 +33,28 @@ def keep(page: Page, image: Image.Image, store: PageStore) -> Page:
     if not page.file_digest or tail is None:
         store.add_page(page, image)
         return page
+    refused = set[str]()  # whatever the store says of them
     while True:
-        name = _free_name(page, store)
+        name = _free_name(page, store, refused)
         renamed = replace(page, source=name, label=name + tail)
         try:
             store.add_page(renamed, image, alone=True)
             return renamed
         except NameTaken:  # by another engine, at the same moment
-            continue
+            refused.add(name)
 
 
-def _free_name(page: Page, store: PageStore) -> str:
-    """The name that the page's file has already, or the first that nobody has."""
+def _free_name(page: Page, store: PageStore, refused: Collection[str]) -> str:
+    """The name that the page's file has already, or the first that nobody has.
+
+    Pages of it may be without a digest, from a time when none were kept.
+    """
+    mine = page.file_digest
     files = store.sources(page.scope, PurePath(page.source).stem)
     for name, digests in files.items():
-        if digests == {page.file_digest} and is_numbered(name, page.source):
+        if mine in digests <= {mine, ""} and is_numbered(name, page.source) and name not in refused:
             return name
-    return next(name for name in numbered(page.source) if name not in files)
+    return next(name for name in numbered(page.source) if name not in {*files, *refused})
 
 
 def is_anothers(page: Page, item: PageImage) -> bool:

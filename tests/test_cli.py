@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -348,23 +349,39 @@ def test_output_that_cannot_be_written_is_one_sentence_and_exit_code_2(tmp_path:
     assert done.stderr == "The output cannot be written: No space left on device.\n"
 
 
+def _in_a_shell(closed: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = shlex.join([sys.executable, "-m", "mrr", *arguments])
+    return subprocess.run(
+        f"{command} {closed}", shell=True, capture_output=True, text=True, check=False
+    )
+
+
 @pytest.mark.parametrize(
-    ("closed", "sentence"),
-    [(">&-", "The output cannot be written: it is closed."), ("<&-", "There is no one to ask")],
+    ("closed", "command", "sentence"),
+    [
+        (">&-", ["rank", "blue"], "The output cannot be written: it is closed."),
+        ("<&-", ["store", "clear"], "There is no one to ask"),
+    ],
 )
 def test_a_stream_that_is_closed_is_one_sentence_and_exit_code_2(
-    tmp_path: Path, closed: str, sentence: str
+    tmp_path: Path, closed: str, command: list[str], sentence: str
 ) -> None:
     with PageStore(tmp_path) as opened:
         opened.add_page(make_page(), picture(0))
-    command = shlex.join([sys.executable, "-m", "mrr", "store", "clear", "--store", str(tmp_path)])
-    done = subprocess.run(
-        f"{command} {closed}", shell=True, capture_output=True, text=True, check=False
-    )
+    done = _in_a_shell(closed, *command, "--store", str(tmp_path))
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith(sentence) and done.stderr.count("\n") == 1
     with PageStore(tmp_path) as opened:
         assert opened.stats().n_pages == 1
+
+
+def test_what_does_more_than_print_does_it_with_a_closed_output_too(tmp_path: Path) -> None:
+    with PageStore(tmp_path) as opened:
+        opened.add_page(make_page(), picture(0))
+    done = _in_a_shell(">&-", "store", "clear", "--yes", "--store", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    with PageStore(tmp_path) as opened:
+        assert opened.stats().n_pages == 0
 
 
 def test_verify_names_the_page_whose_picture_is_gone(tmp_path: Path) -> None:
@@ -376,6 +393,18 @@ def test_verify_names_the_page_whose_picture_is_gone(tmp_path: Path) -> None:
         done = mrr("store", "verify", store=tmp_path)
         assert json.loads(done.stdout)["bad"] == [make_page().page_id] and done.exit_code == 1
         assert done.stderr == "The picture of a.png is damaged or gone; add it again.\n"
+
+
+def test_verify_says_nothing_of_a_picture_that_is_whole(tmp_path: Path) -> None:
+    with PageStore(tmp_path) as opened:
+        opened.add_page(make_page(), picture(0))
+        opened.put_embedding(
+            make_page().page_id, "f", np.ones(4, np.float32), np.ones((2, 2), np.float32)
+        )
+        with opened._database.write() as db:
+            db.execute("UPDATE embeddings SET vector = x'00'")
+    done = mrr("store", "verify", store=tmp_path)
+    assert json.loads(done.stdout)["bad"] == [make_page().page_id] and done.stderr == ""
 
 
 def test_a_loop_of_links_is_no_store(tmp_path: Path) -> None:

@@ -488,6 +488,12 @@ def test_a_pair_is_refused_by_its_own_position(reranker: MiniReranker) -> None:
             reranker.predict([*good, bad])
 
 
+def test_rows_of_an_array_are_pairs(reranker: MiniReranker) -> None:
+    ids = [a.page.page_id for a in reranker.add([DOCUMENTS[0], DOCUMENTS[1]])]
+    rows = [("red page", ids[0]), ("blue page", ids[1])]
+    np.testing.assert_array_equal(reranker.predict(np.array(rows)), reranker.predict(rows))
+
+
 def test_predict_takes_what_callers_of_a_cross_encoder_pass(reranker: MiniReranker) -> None:
     made = [("blue page", document) for document in DOCUMENTS]
     scores = reranker.predict(made, batch_size=2, show_progress_bar=False)

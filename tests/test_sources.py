@@ -101,6 +101,30 @@ def test_a_page_stored_without_its_file_s_digest_gets_it_when_the_file_comes_aga
     assert added.notes == ()
 
 
+def test_all_pages_of_a_file_stay_together_in_a_store_of_an_earlier_version(
+    reranker: MiniReranker,
+) -> None:
+    """Of which some are there, and some not, between and after them."""
+    file = pdf(n_pages=4, seed=1)
+    for item in reranker.decode([("report.pdf", file)], "1,3"):
+        assert isinstance(item, PageImage)
+        reranker.add_page(replace(item, file_digest=""))
+    reranker.add([("report.pdf", file)])
+    assert sorted(_labels(reranker)) == [f"report.pdf p. {n}" for n in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("source", ["a/b.png", "a\0b.png"])
+def test_a_free_name_is_found_whatever_the_store_says_of_those_that_are_taken(
+    tmp_path: Path, source: str
+) -> None:
+    """Also where it finds no name that begins so, or cannot be read for a moment."""
+    with PageStore(tmp_path / "store") as store:
+        for n in (1, 2):
+            item = PageImage(picture(n), source, source, 1, file_digest=f"{n}")
+            kept = keep(page_of(item, "public"), item.image, store)
+        assert kept.source.endswith("b (2).png")
+
+
 def test_pictures_in_memory_are_no_files_and_keep_their_names(reranker: MiniReranker) -> None:
     reranker.add([picture(1), ("chart", picture(2)), ("chart", picture(3))])
     assert _labels(reranker) == ["image", "chart", "chart"]

@@ -166,8 +166,9 @@ def _cache(bench: Workbench, session: Session, item: PageImage, line: Line) -> N
         return
     page = line.added.page
     bench.thumbnails.put(page.page_id, item.image)
-    session.added[page.page_id] = line.added
     line.state = "hit" if line.added.outcome == "hit" else "cached"
+    if line.state == "cached" or page.page_id not in session.added:
+        session.added[page.page_id] = line.added  # a hit does not know what encoding took
     if line.added.outcome == "encoded":
         bench.pace.saw(engine, "encode", line.added.elapsed_ms)
 

@@ -26,6 +26,7 @@ from ui.workbench import Workbench
 CONTROLS: tuple[Pruner, ...] = ("random", "uniform", "embedder")
 TRACING = "Tracing… The maps follow."
 LATE = "Still waiting: the models may be busy with other work."
+NO_RANKING = "There is no ranking yet."
 UNTRACED = "This needs one traced pass over the page. Press “Trace this page”."
 
 
@@ -132,6 +133,10 @@ class Detail:
             self.views.layers.outputs,
             layers.render(lenses, names, session.selected, mode=session.lens_mode),
         )
+
+    def awaiting(self) -> Values:
+        """The three views before the first ranking."""
+        return self._blank(NO_RANKING)
 
     def _blank(self, sentence: str) -> Values:
         return {

@@ -57,16 +57,24 @@ class Handlers:
         """Rank with mini and show it; whatever was selected gives way to the first page.
 
         Candidates that the settings have no K/V of are encoded first, page by page, until that is
-        stopped: then the ranking that was shown stays.
+        stopped: then the ranking that was shown stays. Of queries that wait, only the last one is
+        ranked. The query's box is left alone: somebody may be typing the next one there.
         """
-        clean_query(query, self.bench.limits)  # what is refused anyway need not wait
+        # What is refused anyway need not wait.
+        cleaned, _ = clean_query(query, self.bench.limits)
         session.asked = asked = session.asked + 1
         session.shown_as = view, only
+        if cleaned != query:  # at once, while the box still holds what was asked
+            yield {self.views.query: cleaned}
         try:
             yield from self._ranked(query, session, asked)
         except Exception:  # what was said meanwhile must not stay
-            yield {**self._as_before(session), self.views.ranking.halt: gr.update(visible=False)}
+            if session.asked == asked:
+                yield self._given_up(session)
             raise
+        if session.asked != asked:
+            # Gradio sends the last values once more when a generator ends, over the next query's.
+            yield {}
 
     def _ranked(self, query: str, session: Session, asked: int) -> Iterator[Values]:
         if not self.bench.opening.done:
@@ -75,14 +83,25 @@ class Handlers:
             yield self._waiting(session, query, ranking_words.BUSY)
         if self._lacks_pages(session):
             yield self._waiting(session, query, ranking_words.FIRST_PAGE)
-        while self._lacks_pages(session) and session.asked == asked:
+        while session.wants(asked) and self._lacks_pages(session):
             time.sleep(_POLL_S)
-        yield from self._encoded(session, query, asked)
-        if session.asked != asked:
+        self.bench.engine(session.settings)  # waits for the model, and raises what loading raises
+        while session.wants(asked) and not self.bench.is_free(session):
+            pass  # it has waited for a moment itself
+        if session.wants(asked):
+            yield from self._encoded(session, query, asked)
+        elif session.asked == asked:  # stopped
+            yield self._given_up(session)
+        if not session.wants(asked):
             return
-        run = self.bench.rank(session, query)
-        session.changed = False
-        yield {**self._shown(session, *session.shown_as), self.views.query: run.query}
+        run = self.bench.rank(session, query, lambda: session.asked == asked)
+        if session.run is run:
+            session.changed = False
+            yield self._shown(session, *session.shown_as)
+
+    def _given_up(self, session: Session) -> Values:
+        """Nothing was ranked: what was said while it waited goes."""
+        return {**self._as_before(session), self.views.ranking.halt: gr.update(visible=False)}
 
     def _as_before(self, session: Session) -> Values:
         """The ranking that is shown, or the gallery where there is none yet."""
@@ -105,12 +124,8 @@ class Handlers:
         return ranking_words.summary(run, still, earlier)
 
     def _waiting(self, session: Session, query: str, for_what: str) -> Values:
-        waiting = ranking_words.waiting(session.run, for_what)
-        return {
-            **self._results_shown(),
-            self.views.query: query,
-            self.views.ranking.summary: waiting,
-        }
+        waiting = ranking_words.waiting(session.run, query, for_what)
+        return {**self._results_awaited(session), self.views.ranking.summary: waiting}
 
     def _lacks_pages(self, session: Session) -> bool:
         """Whether there is nothing to rank yet, but soon will be."""
@@ -123,18 +138,21 @@ class Handlers:
         if not missing:
             return
         shown = {
-            **self._results_shown(),
-            self.views.query: query,
+            **self._results_awaited(session),
             self.views.samples: start.samples(self.bench, query),
             view.halt: ready(view.halt),
         }
         for done, total in self.bench.encode(session, missing):
-            yield {**shown, view.summary: ranking_words.encoding(done, total, session.run)}
+            if session.asked == asked:
+                yield {**shown, view.summary: ranking_words.encoding(done, total, session.run)}
             shown = {}  # what was pressed meanwhile stays pressed
-            if session.asked != asked:
-                stopped = ranking_words.encoding(done, total, session.run, stopped=True)
-                yield {view.summary: stopped}
+            if not session.wants(asked):
                 break
+        if session.asked != asked:
+            return  # the next query says how it goes
+        if session.stopped == asked:
+            stopped = ranking_words.encoding(done, total, session.run, stopped=True)
+            yield {view.summary: stopped}
         yield {view.halt: gr.update(visible=False)}
 
     def _results_shown(self) -> Values:
@@ -144,9 +162,14 @@ class Handlers:
             self.views.results: gr.update(visible=True),
         }
 
+    def _results_awaited(self, session: Session) -> Values:
+        """The results before the first ranking of all: nothing in them can be pressed yet."""
+        awaited = {} if session.run is not None else self.detail.awaiting()
+        return {**self._results_shown(), **awaited}
+
     def stop_encoding(self, session: Session) -> dict[str, object]:
         """The encoding before a ranking stops after the page in hand."""
-        session.asked += 1
+        session.stopped = session.asked
         return stopping()
 
     def rank_changed(self, view: View, only: bool, session: Session) -> Iterator[Values]:
@@ -166,11 +189,13 @@ class Handlers:
         """A sample query was clicked."""
         queries = start.sample_queries(self.bench)
         n = index(event, len(queries))
+        yield {self.views.query: queries[n]}
         yield from self.rank(queries[n], view, only, session)
 
     def reopen(self, view: View, only: bool, session: Session, event: gr.EventData) -> Values:
         """Show a past run as it was; nothing is ranked again."""
         session.run = run = session.runs[index(event, len(session.runs))]
+        session.asked += 1  # a query that waits would take its place
         self.bench.forget_gone(session, run)
         hits = run.mini.hits
         session.selected = hits[0].page.page_id if hits else None
@@ -194,6 +219,7 @@ class Handlers:
             self.views.samples: start.samples(self.bench, run.query),
             **self._results_shown(),
             rank.summary: self.summary(session),
+            rank.halt: gr.update(visible=False),
             rank.hits: ranking.hits(self.bench, session, view, only),
             rank.estimate: ranking_words.estimate(run, seconds),
             rank.compare: gr.update(visible=True, value=ranking_words.compare_label(run)),

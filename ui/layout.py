@@ -183,7 +183,9 @@ def _wire_ranking(state: gr.State, house: Housekeeping, handlers: Handlers) -> N
         (views.history.runs.reopen, handlers.reopen, []),
     ):
         inputs = [*asked, *shown_as, state]
-        starts.append(_on(event, handler, inputs, views.ranked, busy=[views.query]))
+        # Each: the last query wins, also while one is waiting.
+        asked_for = _on(event, handler, inputs, views.ranked, busy=[views.query], each=True)
+        starts.append(asked_for)
     _on(rank.halt.click, handlers.stop_encoding, state, rank.halt)
     for ranked in starts:
         ranked.success(None, js=_TO_RESULTS)

@@ -137,10 +137,11 @@ class Session:
     ticked: query -> page ids whose label the user changed. added: what caching each page said.
     busy, comparing, occluding, completing, timing: the caching, the dense ranking, the measurement
     of occlusion, the full passes of the lens, or the measurement of latency, that runs now stops
-    when these are cleared. asked: rankings asked for, and stops of them; what a ranking encodes
-    first ends when it changes. uploaded_bytes: since its pages were last all removed. lens_mode:
-    how the layers are shown. n_examples_seen: Examples.steps that the tab drew last. dense_system:
-    the baseline that is chosen. halted: the last encoding was stopped. sure: the next press of
+    when these are cleared. asked: rankings asked for; one that still waits, or encodes what it
+    lacks, gives way to the next. stopped: the number of the last one that was stopped.
+    uploaded_bytes: since its pages were last all removed. lens_mode: how the layers are shown.
+    n_examples_seen: Examples.steps that the tab drew last. dense_system: the baseline that is
+    chosen. halted: the last encoding was stopped. sure: the next press of
     Remove removes everything. shown_as: the form of the ranking, and whether only pages on which
     the systems differ are shown. latency_of: what latency was measured with, in words. changed:
     Apply took other settings than there were, and nothing was ranked with them yet. reading: (read,
@@ -165,6 +166,7 @@ class Session:
     timing: bool = False
     halted: bool = False
     asked: int = 0
+    stopped: int = 0
     shown_as: tuple[View, bool] = ("List", False)
     changed: bool = False
     reading: tuple[int, int] | None = None
@@ -178,6 +180,10 @@ class Session:
     latency: LatencyReport | None = None
     latency_of: str = ""
     explanations: OrderedDict[tuple[object, ...], Explanation] = field(default_factory=OrderedDict)
+
+    def wants(self, asked: int) -> bool:
+        """Whether this ranking is still the last one asked for, and was not stopped."""
+        return self.asked == asked != self.stopped
 
     def remember(self, key: tuple[object, ...], explanation: Explanation) -> None:
         """Keep the newest explanations; each is a few megabytes at most."""
@@ -215,5 +221,5 @@ class Tabs:
         if session is not None:
             session.busy = session.comparing = session.occluding = False
             session.completing = session.timing = False
-            session.asked += 1
+            session.stopped = session.asked
             self._remove(session.scope)

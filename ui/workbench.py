@@ -7,7 +7,7 @@ own scopes: a page of another session does not exist here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -216,8 +216,8 @@ class Workbench:
 
     # --------------------------------------------------------------- rank
 
-    def rank(self, session: Session, query: str) -> Run:
-        """Rank with the mini system, and make it the session's current run."""
+    def rank(self, session: Session, query: str, wanted: Callable[[], bool] = lambda: True) -> Run:
+        """Rank with the mini system, and make it the session's current run if that is wanted."""
         settings, unread = session.settings, session.reading
         engine = self.engine(settings)
         ranked = self.run(
@@ -234,6 +234,8 @@ class Workbench:
             unread=unread,
             started=datetime.now().astimezone().isoformat(timespec="seconds"),
         )
+        if not wanted():
+            return run
         for past in reversed(session.runs):
             if past.same_pages(run):  # what dense systems said of them holds for this run too
                 run.scored, run.took_ms = past.scored, past.took_ms

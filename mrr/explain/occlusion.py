@@ -61,7 +61,7 @@ def occlude(
     best = [top_cells(own, values, n_top) for values in maps]
     by_turns = islice(cycle(maps or [rng.random(len(own))]), n_random)
     control = [top_cells(own, shuffled(own, values, rng), n_top) for values in by_turns]
-    if best and all(map(np.array_equal, control, cycle(best))):  # nothing could be exchanged
+    if best and not any(_can_differ(own, chosen) for chosen in best):
         control = []
     none = np.zeros(len(own), dtype=bool)
     sets = np.stack([none, *best, *control, *(own == present[:, None])])
@@ -166,6 +166,13 @@ def shuffled(blocks: np.ndarray, values: np.ndarray, rng: np.random.Generator) -
     for size in np.unique(sizes):
         places[sizes == size] = rng.permutation(places[sizes == size])
     return -places[index]
+
+
+def _can_differ(blocks: np.ndarray, chosen: np.ndarray) -> bool:
+    """Whether blocks that `shuffled` exchanges have unlike numbers of chosen cells, (m,) bool."""
+    _, index, sizes = np.unique(blocks, return_inverse=True, return_counts=True)
+    hidden = np.bincount(index, weights=chosen)
+    return any(len(np.unique(hidden[sizes == size])) > 1 for size in np.unique(sizes))
 
 
 def _from(progress: Progress | None, start: int, total: int) -> Callable[[int], None]:

@@ -38,7 +38,7 @@ from mrr.train.adapter import save_adapter
 from mrr.train.fit import Step, fit
 from mrr.train.packed import in_full, look, pack, score
 from mrr.train.run import Run, seed_everything
-from mrr.types import PageImage
+from mrr.types import FailedFile
 
 # The projections that the official recipe adapts.
 _ADAPTED = r".*language_model\.layers\.({layers})\.(self_attn|mlp)\.(q|k|v|up|down|gate)_proj"
@@ -217,15 +217,18 @@ def tasks(dataset: Dataset, n_queries: int, seed: str) -> Iterator[PageTask]:
 def _images(dataset: Dataset) -> dict[str, Image.Image]:
     images = {}
     by_file = sorted(dataset.pages, key=lambda page: (str(page.file), page.page_num))
-    with Decoder() as decoder:
+    with Decoder(Limits(max_pdf_pages=len(dataset.pages))) as decoder:
         for file, pages in groupby(by_file, key=lambda page: page.file):
             wanted = list(pages)
             numbers = ",".join(str(page.page_num) for page in wanted)
-            found = read_pages(decoder, [(file.name, file)], numbers)
-            drawn = {item.page_num: item.image for item in found if isinstance(item, PageImage)}
+            drawn: dict[int, Image.Image] = {}
+            for item in read_pages(decoder, [(file.name, file)], numbers):
+                if isinstance(item, FailedFile):
+                    raise InputRejected(f"{file.name} cannot be learned from: {item.reason}")
+                drawn[item.page_num] = item.image
             for page in wanted:
                 if page.page_num not in drawn:
-                    raise InputRejected(f"{file.name} page {page.page_num} cannot be read.")
+                    raise InputRejected(f"{file.name} has no page {page.page_num}.")
                 images[page.page_id] = drawn[page.page_num]
     return images
 

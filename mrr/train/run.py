@@ -69,16 +69,18 @@ class Run:
 
     def check_same(self, identity: dict[str, Any]) -> None:
         """Note what this run is of; raise InputRejected if its checkpoint is of something else."""
-        file = self.folder / "plan.json"
+        file, now = self.folder / "plan.json", json.loads(json.dumps(identity))
         if file.exists() and read_state(self.folder) is not None:
             begun = json.loads(file.read_text(encoding="utf-8"))
-            now = json.loads(json.dumps(identity))
             if changed := [name for name in now if now[name] != begun.get(name)]:
                 raise InputRejected(
                     f"The run in {self.folder} was begun with another {' and '.join(changed)}. "
                     "Go on with the same, or choose another folder with --run."
                 )
-        file.write_text(json.dumps(identity), encoding="utf-8")
+            return
+        part = self.folder / "plan.part"
+        part.write_text(json.dumps(now), encoding="utf-8")
+        os.replace(part, file)
 
     def resume(self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()) -> bool:
         """Load the checkpoint, or else the shards, if there are any; shards have no optimizers.

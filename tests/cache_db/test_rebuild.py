@@ -355,6 +355,23 @@ def test_a_store_of_an_earlier_version_goes_on_with_all_its_pages(root: Path) ->
         assert store.page(later.page_id) == later
 
 
+def test_a_schema_that_is_no_text_is_damage_as_any_other(root: Path) -> None:
+    """Messages that quote it cannot be read either."""
+    content = (root / "store.db").read_bytes()
+    at = content.index(b"tablepagespages") + 5
+    change(root, at, b"\xff\xff")
+    look_and_verify(root)
+    assert_all_pages(root)
+
+
+def test_a_file_that_was_noted_later_is_known_after_a_rebuild(root: Path) -> None:
+    with PageStore(root) as store:
+        noted = store.note_file(make_page(1), "f")
+        store._database.rebuild("a test")
+        assert store.page(noted.page_id) == noted
+        assert store.note_file(noted, "another") == noted, "the first stands"
+
+
 def test_a_damaged_store_of_an_earlier_version_keeps_its_rows(root_without_notes: Path) -> None:
     _as_before_file_digests(root_without_notes)
     path = root_without_notes / "store.db"

@@ -139,6 +139,19 @@ def test_a_page_of_one_block_has_no_control(qwen3):
     assert "cannot be drawn from so few blocks" in occlusion_verdict(result)
 
 
+def test_a_control_that_was_drawn_like_the_top_set_by_chance_stays(monkeypatch):
+    """It can be, where blocks are few: that is chance too."""
+    monkeypatch.setattr(
+        "mrr.explain.occlusion.hidden_logits",
+        lambda s, text, page, hidden, *rest: np.zeros(len(hidden), np.float32),
+    )
+    page = SimpleNamespace(grid=(2, 4), kept=np.arange(8))
+    ranking = {"contrast": np.arange(8.0).reshape(2, 4)}
+    for seed in range(20):
+        drawn = occlude(None, "", page, ranking, n_random=1, seed=(seed,)).random_deltas
+        assert drawn.shape == (1,)
+
+
 @pytest.fixture
 def noise(monkeypatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of 50 maps of noise over a pruned page: cells that each of 50 top and of 100 random sets

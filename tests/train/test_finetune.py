@@ -204,6 +204,10 @@ def test_labelled_pages_far_into_a_long_file_are_read(
     dataset = read_dataset(folder)
     sizes = {task.image.size for task, _ in zip(tasks(dataset, 3, "s"), range(20), strict=False)}
     assert len(sizes) == 2
+    late = json.dumps(page | {"page_num": 300})
+    (folder / "corpus.jsonl").write_text("\n".join([late, *lines[1:]]))
+    with pytest.raises(InputRejected, match="has 206 pages; page 300 was asked for"):
+        next(tasks(read_dataset(folder), 3, "s"))
 
 
 def test_an_embedder_that_sees_other_tokens_is_refused_at_once(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ from ui.handlers import Handlers
 from ui.housekeeping import Housekeeping
 from ui.layout import build_ui
 from ui.session import Session
+from ui.views.start import sample_queries
 from ui.workbench import Workbench
 
 AS_LIST = ("List", False)
@@ -81,6 +82,12 @@ def switches(bench: Workbench, **changed: object) -> list[object]:
         "embedder": "",
     }
     return list({**values, **changed}.values())
+
+
+def free_at_last() -> Callable[[Session], bool]:
+    """Whether the models are free: not when it is asked first."""
+    answers = iter([False])
+    return lambda _: next(answers, True)
 
 
 def ask(rank: Handlers, session: Session, query: str = SAMPLES[0]) -> None:
@@ -169,7 +176,7 @@ def test_a_ranking_that_fails_leaves_what_was_shown_and_no_word_of_waiting(
     ranking = rank.views.ranking
     with monkeypatch.context() as broken:
         broken.setattr(bench, "rank", fails)
-        broken.setattr(bench, "is_free", lambda _: False)
+        broken.setattr(bench, "is_free", free_at_last())
         before_any = shown_at_last()
         assert before_any[ranking.summary] == ""
         assert before_any[rank.views.gallery]["visible"]
@@ -177,10 +184,10 @@ def test_a_ranking_that_fails_leaves_what_was_shown_and_no_word_of_waiting(
     ask(rank, session)
     with monkeypatch.context() as broken:
         broken.setattr(bench, "rank", fails)
-        broken.setattr(bench, "is_free", lambda _: False)
+        broken.setattr(bench, "is_free", free_at_last())
         after_one = shown_at_last()
         assert SAMPLES[0] in after_one[ranking.summary]
-        assert "This comes next" not in after_one[ranking.summary]
+        assert "comes next" not in after_one[ranking.summary]
         assert after_one[rank.views.results]["visible"]
 
 
@@ -189,6 +196,76 @@ class Click:
 
     def __init__(self, **data: str) -> None:
         self._data = data
+
+
+def test_a_query_that_waits_gives_way_to_the_next_and_to_a_past_one(
+    bench: Workbench, rank: Handlers, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for later in (
+        lambda: ask(rank, session, SAMPLES[1]),
+        lambda: rank.reopen(*AS_LIST, session, Click(n="0")),
+    ):
+        monkeypatch.setattr(bench, "is_free", free_at_last())
+        waiting = rank.rank(SAMPLES[0], *AS_LIST, session)
+        assert f"“{SAMPLES[0]}” comes next" in next(waiting)[rank.views.ranking.summary]
+        later()
+        assert list(waiting) == [{}]
+        assert [run.query for run in session.runs] == [session.run.query] == [SAMPLES[1]]
+
+
+def test_a_query_that_is_being_ranked_gives_way_to_the_next(
+    bench: Workbench, rank: Handlers, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = type(bench.base)
+    ranked = engine.rank
+
+    def slow(self: Any, query: str, **options: Any) -> Any:
+        if query == SAMPLES[0]:
+            ask(rank, session, SAMPLES[1])
+        return ranked(self, query, **options)
+
+    monkeypatch.setattr(engine, "rank", slow)
+    assert list(rank.rank(SAMPLES[0], *AS_LIST, session)) == [{}]
+    assert [run.query for run in session.runs] == [session.run.query] == [SAMPLES[1]]
+
+
+def test_encoding_for_a_query_gives_way_to_the_next_without_a_word(
+    bench: Workbench, rank: Handlers, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = bench.pages(session)[0]
+    monkeypatch.setattr(bench, "missing", lambda _, query: [page] * (query == SAMPLES[0]))
+    monkeypatch.setattr(bench, "encode", lambda *_: iter([(0, 2), (1, 2), (2, 2)]))
+    encoding, halt = rank.rank(SAMPLES[0], *AS_LIST, session), rank.views.ranking.halt
+    assert next(encoding)[halt]["visible"]
+    (shown,) = rank.rank(SAMPLES[1], *AS_LIST, session)
+    assert not shown[halt]["visible"]
+    assert list(encoding) == [{}]
+    assert session.run.query == SAMPLES[1]
+
+
+def test_a_query_that_is_stopped_while_it_waits_leaves_what_was_shown(
+    bench: Workbench, rank: Handlers, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "is_free", free_at_last())
+    waiting = rank.rank(SAMPLES[0], *AS_LIST, session)
+    next(waiting)
+    rank.stop_encoding(session)
+    (left,) = waiting
+    assert left[rank.views.gallery]["visible"] and not left[rank.views.ranking.halt]["visible"]
+    assert session.run is None
+
+
+def test_the_box_is_written_for_a_sample_and_where_cleaning_changed_it_and_no_more(
+    rank: Handlers, session: Session
+) -> None:
+    def written(values: Iterator[dict[Any, Any]]) -> list[str]:
+        return [each[rank.views.query] for each in values if rank.views.query in each]
+
+    assert written(rank.rank(SAMPLES[0], *AS_LIST, session)) == []
+    assert written(rank.rank(f" {SAMPLES[0]}\n", *AS_LIST, session)) == [SAMPLES[0]]
+    assert written(rank.rank_sample(*AS_LIST, session, Click(n="0"))) == [
+        sample_queries(rank.bench)[0]
+    ]
 
 
 def test_maps_follow_a_promise_that_reached_the_screen_after_them(

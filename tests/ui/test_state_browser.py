@@ -319,6 +319,41 @@ def test_a_query_that_has_to_wait_for_the_models_says_so(tab: Page, running: Run
     expect(tab.locator("#hits li")).to_have_count(N_PAGES)
 
 
+def test_of_queries_asked_while_the_models_are_busy_the_last_one_is_ranked(
+    tab: Page, running: Running
+) -> None:
+    rank(tab, SAMPLES[0])
+    traced(tab)
+    box, summary = tab.locator("#query textarea"), tab.locator("#summary")
+    with running.bench.base.lock:
+        for query in ("a first one", "a second one", SAMPLES[1]):
+            box.fill(query)
+            box.press("Enter")
+            expect(summary).to_contain_text(f"“{query}” comes next")
+        box.fill("the next one is being typed")
+    for _ in ("at first", "at last"):
+        expect(summary).to_contain_text(f"ranked for “{SAMPLES[1]}”")
+        expect(box).to_have_value("the next one is being typed")
+        settled(tab)
+    open_tab(tab, "History")
+    expect(tab.locator("#history [data-event=reopen]")).to_have_count(2)
+
+
+def test_nothing_can_be_pressed_in_the_results_before_the_first_ranking(
+    tab: Page, running: Running
+) -> None:
+    nothing_yet = ("#compare", "#save-csv", "#save-json", "#save-report", "#occlude")
+    tab.fill("#query textarea", SAMPLES[0])
+    with running.bench.base.lock:
+        tab.click("#rank")
+        expect(tab.locator(".pi")).to_have_text("There is no ranking yet.")
+        for button in nothing_yet:
+            expect(tab.locator(button)).to_be_hidden()
+    expect(tab.locator("#hits li")).to_have_count(N_PAGES)
+    for button in nothing_yet:
+        expect(tab.locator(button)).to_be_visible()
+
+
 @pytest.fixture
 def dense_pages(running: Running, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Semaphore]:
     """How many pages the dense system may still score; without one it waits."""
@@ -486,6 +521,37 @@ def test_with_settings_closed_the_tab_key_passes_them_by(tab: Page) -> None:
     assert tab.evaluate(reached) > 10
     toggle.click()
     expect(tab.locator("#apply")).to_be_hidden()
+
+
+def test_what_the_keyboard_is_at_has_a_ring_that_nothing_cuts_off(tab: Page) -> None:
+    rank(tab)
+    traced(tab)
+    for control, around, offset in (
+        ("#query textarea", "#query", "0px"),
+        ("#ranking-view input", "#ranking-view label", "-2px"),  # what is around it scrolls
+    ):
+        tab.locator(control).first.focus()
+        tab.keyboard.press("Shift")  # a key, so that the ring is due
+        ringed = tab.locator(around).first
+        expect(ringed).to_have_css("outline-style", "solid")
+        expect(ringed).to_have_css("outline-width", "2px")
+        expect(ringed).to_have_css("outline-offset", offset)
+
+
+def test_on_a_small_phone_nothing_widens_the_page_and_what_scrolls_has_a_shade(
+    visit: Callable[..., Page],
+) -> None:
+    tab = visit(width=320)
+    rank(tab)
+    traced(tab)
+    for name in ("Rank", "Pages", "Latency", "History"):
+        open_tab(tab, name)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 320, name
+    history = tab.locator("#history .mrr-scroll")
+    expect(history).to_be_visible()
+    assert history.evaluate("(table) => table.scrollWidth > table.clientWidth")
+    drawn = history.evaluate("(table) => getComputedStyle(table).backgroundImage")
+    assert drawn.count("linear-gradient") == 4
 
 
 def test_a_list_that_was_unfolded_stays_so_when_a_page_is_removed_out_of_it(

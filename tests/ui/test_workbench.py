@@ -10,6 +10,7 @@ import ir_measures
 import pytest
 
 from mrr.errors import InputRejected
+from mrr.types import Usage
 from tests.ui.conftest import N_PAGES, SAMPLES, Running, make_corpus, pdf, png
 from ui import explaining
 from ui.caching import Line, Upload, upload
@@ -23,7 +24,8 @@ from ui.views import history, inspector, labels, ranking, ranking_words, setting
 from ui.views.report import report
 from ui.views.upload import known_pages, progress
 from ui.views.upload import pages as stored_pages
-from ui.workbench import Workbench, dense_list, dense_ranks
+from ui.warming import cache_examples
+from ui.workbench import Pace, Workbench, dense_list, dense_ranks
 
 
 @pytest.fixture
@@ -196,7 +198,8 @@ def test_settings_that_cannot_be_are_refused_in_words(bench: Workbench) -> None:
     config = settings.read(base, False, *good).config
     assert config.band == (1, 3) and config.exit_layer == 3, "people count both ends in"
     wrong = ((2, 5, "from layer 1 to 5"), (1, 3, "from layer 3 to 2"), (7, "  ", "instruction"),
-             (3, None, "number is missing"))  # fmt: skip
+             (3, None, "number is missing"), (0, 2.5, "Exit after layer is 2.5; it"),
+             (6, 3.5, "Candidates is 3.5"))  # fmt: skip
     for position, value, words in wrong:
         bad = [*good[:position], value, *good[position + 1 :]]
         with pytest.raises(InputRejected, match=words):
@@ -539,6 +542,32 @@ def test_of_two_documents_of_one_name_one_is_removed(bench: Workbench) -> None:
     left = [page.label for page in bench.pages(session) if bench.removable(page)]
     assert left == ["same (2).pdf p. 1", "same (2).pdf p. 2"]
     bench.remove_own(session)
+
+
+def test_a_page_that_is_added_again_still_tells_what_encoding_it_took(bench: Workbench) -> None:
+    session = bench.session()
+    for name in ("first.png", "again.png"):
+        *_, done = upload(bench, session, [(name, png(98))], None)
+    (line,) = done.lines
+    assert line.state == "hit" and line.added is not None
+    assert session.added[line.added.page.page_id].outcome == "encoded"
+    assert "encoded in" in stored_pages(bench, session)
+    bench.remove_own(session)
+
+
+def test_what_a_dense_page_costs_is_measured_after_a_pass_that_warms_up(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, took = type(bench.base), iter([8000.0, 1000.0, 9000.0, 2000.0])
+
+    def rank(*_: object, **__: object) -> SimpleNamespace:
+        return SimpleNamespace(usage=Usage(1, 0, 0, {"layers": next(took)}))
+
+    monkeypatch.setattr(engine, "rank", rank)
+    monkeypatch.setattr(bench, "pace", Pace())
+    cache_examples(bench)
+    assert bench.pace.ms(bench.base, "original") == 1000.0
+    assert bench.pace.ms(bench.base, "dense-reuse") == 2000.0
 
 
 def test_a_page_that_was_found_tells_no_time_of_encoding(bench: Workbench) -> None:

@@ -74,7 +74,7 @@ def build() -> InspectorView:
         occlude = gr.Button("Measure occlusion", size="sm", elem_id="occlude")
         stop = gr.Button("Stop after this pass", size="sm", elem_id="stop-occlusion", visible=False)
     busy = running()
-    with gr.Accordion("Keep more or fewer tokens of this page", open=False):
+    with gr.Accordion("Keep more or fewer tokens of this page", open=False, elem_id="encode-again"):
         with gr.Row(equal_height=True):
             keep_ratio = gr.Slider(
                 0.05,

@@ -101,9 +101,10 @@ def _unlikely(run: Run) -> str:
     return f"<p>No page looks relevant: the best has {best:.3f}, and 0.5 would be even.</p>"
 
 
-def waiting(shown: Run | None, for_what: str = BUSY) -> str:
-    """In the place of the summary while something else has to be done first."""
-    return note(f"{for_what} This comes next.") + _still(shown)
+def waiting(shown: Run | None, query: str, for_what: str = BUSY) -> str:
+    """In the place of the summary while something else has to be done before a query."""
+    words = f'<p class="mrr mrr-note">{for_what} “{shortened(query)}” comes next.</p>'
+    return words + _still(shown)
 
 
 def encoding(done: int, total: int, shown: Run | None, stopped: bool = False) -> str:

@@ -161,6 +161,15 @@ def read(
     numbers = (exit_layer, band_start, band_end, keep_ratio, top_k)
     if any(number is None for number in numbers):  # a number's box was emptied
         raise InputRejected("A number is missing in the settings. Type it, or move its slider.")
+    whole = {
+        "Exit after layer": exit_layer,
+        "Band from layer": band_start,
+        "Band to layer": band_end,
+        "Candidates": top_k,
+    }
+    for name, number in whole.items():  # the box of a slider takes what lies between its steps
+        if number != int(number):
+            raise InputRejected(f"{name} is {number:g}; it must be a whole number.")
     if not 1 <= top_k <= _MOST_CANDIDATES:
         raise InputRejected(f"Candidates is {top_k:g}; it must be from 1 to {_MOST_CANDIDATES}.")
     if not instruction.strip():

@@ -342,15 +342,38 @@ def test_occlusion_states_its_control(app: Watched):
     assert top[0] < min(draws), "the larger drop lies left of every random draw"
 
 
+def beside_the_means(app: Watched) -> tuple[float, float]:
+    """(share of the canvas that the page takes, width of the canvas)."""
+    box = app.page.locator(".pi-stage canvas").first.bounding_box()
+    width, height = box["width"] - 2, box["height"] - 2  # its border
+    return 1 - 26 / min(width, height), width
+
+
 def test_row_and_column_means_are_drawn_along_the_edges(app: Watched):
     app.choose("Map", "pruned")
     app.page.check("[data-key=margins]")
-    width = app.page.locator(".pi-stage canvas").first.bounding_box()["width"]
+    share, width = beside_the_means(app)
     # The strip is 26 pixels wide; a row that was kept whole fills 22 of them from its left + 2.
-    x = 1 - (26 - 2 - 0.45 * 22) / width
-    rows = range(generated.ROWS - 1)  # the last one lies behind the columns' strip
-    seen = app.pixels([(x, (row + 0.5) / generated.ROWS) for row in rows])
+    x = share + (2 + 0.45 * 22) / width
+    rows = range(generated.ROWS)
+    seen = app.pixels([(x, share * (row + 0.5) / generated.ROWS) for row in rows])
     assert [luminance(pixel) < 120 for pixel in seen] == [KEPT[row].mean() > 0.45 for row in rows]
+
+
+def test_row_and_column_means_cover_nothing_of_the_map_that_they_are_of(app: Watched):
+    show_raw_map(app, 4, 1)
+    coloured = [app.center(*cell) for cell in ALL if PLAIN[cell]]
+    whole = app.pixels(coloured)
+    app.page.check("[data-key=margins]")
+    share, _ = beside_the_means(app)
+    assert app.pixels([(share * x, share * y) for x, y in coloured]) == whole
+    box = app.page.locator(".pi-stage canvas").first.bounding_box()
+    last = (generated.ROWS - 1, generated.COLUMNS - 1)
+    x, y = (share * part for part in app.center(*last))
+    app.page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+    app.tip(f"row {generated.ROWS}, column {generated.COLUMNS}")
+    app.page.mouse.move(box["x"] + box["width"] - 4, box["y"] + y * box["height"])
+    expect(app.page.locator(".pi-tip")).to_be_hidden()
 
 
 def test_the_table_twin_lists_the_largest_cells(app: Watched):

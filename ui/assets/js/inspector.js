@@ -208,14 +208,16 @@ const updateTable = () => {
 
 // --- cells ---------------------------------------------------------------------------------
 
+// Where on the page's frame an event happened, from 0 to 1; more where it was on the bars.
 const fraction = (event, canvas) => {
   const box = canvas.getBoundingClientRect();
-  return { x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height, box };
+  const frame = frameOf(state, box.width, box.height);
+  return { x: (event.clientX - box.left) / frame.width, y: (event.clientY - box.top) / frame.height, frame };
 };
 
 const cellAt = ({ x, y }) => {
+  if (x < 0 || y < 0 || x >= 1 || y >= 1) return null;
   const u = view.x + x / view.zoom, v = view.y + y / view.zoom;
-  if (u < 0 || v < 0 || u >= 1 || v >= 1) return null;
   return Math.floor(v * page.rows) * page.cols + Math.floor(u * page.cols);
 };
 
@@ -235,13 +237,14 @@ const showTip = (i, canvas = parts.canvases[0], loud = false) => {
   parts.tip.hidden = false;
   parts.tip.dataset.locked = state.locked === i;
   if (loud) parts.live.textContent = lines.join(", ");
-  const box = canvas.getBoundingClientRect(), frame = root.getBoundingClientRect();
+  const box = canvas.getBoundingClientRect(), around = root.getBoundingClientRect();
+  const frame = frameOf(state, box.width, box.height);
   const across = (((i % page.cols) + 1) / page.cols - view.x) * view.zoom;
   const down = ((Math.floor(i / page.cols) + 1) / page.rows - view.y) * view.zoom;
-  const left = box.left - frame.left + across * box.width + 6;
-  const room = frame.width - parts.tip.offsetWidth - 4;
-  parts.tip.style.left = Math.max(0, left > room ? left - parts.tip.offsetWidth - 12 - (box.width * view.zoom) / page.cols : left) + "px";
-  parts.tip.style.top = box.top - frame.top + Math.min(1, Math.max(0, down)) * box.height + 4 + "px";
+  const left = box.left - around.left + across * frame.width + 6;
+  const room = around.width - parts.tip.offsetWidth - 4;
+  parts.tip.style.left = Math.max(0, left > room ? left - parts.tip.offsetWidth - 12 - (frame.width * view.zoom) / page.cols : left) + "px";
+  parts.tip.style.top = box.top - around.top + Math.min(1, Math.max(0, down)) * frame.height + 4 + "px";
 };
 
 const point = (cell, canvas, loud) => {
@@ -267,7 +270,7 @@ const savePicture = async () => {
   const panel = panelsFor(page, state, map, painted).filter(({ small }) => !small).pop();
   const height = Math.round((SHEET.width * page.height) / page.width);
   const picture = paintPanel(page, panel, state, view, SHEET.width, height, SHEET.ratio);
-  drawMarks(picture.getContext("2d"), page, { ...state, cursor: null }, rectOf(view, SHEET.width, height));
+  drawMarks(picture.getContext("2d"), page, { ...state, cursor: null }, view, frameOf(state, SHEET.width, height));
   const words = [page.label, "Query: “" + page.query + "”", panel.caption];
   if (isColoured()) words.push(rangeWords());
   save(fileName("png"), await pictureOf(picture, isColoured() ? scaleOf() : null, words));

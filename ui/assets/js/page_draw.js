@@ -70,9 +70,16 @@ const outline = (context, path, colour, dash = []) => {
   context.restore();
 };
 
-const rectOf = (view, width, height) => ({
+// frame: see frameOf.
+const rectOf = (view, { width, height }) => ({
   x: -view.x * view.zoom * width, y: -view.y * view.zoom * height, w: width * view.zoom, h: height * view.zoom,
 });
+
+const clipTo = (context, { width, height }) => {
+  context.beginPath();
+  context.rect(0, 0, width, height);
+  context.clip();
+};
 
 // panel: {mask, map, paint}; paint is "overlay", "page" or "map". What lies under the cursor is
 // kept apart, so that moving the cursor only copies it.
@@ -90,12 +97,16 @@ const paintPanel = (page, panel, state, view, width, height, ratio) => {
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   context.fillStyle = "#fff";
   context.fillRect(0, 0, width, height);
-  const rect = rectOf(view, width, height);
+  const frame = frameOf(state, width, height);
+  const rect = rectOf(view, frame);
   const place = (source) => context.drawImage(source, rect.x, rect.y, rect.w, rect.h);
   context.imageSmoothingQuality = "high";
+  context.save();
+  clipTo(context, frame);
   if (panel.paint === "page") place(page.picture);
   else drawCells(context, page, panel, state, rect, place, width, height);
-  if (state.margins && panel.paint !== "page") drawMargins(context, page, panel, rect, width, height);
+  context.restore();
+  if (state.margins && panel.paint !== "page") drawMargins(context, page, panel, rect, frame);
   return below;
 };
 
@@ -108,7 +119,7 @@ const drawCursor = (canvas, page, state, view) => {
   context.drawImage(canvas.below, 0, 0);
   const ratio = width / canvas.clientWidth;
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
-  drawMarks(context, page, state, rectOf(view, canvas.clientWidth, canvas.clientHeight));
+  drawMarks(context, page, state, view, frameOf(state, canvas.clientWidth, canvas.clientHeight));
 };
 
 const drawCells = (context, page, panel, state, rect, place, width, height) => {
@@ -136,7 +147,8 @@ const drawCells = (context, page, panel, state, rect, place, width, height) => {
   }
 };
 
-const drawMarks = (context, page, state, rect) => {
+const drawMarks = (context, page, state, view, frame) => {
+  const rect = rectOf(view, frame);
   const width = rect.w / page.cols, height = rect.h / page.rows;
   const mark = (cell, dash) => {
     if (cell == null) return;
@@ -144,8 +156,11 @@ const drawMarks = (context, page, state, rect) => {
     path.rect(rect.x + (cell % page.cols) * width, rect.y + Math.floor(cell / page.cols) * height, width, height);
     outline(context, path, INK.cursor, dash);
   };
+  context.save();
+  clipTo(context, frame);
   mark(state.locked, []);
   if (state.cursor !== state.locked) mark(state.cursor, [3, 2]);
+  context.restore();
 };
 
 // The scale as it looks on white paper at the present opacity, linear in the value.

@@ -36,8 +36,8 @@ const move = (event, canvas) => {
     const spread = (p) => Math.hypot(p.x - other.x, p.y - other.y);
     zoomAt(spread({ x: event.clientX, y: event.clientY }) / (spread(before) || 1), at);
   } else {
-    view.x -= dx / at.box.width / view.zoom;
-    view.y -= dy / at.box.height / view.zoom;
+    view.x -= dx / at.frame.width / view.zoom;
+    view.y -= dy / at.frame.height / view.zoom;
     clampView();
     redraw();
   }
