@@ -189,8 +189,10 @@ class Handlers:
         """A sample query was clicked."""
         queries = start.sample_queries(self.bench)
         n = index(event, len(queries))
-        yield {self.views.query: queries[n]}
-        yield from self.rank(queries[n], view, only, session)
+        box: Values = {self.views.query: queries[n]}
+        for values in self.rank(queries[n], view, only, session):
+            yield values and {**box, **values}  # not into a box that is the next query's by now
+            box = {}
 
     def reopen(self, view: View, only: bool, session: Session, event: gr.EventData) -> Values:
         """Show a past run as it was; nothing is ranked again."""
