@@ -24,6 +24,7 @@ from mrr.errors import CorruptEntry
 _TABLES = ("pages", "embeddings", "entries", "pins", "reservations")
 _TYPES: dict[str, type] = {"INTEGER": int, "TEXT": str, "BLOB": bytes}
 _BESIDE = ("", "-wal", "-journal", "-shm")  # what SQLite keeps of one database
+# The rightmost assignment of a column counts: a digest may have been noted after the picture.
 _RESTORE = f"""
     INSERT INTO pages ({PAGE_COLUMNS}, file, nbytes, digest)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)

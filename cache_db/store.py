@@ -59,6 +59,7 @@ class PageStore:
         and this one has their K/V only.
         on_disk_only: raise InputRejected where the folder cannot be used, instead of going on in
         memory: whoever looks after a store must not be shown an empty one in its place.
+        Raises InvalidConfig for a negative size.
         """
         budget_bytes = default_budget() if budget_bytes is None else budget_bytes
         if min(budget_bytes, memory_bytes) < 0:

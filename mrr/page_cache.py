@@ -23,7 +23,7 @@ from mrr.model.vision import Sight
 from mrr.pages.keys import entry_key, page_id
 from mrr.prune import kept_tokens
 from mrr.resident import Resident
-from mrr.sources import is_anothers, is_of_file, keep
+from mrr.sources import is_of_file, is_of_other_file, keep
 from mrr.timing import Stages
 from mrr.types import AddedPage, Page, PageImage
 
@@ -81,7 +81,7 @@ class PageCache:
                 page = self.pages.note_file(page, item.file_digest)
         try:
             added = self._computed(page, item.image, known, begin)
-            shared = known and is_listed and is_anothers(page, item)
+            shared = known and is_listed and is_of_other_file(page, item)
             return replace(added, added_as=item.label) if shared else added
         except NotFinite:
             if not known:  # a page that cannot be scored is not one of the store's

@@ -57,7 +57,7 @@ def _free_name(page: Page, store: PageStore, refused: Collection[str]) -> str:
     return next(name for name in numbered(page.source) if name not in {*files, *refused})
 
 
-def is_anothers(page: Page, item: PageImage) -> bool:
+def is_of_other_file(page: Page, item: PageImage) -> bool:
     """Whether a page that is stored came from another file than this one, or under another name.
 
     That may be a blank page or a cover, which many files have.

@@ -30,7 +30,8 @@ class PageImage:
     label: what a person calls it ("report.pdf p. 3"); never a path.
     source: name of the file it came from, without folders.
     page_num: 1-based; 1 for a plain image.
-    file_digest: of that file, which tells two of one name apart; empty where there was none.
+    file_digest: 32 hex digits of XXH3-128 over that file, which tell two of one name apart; empty
+    where there was none.
     """
 
     image: Image.Image
@@ -48,8 +49,8 @@ class Page:
     width, height: pixels of the canonical page; the model sees it resized, and its (R, C) token
     grid divides the page evenly whatever the size.
     scope: who may see it: "public", or one session's secret.
-    file_digest: of the file that it was first added from; empty where there was none, or where it
-    was added before digests were kept.
+    file_digest: of the file that it was first added from, as in PageImage; empty where there was
+    none, or where it was added before digests were kept.
     """
 
     page_id: str
