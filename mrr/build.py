@@ -13,6 +13,7 @@ from cache_db.store import PageStore
 from mrr.assets import assets
 from mrr.config import RerankConfig
 from mrr.errors import InputRejected, InvalidConfig, UnsupportedModel
+from mrr.model.checkpoint import TRAINED_IN
 from mrr.model.embedder import Embedder
 from mrr.model.load import LoadedModel, load_model, share_tower
 from mrr.model.prompt import PromptTemplate, template_for
@@ -110,13 +111,12 @@ def trained_config(loaded: LoadedModel, config: RerankConfig | None) -> RerankCo
 
     Where only one of band and exit is open, the given one is kept as it is: a trained band is cut
     at an earlier exit, and a trained exit moves behind a band that ends later. Without a config
-    keep ratio and pruner are the trained ones too.
+    pruning, instruction and bounds of pixels are the trained ones too.
     """
     if not isinstance(config, RerankConfig | None):
         raise InvalidConfig(f"config is of {type(config)}; it must be a RerankConfig.")
     if config is None:
-        pruning = {k: v for k, v in loaded.trained.items() if k in ("keep_ratio", "pruner")}
-        config = RerankConfig(**pruning)
+        config = RerankConfig(**{k: v for k, v in loaded.trained.items() if k in TRAINED_IN})
     if "band" not in loaded.trained:
         return config
     (start, end), last = loaded.trained["band"], loaded.trained["exit_layer"]

@@ -116,7 +116,7 @@ class MiniReranker:
         "owner/name@commit".
         device None is CUDA where there is one; dtype None is bf16 on CUDA and fp32 elsewhere
         and for the bundled pair. What a checkpoint says of its training (band and exit, without a
-        config the pruning too) fills in what is left open. self_check compares the engine with
+        config the rest too) fills in what is left open. self_check compares the engine with
         the stock forward pass on this very checkpoint.
         """
         parts = load_parts(

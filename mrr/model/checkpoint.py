@@ -9,15 +9,15 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import xxhash
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoConfig
 
-from mrr.config import Pruner
-from mrr.errors import InputRejected, UnsupportedModel
+from mrr.config import RerankConfig
+from mrr.errors import InputRejected, InvalidConfig, UnsupportedModel
 from mrr.model.prompt import TEMPLATES
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,9 @@ CLASSES = {
 _COMMIT = re.compile(r"[0-9a-f]{7,40}")
 # What a checkpoint needs; never pickles, never code.
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
-# Beside an adapter: the band, exit, pruning and prompt that it was trained with, as JSON.
+# Beside an adapter: the band, exit, prompt template and these, as it was trained with, as JSON.
 TRAINED = "mini_reranker.json"
+TRAINED_IN = ("keep_ratio", "pruner", "instruction", "min_pixels", "max_pixels")
 # All that decides what a checkpoint computes: its weights, and how text and pixels reach them.
 _IDENTITY = ("*.safetensors", "config.json", "preprocessor_config.json", "processor_config.json",
              "tokenizer.json", "adapter_config.json", TRAINED)  # fmt: skip
@@ -177,12 +178,12 @@ def _wrong_in(section: Any, n_layers: int) -> str | None:
             return f"band {band} does not lie within the {end} layers that run"
         if end > n_layers:
             return f"exit_layer is {end}, but the model has {n_layers} layers"
-    ratio = section.get("keep_ratio", 1.0)
-    if not (_whole(ratio) or isinstance(ratio, float)) or not 0 < ratio <= 1:
-        return f"keep_ratio {ratio!r} is not a number in (0, 1]"
-    for name, known in (("pruner", get_args(Pruner)), ("template", tuple(TEMPLATES))):
-        if name in section and section[name] not in known:
-            return f"{name} {section[name]!r} is none of {', '.join(known)}"
+    if "template" in section and section["template"] not in tuple(TEMPLATES):
+        return f"template {section['template']!r} is none of {', '.join(TEMPLATES)}"
+    try:
+        RerankConfig(**{name: section[name] for name in TRAINED_IN if name in section})
+    except InvalidConfig as error:
+        return str(error).rstrip(".")
     return None
 
 

@@ -1,8 +1,8 @@
-"""What a fine-tuned adapter says of itself: which checkpoint it is for, and the band, exit, pruning
-and prompt template that it was trained in.
+"""What a fine-tuned adapter says of itself: which checkpoint it is for, and the band, exit,
+pruning, prompt and size of pages that it was trained in.
 
 Without them it would be served on another checkpoint, or otherwise than it learned, and nobody
-would be told. An instruction or bounds of pixels of one's own are for whoever serves it to give.
+would be told.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from peft import PeftModel
 
 from mrr.config import RerankConfig
-from mrr.model.checkpoint import TRAINED, local_folder
+from mrr.model.checkpoint import TRAINED, TRAINED_IN, local_folder
 from mrr.model.load import LoadedModel
 
 
@@ -42,13 +42,8 @@ def save_adapter(
         hub_id, _, commit = loaded.name.partition("@")
         described.base_model_name_or_path, described.revision = hub_id, commit or None
     adapted.save_pretrained(str(adapter), save_embedding_layers=False)
-    trained = {
-        "band": config.band,
-        "exit_layer": config.exit_layer,
-        "keep_ratio": config.keep_ratio,
-        "pruner": config.pruner,
-        "template": template,
-    }
+    served = {name: getattr(config, name) for name in ("band", "exit_layer", *TRAINED_IN)}
+    trained = {**served, "template": template}
     (adapter / TRAINED).write_text(json.dumps(trained), encoding="utf-8")
     if is_stacked:
         for part in (adapted.unload(), loaded.tokenizer, loaded.image_processor):

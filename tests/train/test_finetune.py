@@ -244,14 +244,16 @@ def _file_of(task: PageTask, data: Path) -> Path:
 def test_what_an_adapter_was_trained_in_is_what_it_is_served_in(
     pair: tuple[Path, Path], data: Path, tmp_path: Path
 ) -> None:
-    """Band and exit of its base's training, keep ratio and pruner of its own, embedder or not."""
-    config = RerankConfig(keep_ratio=0.25, pruner="uniform")
+    """Band and exit of its base's training, what else it was trained in, embedder or not."""
+    config = RerankConfig(
+        keep_ratio=0.25, pruner="uniform", instruction="Find it.", max_pixels=40_000
+    )
     plan = _plan(pair[0], data, tmp_path / "run", steps=1, rank=4)
     plan = replace(plan, config=config)
     tuned = finetune(plan)
     engine = _engine(tuned, data, tmp_path / "store", embedder=pair[1])
     assert engine.config.band == (2, 4) and engine.config.exit_layer == 4
-    assert (engine.config.keep_ratio, engine.config.pruner) == (0.25, "uniform")
+    assert replace(engine.config, band=None, exit_layer=None) == config
     task = next(tasks(read_dataset(data), 3, "s"))
     _agree(Tuner(replace(plan, model=str(tuned))), engine, task, _file_of(task, data))
     engine.close()
