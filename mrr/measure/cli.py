@@ -105,20 +105,22 @@ def eval_command(
     from mrr.measure.dataset import read_dataset
     from mrr.measure.evaluate import evaluate
     from mrr.measure.table import ablation_table, eval_table
+    from mrr.measure.tasks import make_tasks
     from mrr.reranker import MiniReranker
 
     bars = Bars()
-    task: dict[str, Any] = {
+    chosen: dict[str, Any] = {
         "mode": mode,
         "n_negatives": negatives,
         "seed": seed,
         "kinds": kinds or None,
         "limit": limit,
-        "progress": bars,
     }
+    task = chosen | {"progress": bars}
     with ExitStack() as stack:
         stack.callback(bars.close)
         dataset = read_dataset(folder)
+        make_tasks(dataset, **chosen)  # what is refused is refused before models are loaded
         root = store or stack.enter_context(tempfile.TemporaryDirectory(prefix="mrr-eval-"))
         reranker = MiniReranker.from_pretrained(store=root, **engine)
         stack.callback(reranker.close)
