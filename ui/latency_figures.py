@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Past this ratio the shorter bars vanish on a common axis, and a magnified copy is drawn.
 _MAGNIFY_FROM = 8.0
+_MANY_QUERIES = 30  # the middle of the axis of queries, from 1 to 1,000 by powers of ten
 _MARKERS = {"mini": "circle", "dense-reuse": "square", "original": "diamond"}
 _DASHES = {"mini": "solid", "dense-reuse": "dash", "original": "dot"}
 
@@ -44,8 +45,8 @@ def stages_figure(report: LatencyReport) -> go.Figure:
         drawn.add_trace(_whiskers(systems), row=row, col=1)
         drawn.add_trace(_totals(systems), row=row, col=1)
         longest = max(each.total.q3 for each in systems)
-        # Room at the right for the totals.
-        drawn.update_xaxes(range=[0, longest * 1.28], row=row, col=1)
+        # Room at the right for the totals, on a phone too.
+        drawn.update_xaxes(range=[0, longest * 1.4], row=row, col=1)
     finish(drawn, 120 + 52 * (len(report.systems) + len(near)) + (40 if near else 0))
     drawn.update_layout(barmode="stack", bargap=0.35, legend={"y": -0.22, "traceorder": "normal"})
     order = [SYSTEM_NAMES[each.system] for each in report.systems]
@@ -207,8 +208,9 @@ def _crossing(point: float, seconds: float) -> go.Scatter:
         y=[seconds],
         mode="markers+text",
         marker={"symbol": "circle-open", "size": 13, "color": TEXT, "line": {"width": 2}},
-        text=[f"mini cheaper from query {first_cheaper(point)} on"],
-        textposition="bottom right",
+        # Two lines, and towards the middle: on a phone one line would leave the chart.
+        text=[f"mini cheaper<br>from query {first_cheaper(point)} on"],
+        textposition="bottom right" if point < _MANY_QUERIES else "bottom left",
         name="break-even, mini and original",
         showlegend=False,
         hovertemplate="mini = original at %{x:.1f} queries<extra></extra>",
