@@ -167,4 +167,5 @@ class MemoryFiles:
         return set(self._blobs)
 
     def sizes(self, names: Collection[str]) -> list[tuple[str, int]]:
-        return [(name, blob.nbytes) for name, blob in self._blobs.items() if name in names]
+        found = ((name, self._blobs.get(name)) for name in names)  # others write meanwhile
+        return [(name, blob.nbytes) for name, blob in found if blob is not None]

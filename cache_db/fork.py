@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from types import TracebackType
 from typing import Protocol
 
 
@@ -50,12 +49,7 @@ class ForkGate:
             self._n_inside += 1
             self._mine.depth = self._depth + 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         with self._free:
             self._n_inside -= 1
             self._mine.depth = self._depth - 1

@@ -10,15 +10,12 @@ from collections.abc import Callable, Collection, Iterable
 import sqlite_utils
 
 from cache_db.catalogue import Catalogue, embedding_in, usual_length
-from cache_db.database import Database
 from cache_db.entries import Entries
 from cache_db.evict import Space
-from cache_db.files import Files
 from cache_db.latest import R, load_latest
 from cache_db.records import VerifyReport
 from cache_db.removal import named, release_dead
 from cache_db.schema import is_sound, texts
-from cache_db.session import Session
 from cache_db.trouble import is_full
 from mrr.errors import CorruptEntry
 
@@ -26,28 +23,28 @@ _EMBEDDINGS = "SELECT page_id, fingerprint, vector, importance, n_rows, n_cols F
 _WITHOUT_PICTURE = "SELECT page_id FROM pages WHERE file IS NULL ORDER BY id"
 
 
-def sweep(database: Database, files: Files, catalogue: Catalogue, session: Session) -> None:
+def sweep(catalogue: Catalogue) -> None:
     """Remove what killed processes left: pins, reservations, lock files, files without a row."""
-    _release(database, files, session)
-    catalogue.delete_orphans(_orphans(database, files))
+    _release(catalogue.space)
+    catalogue.delete_orphans(_orphans(catalogue.space))
 
 
-def _release(database: Database, files: Files, session: Session) -> None:
-    with database.write() as db:
-        release_dead(db, files, session)
-    session.bury()
+def _release(space: Space) -> None:
+    with space.database.write() as db:
+        release_dead(db, space.files, space.session)
+    space.session.bury()
 
 
-def _orphans(database: Database, files: Files) -> set[str]:
+def _orphans(space: Space) -> set[str]:
     """Names of files that no row and no reservation names.
 
     A file that a living process writes or deletes has a reservation, which is there before the
     file and until it is gone: so files are listed, rows asked, and files listed again.
     """
-    present = files.names()
-    with database.read() as db:
+    present = space.files.names()
+    with space.database.read() as db:
         unnamed = present - named(db)
-    return unnamed & files.names()
+    return unnamed & space.files.names()
 
 
 def remove(space: Space, page_ids: Collection[str] | None) -> int:
@@ -106,14 +103,7 @@ def _chosen(page_ids: Collection[str] | None) -> tuple[str, tuple[str, ...]]:
     return "page_id IN (SELECT value FROM json_each(?))", (json.dumps(list(page_ids)),)
 
 
-def verify(
-    database: Database,
-    files: Files,
-    entries: Entries,
-    catalogue: Catalogue,
-    session: Session,
-    repair: bool,
-) -> VerifyReport:
+def verify(catalogue: Catalogue, entries: Entries, repair: bool) -> VerifyReport:
     """Read and check every entry, picture and the database; with repair, remove what is bad.
 
     A page whose picture is gone stays, for what is left of it, and is bad until it is added again.
@@ -121,6 +111,7 @@ def verify(
     or of file handles: nothing is known of what it could not read. The database is not right
     either if it had to be rebuilt since this store was opened, or by this very call.
     """
+    space, database = catalogue.space, catalogue.database
     with database.read() as db:
         sound = is_sound(db)
     database_ok = sound and not database.damage
@@ -138,8 +129,8 @@ def verify(
         for picture in bad_pictures:
             catalogue.drop_picture(picture)
         catalogue.drop_embeddings(damaged_vectors)
-        _release(database, files, session)
-    orphans = _orphans(database, files)
+        _release(space)
+    orphans = _orphans(space)
     if repair:
         catalogue.delete_orphans(orphans)
         database.damage = ""  # this report tells of it

@@ -35,9 +35,9 @@ def exclusive(path: Path) -> Iterator[None]:
             os.close(fd)
 
 
-def _try_lock(fd: int) -> bool:
+def _try_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -75,7 +75,7 @@ class Session:
         except FileNotFoundError:
             return False
         try:
-            return not _try_lock(fd)
+            return not _try_lock(fd, fcntl.LOCK_SH)  # shared by all who ask at the same moment
         finally:
             os.close(fd)
 

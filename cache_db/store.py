@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from cache_db.records import Embedding, Entry, StoreStats, VerifyReport
 from cache_db.removal import release
 from cache_db.schema import UnknownDatabase
 from cache_db.session import Session
-from cache_db.trouble import Tally, Trouble
+from cache_db.trouble import Tally, Trouble, reason
 from mrr.errors import InputRejected, InvalidConfig
 from mrr.types import Page
 
@@ -73,10 +72,10 @@ class PageStore:
         try:
             self._open(root)
         except (OSError, sqlite3.DatabaseError, UnknownDatabase) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            why = reason(error).rstrip(".")
             if on_disk_only:
-                raise InputRejected(f"The store cannot be opened: {reason.rstrip('.')}.") from error
-            self._note = f"The store runs in memory only: {reason.rstrip('.')}."
+                raise InputRejected(f"The store cannot be opened: {why}.") from error
+            self._note = f"The store runs in memory only: {why}."
             log.warning("%s Folder: %s", self._note, root)
             self._open(None)
         self._persistent = isinstance(self._files, DiskFiles)
@@ -272,17 +271,19 @@ class PageStore:
     def verify(self, repair: bool = True) -> VerifyReport:
         """Read and check everything; with repair, remove what is bad."""
         with self._trouble.guard("verify the store"):
-            return retried(lambda: self._verify(repair))
+            return retried(lambda: health.verify(self._catalogue, self._entries, repair))
         return VerifyReport(0, (), 0, database_ok=False, repaired=False)
 
-    def clear(self) -> None:
-        """Remove everything."""
+    def clear(self) -> int:
+        """Remove everything; returns how many pages there were."""
+        n_removed = 0
         with self._trouble.guard("clear the store"):
             self._memory.clear()
-            retried(lambda: health.remove(self._space, None))
+            n_removed = retried(lambda: health.remove(self._space, None))
             self._memory.clear()  # what was read meanwhile
             self._sweep()
             self._database.forget_damage()
+        return n_removed
 
     def reopened(self) -> PageStore:
         """The same folder opened anew, for a process forked from this one: this object is of no
@@ -313,12 +314,7 @@ class PageStore:
     def __enter__(self) -> PageStore:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def _open(self, root: Path | None) -> None:
@@ -336,12 +332,7 @@ class PageStore:
         self._database.on_rebuilt = self._sweep  # K/V that no row names any more
 
     def _sweep(self) -> None:
-        health.sweep(self._database, self._files, self._catalogue, self._session)
-
-    def _verify(self, repair: bool) -> VerifyReport:
-        return health.verify(
-            self._database, self._files, self._entries, self._catalogue, self._session, repair
-        )
+        health.sweep(self._catalogue)
 
     def _release(self) -> None:
         """Note what was used, and drop this session's pins and reservations, with their files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,23 +85,15 @@ def decode(
     engine: MiniReranker, files: Iterable[File], page_range: str | None
 ) -> Iterator[PageImage | FailedFile]:
     """See MiniReranker.decode."""
-    for item in _decode(engine, files, page_range):
-        yield item
-        engine.check_open()  # or a new decoding process would stay behind
-
-
-def _decode(
-    engine: MiniReranker, files: Iterable[File], page_range: str | None
-) -> Iterator[PageImage | FailedFile]:
     engine.check_open()
     for file in files:
         try:
             named, failed = contents(file)
         except InputRejected as error:
-            yield FailedFile(_shown(file), str(error))
-            continue
-        yield from failed
-        yield from read_pages(engine.decoder, named, page_range)
+            named, failed = [], [FailedFile(_shown(file), str(error))]
+        for item in chain(failed, read_pages(engine.decoder, named, page_range)):
+            yield item
+            engine.check_open()  # or a new decoding process would stay behind
 
 
 def _shown(file: File) -> str:

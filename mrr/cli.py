@@ -62,7 +62,7 @@ class Given(click.Path):
 
 
 def engine_options(command: Any, store_help: str = _STORE_HELP) -> Any:
-    """--model, --embedder, --store and --device, shared by every command that loads models."""
+    """The options of every command that loads models: which, from where, and on what device."""
     name: dict[str, Any] = {"type": Given(), "metavar": "NAME"}
     for option in (
         click.option("--device", help="cpu, cuda, cuda:1 ... (default: CUDA where there is one)."),
@@ -243,15 +243,11 @@ def clear(folder: Path | None, documents: bool, yes: bool) -> None:
         what = "every picture that rerank() was given" if documents else "every page"
         click.confirm(f"Remove {what} from the store?", abort=True, err=True)
     with _open_store(folder) as opened:
-        n_pages = opened.stats().n_pages
-        if documents:
-            opened.remove_scope(DOCUMENTS)
-        else:
-            opened.clear()
-        left = opened.stats()
-    click.echo(json.dumps({"removed_pages": n_pages - left.n_pages}))
-    if left.note:  # what the disk did not do
-        _notes((left.note,))
+        n_removed = opened.remove_scope(DOCUMENTS) if documents else opened.clear()
+        trouble = opened.stats().note
+    click.echo(json.dumps({"removed_pages": n_removed}))
+    if trouble:  # what the disk did not do
+        _notes((trouble,))
         raise SystemExit(1)
 
 
@@ -306,16 +302,13 @@ def _added(item: AddedPage) -> dict[str, Any]:
     }
 
 
-def _load(model: str, dtype: str | None, **options: Any) -> MiniReranker:
-    import torch
+def _load(**options: Any) -> MiniReranker:
     from transformers.utils.logging import disable_progress_bar
 
     from mrr.reranker import MiniReranker
 
     disable_progress_bar()
-    return MiniReranker.from_pretrained(
-        model, dtype=None if dtype is None else getattr(torch, dtype), **options
-    )
+    return MiniReranker.from_pretrained(**options)
 
 
 def _open_store(folder: Path | None) -> PageStore:

@@ -55,4 +55,4 @@ class NameTaken(MRRError):
 
 
 class BudgetExceeded(MRRError):
-    """An entry does not fit in the store's byte budget, whatever is evicted."""
+    """A page or its K/V does not fit in the store's budget, or the disk does not take it."""

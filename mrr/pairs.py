@@ -9,7 +9,6 @@ without it.
 from __future__ import annotations
 
 import logging
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -26,6 +25,7 @@ from mrr.model.scorer import Scorer
 from mrr.page_cache import page_of
 from mrr.prune import kept_tokens
 from mrr.query import clean_query
+from mrr.ranking import check_count, sigmoid
 from mrr.timing import Stages
 from mrr.turn import turn
 from mrr.types import AddedPage, Candidate, Hit, Page, RerankResult
@@ -269,11 +269,6 @@ def with_instruction(engine: MiniReranker, instruction: str | None) -> MiniReran
     return engine.with_config(replace(engine.config, instruction=instruction))
 
 
-def sigmoid(logit: float | np.floating) -> float:
-    """1 / (1 + exp(-logit)), in float64."""
-    return float(0.5 * (1.0 + np.tanh(0.5 * np.float64(logit))))  # exp would overflow
-
-
 def _place(
     engine: MiniReranker, text: str, document: Document, name: str, held: ExitStack
 ) -> Page | float:
@@ -355,20 +350,6 @@ def _listed(given: Iterable[T], what: str) -> list[T]:
     if isinstance(given, Document):
         raise InputRejected(f"This is a single {type(given).__name__}. Pass a list: [{what}].")
     return list(given)
-
-
-def check_count(name: str, count: int | None) -> None:
-    """Raise InputRejected for what is no number of results: not whole, or less than one."""
-    if count is None:
-        return
-    try:
-        whole = None if isinstance(count, bool) else operator.index(count)
-    except TypeError:
-        whole = None
-    if whole is None:
-        raise InputRejected(f"{name} is {count!r:.80}; it must be a whole number, or None for all.")
-    if whole < 1:
-        raise InputRejected(f"{name} is {count}; at least one must be asked for.")
 
 
 def _results(

@@ -24,11 +24,10 @@ def kept_tokens(
     keeps the earlier token. Source: miniReranker 3.2.
     """
     n = grid[0] * grid[1]
-    n_kept = n if pruner == "none" else max(1, round(keep_ratio * n))
-    rank: np.ndarray
     if pruner == "none":
-        rank = np.zeros(n)
-    elif pruner == "random":
+        return np.arange(n)
+    rank: np.ndarray
+    if pruner == "random":
         rank = np.random.default_rng(seed).random(n)
     elif pruner == "uniform":
         rank = _even_order(grid)
@@ -37,6 +36,7 @@ def kept_tokens(
             shape = None if importance is None else importance.shape
             raise ValueError(f"The embedder's pruner needs importance of {grid}, not {shape}.")
         rank = -importance.reshape(-1)
+    n_kept = max(1, round(keep_ratio * n))
     return np.sort(np.argsort(rank, kind="stable")[:n_kept])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -9,7 +10,6 @@ import numpy as np
 
 from mrr import systems
 from mrr.errors import InputRejected, PageLost
-from mrr.pairs import check_count, sigmoid
 from mrr.timing import Stages
 from mrr.types import (
     SYSTEMS,
@@ -162,3 +162,22 @@ def _ranked(
         ms=dict(stages.ms),
     )
     return RankedList(query, system, hits, usage, notes)
+
+
+def check_count(name: str, count: int | None) -> None:
+    """Raise InputRejected for what is no number of results: not whole, or less than one."""
+    if count is None:
+        return
+    try:
+        whole = None if isinstance(count, bool) else operator.index(count)
+    except TypeError:
+        whole = None
+    if whole is None:
+        raise InputRejected(f"{name} is {count!r:.80}; it must be a whole number, or None for all.")
+    if whole < 1:
+        raise InputRejected(f"{name} is {count}; at least one must be asked for.")
+
+
+def sigmoid(logit: float | np.floating) -> float:
+    """1 / (1 + exp(-logit)), in float64."""
+    return float(0.5 * (1.0 + np.tanh(0.5 * np.float64(logit))))  # exp would overflow

@@ -84,6 +84,7 @@ class MiniReranker:
         self.lock = threading.RLock()  # one call at a time runs the models
         self._closed = threading.Event()  # shared by every twin
         self._twins: dict[RerankConfig, MiniReranker] = {}  # shared as well, the latest last
+        self._twins_lock = threading.Lock()
         self._dense_store = dense_store()
         # One each, or a query of `dense + reuse` would push out what `mini` reads.
         self._resident = resident_for(loaded.device)
@@ -153,14 +154,15 @@ class MiniReranker:
         asked for last are kept, with what was computed for them.
         """
         config = trained_config(self.loaded, config)
-        twin = self._twins.pop(config, None)
-        if twin is None:
-            twin = object.__new__(type(self))
-            twin.__dict__.update(self.__dict__)
-            twin._configure(config)
-        self._twins[config] = twin
-        if len(self._twins) > _MAX_TWINS:
-            self._twins.pop(next(iter(self._twins)), None)
+        with self._twins_lock:
+            twin = self._twins.pop(config, None)
+            if twin is None:
+                twin = object.__new__(type(self))
+                twin.__dict__.update(self.__dict__)
+                twin._configure(config)
+            self._twins[config] = twin
+            if len(self._twins) > _MAX_TWINS:
+                self._twins.pop(next(iter(self._twins)))
         return twin
 
     def _configure(self, config: RerankConfig) -> None:
@@ -214,7 +216,8 @@ class MiniReranker:
         if self._closed.is_set():
             return
         self._closed.set()
-        self._twins.clear()  # they refer to each other, and would outlive the models' last user
+        with self._twins_lock:  # they refer to each other, and would outlive the models' last user
+            self._twins.clear()
         self.decoder.close()
         if self._owns_store:
             self.store.close()

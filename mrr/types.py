@@ -7,7 +7,7 @@ N candidates, R x C the page's token grid (rows x columns, row-major).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -109,10 +109,10 @@ class AddReport:
 class Usage:
     """What one query cost. cached_pages, missed_pages: of the pages that were ranked.
 
-    ms: milliseconds per stage, in the order they ran. The stages are "retrieve", "load",
-    "query", "band" and "head" for the cached systems, "decode", "preprocess", "vision",
-    "layers" and "head" for `original`, "embed" for pages whose embedding was missing, and
-    "encode" for pages that had to be cached first.
+    ms: milliseconds per stage, in the order they ran. The stages are "retrieve", "query",
+    "load", "band" and "head" where pages are cached, and "retrieve", "decode", "preprocess",
+    "vision", "layers" and "head" where none is: for `original`, and with the query first. Besides
+    them "embed", for pages whose embedding was missing, and "encode", for those whose K/V was.
     """
 
     cached_pages: int
@@ -306,4 +306,4 @@ class Explanation:
     lens: Lens
     attention: AttentionTrace
     occlusion: Occlusion | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ import logging
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -271,6 +272,21 @@ def test_of_too_many_configurations_the_one_asked_for_longest_ago_is_dropped(
     latest = twin(4)
     assert twin(4) is latest and twin(3) is made[2] and twin(1) is made[0]
     assert twin(2) is not made[1]
+
+
+def test_two_threads_that_ask_for_one_configuration_share_it(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure, config = MiniReranker._configure, replace(reranker.config, seed=5)
+
+    def slowly(self: MiniReranker, config: RerankConfig) -> None:
+        time.sleep(0.2)
+        configure(self, config)
+
+    monkeypatch.setattr(MiniReranker, "_configure", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(reranker.with_config, [config, config])
+    assert one is other
 
 
 def test_dense_reuse_equals_original_and_mini_without_its_parts_equals_both(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,32 +56,24 @@ def words(trace: AttentionTrace, query: str) -> list[Word]:
     return found
 
 
-def page_map(
-    trace: AttentionTrace,
-    *,
-    layers: Collection[int] | None = None,
-    rows: range | None = None,
-    contrast: bool = False,
-) -> np.ndarray:
-    """(R, C) attention to the page, averaged over layers and rows.
+def page_map(trace: AttentionTrace, *, contrast: bool = False) -> np.ndarray:
+    """(R, C) attention of the user's words to the page, averaged over them and the band's layers.
 
-    layers: None is the whole band. rows: tokens after the page, None is the user's words.
     contrast: less what neutral queries pay to the same cells; signed, and about 0 at sinks.
     """
-    chosen = sorted(trace.page_maps) if layers is None else sorted(layers)
-    index = np.arange(*trace.query_span) if rows is None else np.array(rows)
+    span = slice(*trace.query_span)
     maps = [
-        trace.page_maps[i][index] - (trace.neutral_maps[i][index] if contrast else 0.0)
-        for i in chosen
+        rows[span] - (trace.neutral_maps[layer][span] if contrast else 0.0)
+        for layer, rows in trace.page_maps.items()
     ]
     return np.concatenate(maps).mean(axis=0)
 
 
-def sink_cells(maps: np.ndarray, kept: np.ndarray, factor: float = SINK_FACTOR) -> np.ndarray:
-    """(R, C) bool: kept cells to which every map gives more than `factor` times the median cell.
+def sink_cells(maps: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """(R, C) bool: kept cells to which every map gives over SINK_FACTOR times the median cell.
 
     maps: (M, R, C), one for each of several content-free queries, 0 at pruned tokens. kept: (R, C)
     bool; the median is over these. What one query alone attends to is never a sink.
     """
     typical = np.median(maps[:, kept], axis=1)[:, None, None]
-    return (maps > factor * typical).all(axis=0)
+    return (maps > SINK_FACTOR * typical).all(axis=0)

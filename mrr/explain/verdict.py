@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from mrr.types import Occlusion
 
-RANKED_BY = {
-    "contrast": "get the most attention beyond what neutral queries pay",
-    "attention": "get the most attention from the query's words",
-    "importance": "the pruner found most important, whatever the query",
-    "occlusion": "lowered the logit most block by block (chosen on the measure itself)",
-}
 
+def occlusion_verdict(occlusion: Occlusion) -> str:
+    """Whether hiding the cells that attention to the query singles out did more than random ones.
 
-def occlusion_verdict(occlusion: Occlusion, ranking: str = "contrast") -> str:
-    """Whether hiding the cells that a ranking puts first did more than hiding random ones."""
+    Those are the first of the ranking "contrast".
+    """
     random, n = occlusion.random_deltas, occlusion.n_top
-    if ranking not in occlusion.top_deltas or not len(random):
-        is_whole = ranking in occlusion.top_deltas and occlusion.measured.all()
+    top = occlusion.top_deltas.get("contrast")
+    if top is None or not len(random):
+        is_whole = top is not None and occlusion.measured.all()
         why = "cannot be drawn from so few blocks" if is_whole else "was not run"
         return f"The control {why}: read the map as a measurement of this one page, no more."
-    top = occlusion.top_deltas[ranking]
     low, high = float(random.min()), float(random.max())
-    cells = f"the {n} cells that" if n > 1 else "the one cell that"
+    cells = f"the {n} cells that get" if n > 1 else "the one cell that gets"
     times = f"{len(random)} times" if len(random) > 1 else "once"
     numbers = (
-        f"Hiding {cells} {RANKED_BY[ranking]} changes the logit of "
+        f"Hiding {cells} the most attention beyond what neutral queries pay changes the logit of "
         f"{signed(occlusion.base_logit)} by {signed(top)}; hiding as many random cells, "
         f"{times}, changes it by {signed(random.mean())} on average, between "
         f"{signed(low)} and {signed(high)}. "

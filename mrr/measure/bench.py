@@ -79,8 +79,8 @@ def bench(
     """Time original, dense + reuse and mini side by side, with --dims or a checkpoint.
 
     With an embedder, caching includes its pass and it chooses the tokens. Without --store `mini`
-    reads K/V from the store's tier in memory; with it, from files in a temporary store within
-    that folder, which is also where --add-pages puts its pages.
+    reads K/V from a store in memory; with it, from files in a temporary store within that folder,
+    which is also where --add-pages puts its pages.
     """
     kind = None if dtype is None else getattr(torch, dtype)
     if dims is not None:

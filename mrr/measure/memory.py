@@ -31,7 +31,7 @@ class PeakMemory:
 def peak_memory(
     parts: Parts, n_pages: int, size: tuple[int, int], within: Path | None = None
 ) -> list[PeakMemory]:
-    """Add n_pages noise pages of size (width, height) px to a store on disk; five readings.
+    """Add n_pages noise pages of size (width, height) px to a store on disk; up to five readings.
 
     The store's tier in memory is 64 MiB, so that it is full early and what grows is a leak; by
     default it is 1 GiB. within: the folder for the temporary store.

@@ -7,7 +7,6 @@ which takes minutes a page on a CPU, is timed once before them.
 
 from __future__ import annotations
 
-import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from mrr.config import Pruner, RerankConfig
 from mrr.measure.bare import bare_band
 from mrr.measure.bench_report import BenchReport, SystemResult, Timing
 from mrr.measure.cost import Costs, Workload, embedding
+from mrr.measure.machine import describe
 from mrr.measure.spread import spread
 from mrr.model.embedder import Embedder
 from mrr.model.graphs import graphs_for
@@ -179,7 +179,7 @@ def _loader(
 ) -> Callable[[], list[KVPage]]:
     """Put pages into a store; what reads them as the engine does.
 
-    That is from the accelerator, or else from the store's tier in memory.
+    That is from the accelerator, or else from the store.
     """
     keys = [f"{i}" for i in range(len(pages))]
     for key, page in zip(keys, pages, strict=True):
@@ -230,7 +230,7 @@ def _report(
         n_text=len(prompt.prefix) - 1,
         n_suffix=len(prompt.suffix),
     )
-    costs = Costs(loaded, mini.config)
+    costs, machine = Costs(loaded, mini.config), describe(loaded)
     original, dense, fast, bare, caching = (
         _timing(ms)
         for ms in (contest.original, times["dense"], times["mini"], times["bare"], contest.caching)
@@ -239,9 +239,9 @@ def _report(
     assert mini.config.band is not None and mini.config.exit_layer is not None
     return BenchReport(
         model=loaded.name,
-        device=_device_name(loaded.device),
-        dtype=str(loaded.dtype).removeprefix("torch."),
-        threads=torch.get_num_threads(),
+        device=machine.device_name,
+        dtype=machine.dtype,
+        threads=machine.n_threads,
         n_visual_tokens=work.n_visual,
         n_kept_tokens=work.n_kept,
         n_suffix_tokens=work.n_suffix,
@@ -283,9 +283,3 @@ def _query(scorer: Scorer) -> str:
     while len(scorer.prompt(query, 1).suffix) < _QUERY_TOKENS:
         query += " a"
     return query
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} CPU"

@@ -13,7 +13,7 @@ from typing import Any
 
 import xxhash
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig
 
 from mrr.config import RerankConfig
@@ -50,7 +50,7 @@ def local_folder(name: str | Path, revision: str | None) -> Path:
     revision = revision or commit or None
     try:
         fetched = Path(snapshot_download(hub_id, revision=revision, allow_patterns=_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+    except (HFValidationError, OSError):  # the hub's other errors are OSErrors
         raise InputRejected(
             f"{name} is neither a folder here nor a checkpoint that could be fetched from the "
             "hub. Check the name, the revision and the network."

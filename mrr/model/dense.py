@@ -1,4 +1,7 @@
-"""The `original` system: transformers' own forward pass, every layer, every token, no reuse."""
+"""The `original` system: transformers' own forward pass, every layer, every token, no reuse.
+
+The layers have the fused parts of mrr/model/fused.py, as they have for the other systems.
+"""
 
 from __future__ import annotations
 

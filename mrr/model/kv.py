@@ -6,6 +6,7 @@ layout that the K/V quantisation literature found to lose least.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,10 @@ import torch
 from torch import Tensor
 
 from mrr.config import KVDtype
+
+# The store's arrays are read-only, and nothing here ever writes to page K/V. A filter for as long
+# as each takes would be the whole process's too, and two threads could leave it behind.
+warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
 
 _DTYPES: dict[KVDtype, torch.dtype] = {
     "bf16": torch.bfloat16,
@@ -140,11 +145,13 @@ def unpack(arrays: Any, meta: Any, device: torch.device) -> KVPage:
     """The inverse of pack; on the CPU it copies nothing."""
 
     def stored(name: str) -> Quantized:
-        values = _tensor(arrays[name])
+        values = torch.from_numpy(arrays[name])
         if meta["dtype"] == "bfloat16":
             values = values.view(torch.bfloat16)
-        scale = _tensor(arrays[f"{name}_scale"]).to(device) if f"{name}_scale" in arrays else None
-        return Quantized(values.to(device), scale)
+        scale = arrays.get(f"{name}_scale")
+        return Quantized(
+            values.to(device), None if scale is None else torch.from_numpy(scale).to(device)
+        )
 
     return KVPage(
         k=stored("k"),
@@ -153,12 +160,3 @@ def unpack(arrays: Any, meta: Any, device: torch.device) -> KVPage:
         grid=(int(meta["grid"][0]), int(meta["grid"][1])),
         kept=np.asarray(arrays["kept"]),
     )
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    """Share memory with a read-only array; nothing here ever writes to page K/V."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # "not writable"
-        return torch.from_numpy(array)

@@ -1,10 +1,10 @@
 """The segment loop: run some decoder layers over some tokens, with K/V read from elsewhere.
 
-transformers' own layers do the work; where they would do more than is needed, their parts do, one
-after another. What is ours is the attention function, which shows a traced pass what was attended
-to. The two silent traps here: a cached prefix without an explicit mask attends only to its first
-tokens, and a boolean mask is wrong under eager attention; so masks are always explicit and
-additive.
+transformers' own layers do the work, with parts of ours (mrr/model/fused.py); where they would do
+more than is needed, their parts do, one after another. The attention function is ours too, and
+shows a traced pass what was attended to. The two silent traps here: a cached prefix without an
+explicit mask attends only to its first tokens, and a boolean mask is wrong under eager attention;
+so masks are always explicit and additive.
 """
 
 from __future__ import annotations

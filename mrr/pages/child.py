@@ -87,7 +87,7 @@ class Child:
                 return read(reply)
         except Refused:
             raise
-        except (OSError, EOFError, ValueError, TypeError, KeyError):
+        except (OSError, EOFError, ValueError, TypeError, KeyError, OverflowError):
             self.stop()
             if deadline.passed:
                 raise Refused("timeout", limit=self._limits.page_timeout_s) from None

@@ -30,7 +30,10 @@ def receive(stream: IO[bytes]) -> dict[str, Any]:
     (nbytes,) = _LENGTH.unpack(read_exactly(stream, _LENGTH.size))
     if nbytes > _MAX_HEADER_BYTES:
         raise ValueError(f"a header of {nbytes} bytes")
-    header = json.loads(read_exactly(stream, nbytes))
+    try:
+        header = json.loads(read_exactly(stream, nbytes))
+    except RecursionError:
+        raise ValueError("a header that is nested too deep") from None
     if not isinstance(header, dict):
         raise ValueError("a header that is no object")
     return header

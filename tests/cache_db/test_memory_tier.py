@@ -39,8 +39,11 @@ def test_a_look_at_an_entry_is_not_use():
 def test_an_entry_larger_than_the_tier_is_not_kept_and_its_old_version_is_gone():
     tier = MemoryTier(100)
     tier.add("a", "page", entry(50))
+    tier.add("b", "page", entry(50))
     tier.add("a", "page", entry(101))
-    assert (len(tier), tier.nbytes) == (0, 0)
+    assert tier.contains("ab") == {"b"} and tier.nbytes == 50
+    tier.add("c", "page", entry(100))
+    assert tier.contains("abc") == {"c"}
 
 
 def test_hits_share_the_arrays_and_say_that_they_come_from_memory():

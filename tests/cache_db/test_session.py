@@ -19,12 +19,12 @@ def test_a_session_that_is_just_being_opened_is_not_buried(tmp_path, monkeypatch
 
     burial = threading.Thread(target=bury)
 
-    def lock_late(fd):
+    def lock_late(fd, *kind):
         name = os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))
         if name not in ("gate", other.name) and not burial.ident:
             burial.start()
             assert waiting_or_over.wait(60)
-        locked = lock(fd)
+        locked = lock(fd, *kind)
         if not locked and threading.current_thread() is burial:
             waiting_or_over.set()
         return locked
@@ -37,6 +37,23 @@ def test_a_session_that_is_just_being_opened_is_not_buried(tmp_path, monkeypatch
     opened.close()
     other.close()
     assert os.listdir(tmp_path) == ["gate"]
+
+
+def test_two_who_ask_at_the_same_moment_both_find_a_session_dead(tmp_path, monkeypatch):
+    lock, dead, answers = sessions._try_lock, "0" * 16, []
+    (tmp_path / dead).touch()
+    one, other = Session(tmp_path), Session(tmp_path)
+
+    def ask_in_between(fd, *kind):
+        locked = lock(fd, *kind)
+        monkeypatch.setattr(sessions, "_try_lock", lock)
+        answers.append(other.alive(dead))
+        return locked
+
+    monkeypatch.setattr(sessions, "_try_lock", ask_in_between)
+    assert [one.alive(dead), *answers] == [False, False]
+    one.close()
+    other.close()
 
 
 def test_a_closed_session_holds_no_descriptor(tmp_path):

@@ -339,4 +339,4 @@ def test_the_verdict_knows_a_set_that_matters_less_than_chance():
         {"contrast": -0.1}, np.array([-0.5, -0.4]),
     )  # fmt: skip
     assert "matter less" in occlusion_verdict(result)
-    assert "the one cell" in occlusion_verdict(result)
+    assert "the one cell that gets" in occlusion_verdict(result)

@@ -39,12 +39,12 @@ def test_grades_weigh_the_gain_and_not_the_recall() -> None:
     assert values["mrr"]["q"] == 1
 
 
-def test_a_relevant_page_past_the_cut_off_counts_for_the_longer_one_only() -> None:
-    ranking = [*"bcdefg", "a"]
-    values = of_ranking(ranking, ["a"])
-    assert values["ndcg@5"] == 0
-    assert values["ndcg@10"] == pytest.approx(1 / math.log2(8), abs=1e-6)
-    assert values["mrr"] == pytest.approx(1 / 7)
+@pytest.mark.parametrize("measure", [name for name in MEASURES if "@" in name])
+def test_each_measure_ends_at_the_rank_that_it_is_named_after(measure: str) -> None:
+    k = int(measure.partition("@")[2])
+    others = [f"p{i}" for i in range(k)]
+    assert of_ranking([*others[1:], "a"], ["a"])[measure] > 0
+    assert of_ranking([*others, "a"], ["a"])[measure] == 0
 
 
 def test_relevant_pages_that_were_not_candidates_lower_the_recall() -> None:
@@ -113,6 +113,7 @@ def test_a_reference_that_found_nothing_cannot_be_kept() -> None:
 def test_one_exchange_of_neighbours_among_three_leaves_a_third() -> None:
     assert rank_correlation("abc", "bac") == pytest.approx(1 / 3)  # two pairs agree, one does not
     assert rank_correlation(LETTERS, LETTERS[::-1]) == pytest.approx(-1)
+    assert rank_correlation("ab", "ba") == pytest.approx(-1)
 
 
 def test_overlap_ignores_the_order_and_shrinks_with_short_lists() -> None:
@@ -123,10 +124,11 @@ def test_overlap_ignores_the_order_and_shrinks_with_short_lists() -> None:
 
 def test_agreement_averages_over_queries() -> None:
     same, turned = list("abcdef"), list("fedcba")
-    found = agreement({"q1": same, "q2": same}, {"q1": same, "q2": turned})
-    assert found.kendall_tau.value == pytest.approx(0)
-    assert found.top_1.value == pytest.approx(0.5)
-    assert found.overlap_at_5.value == pytest.approx((1 + 4 / 5) / 2)
+    runs = {"q1": same, "q2": same, "q3": same}, {"q1": same, "q2": turned, "q3": same}
+    found = agreement(*runs)
+    assert found.kendall_tau.value == pytest.approx(1 / 3)
+    assert found.top_1.value == pytest.approx(2 / 3)
+    assert found.overlap_at_5.value == pytest.approx((1 + 4 / 5 + 1) / 3)
 
 
 def test_agreement_needs_the_same_queries_and_candidates() -> None:

@@ -35,7 +35,15 @@ def test_a_frame_cut_off_anywhere_is_an_end(nbytes: int) -> None:
         receive(io.BytesIO(pipe.getvalue()[:nbytes]))
 
 
-@pytest.mark.parametrize("data", [b"\xff\xff\xff\xff{}", b"\0\0\0\2[]", b"\0\0\0\2{]"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xff\xff\xff{}",
+        b"\0\0\0\2[]",
+        b"\0\0\0\2{]",
+        struct.pack(">I", 60_000) + b"[" * 60_000,
+    ],
+)
 def test_a_frame_that_makes_no_sense_is_an_error(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"header|Expecting"):
         receive(io.BytesIO(data))
@@ -48,6 +56,7 @@ def test_a_frame_that_makes_no_sense_is_an_error(data: bytes) -> None:
         {"width": -4, "height": -4},
         {"width": 0, "height": 40},
         {"width": "many", "height": 40},
+        {"width": float("inf"), "height": 40},
         {"width": 40},
         {"width": 40, "height": 40},
         {"refused": "<b>click here</b>", "numbers": {}},
