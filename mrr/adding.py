@@ -11,7 +11,6 @@ from cache_db.evict import DOCUMENTS
 from mrr.errors import Closed, InputRejected, MRRError
 from mrr.pages.ingest import File, contents, is_data_url, read_pages, several
 from mrr.pages.naming import display_name
-from mrr.turn import turn
 from mrr.types import AddedPage, AddReport, FailedFile, PageImage
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def add_page(engine: MiniReranker, item: PageImage, scope: str) -> AddedPage:
     """See MiniReranker.add_page."""
     engine.check_open()
     _check_scope(scope)
-    with turn(engine.lock):  # or queries would wait for all the pages that follow
+    with engine.lock:  # or queries would wait for all the pages that follow
         return engine.cache.add(item, scope)
 
 

@@ -25,6 +25,7 @@ from mrr.prune import kept_tokens
 from mrr.resident import Resident
 from mrr.sources import is_of_file, is_of_other_file, keep
 from mrr.timing import Stages
+from mrr.turn import Rest, no_rest
 from mrr.types import AddedPage, Page, PageImage
 
 _NOT_STORED = (
@@ -152,9 +153,10 @@ class PageCache:
             embedded = set(self.pages.vectors(self.embedding_fingerprint, scopes)[0])
         return [p for p in pages if keys[p.page_id] not in known or p.page_id not in embedded]
 
-    def load(self, pages: Sequence[Page], stages: Stages) -> list[KVPage]:
+    def load(self, pages: Sequence[Page], stages: Stages, rest: Rest = no_rest) -> list[KVPage]:
         """K/V of pages, encoding what is missing; stages notes what that was, and what was read.
 
+        rest: called before each page that is encoded, which takes as long as many queries.
         Where it stays on an accelerator, all of it is there when this returns, and nothing is still
         queued.
         """
@@ -164,7 +166,7 @@ class PageCache:
         missing = {key: page for key, page in wanted.items() if key not in found}
         if missing:  # to pin is to wait for writers, which who has all pages at hand need not
             with self.kv.pinned(wanted):
-                found |= self._encoded(missing, stages)
+                found |= self._encoded(missing, stages, rest)
         return [found[self.key(page)] for page in pages]
 
     def _at_hand(self, wanted: dict[str, Page], stages: Stages) -> dict[str, KVPage]:
@@ -180,10 +182,11 @@ class PageCache:
         stored = {key: unpack(e.tensors, e.meta, device) for key, e in entries.items()}
         return found | self._settled(stored, wanted)
 
-    def _encoded(self, missing: dict[str, Page], stages: Stages) -> dict[str, KVPage]:
+    def _encoded(self, missing: dict[str, Page], stages: Stages, rest: Rest) -> dict[str, KVPage]:
         """K/V that nobody has, computed now and stored."""
         found: dict[str, KVPage] = {}
         for key, page in missing.items():
+            rest()
             stages.missed.add(page.page_id)
             with stages("encode"):
                 inner = Stages(self.scorer.loaded.device)

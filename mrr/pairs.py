@@ -27,7 +27,6 @@ from mrr.prune import kept_tokens
 from mrr.query import clean_query
 from mrr.ranking import check_count, sigmoid
 from mrr.timing import Stages
-from mrr.turn import turn
 from mrr.types import AddedPage, Candidate, Hit, Page, RerankResult
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def _encode(engine: MiniReranker, pages: list[Page]) -> None:
     if not engine.cache.scorer.image_first:
         return
     for page in engine.cache.missing(pages):
-        with turn(engine.lock), suppress(PageLost):  # `_logit` looks for a lost one
+        with engine.lock, suppress(PageLost):  # `_logit` looks for a lost one
             engine.cache.load([page], Stages(engine.device))
 
 
@@ -280,7 +279,7 @@ def _place(
     item = read_page(engine, found, name)
     page = page_of(item, DOCUMENTS)
     held.enter_context(engine.store.pinned([page.page_id]))  # or the next ones could push it out
-    with turn(engine.lock):
+    with engine.lock:
         try:
             page = engine.cache.add(item, DOCUMENTS, page).page
         except BudgetExceeded:

@@ -122,14 +122,15 @@ def _score(
     engine: MiniReranker, text: str, pages: list[Page], system: System, stages: Stages
 ) -> systems.Scored:
     """Logits of the candidates by the path that the system and the prompt order call for."""
+    rest = engine.lock.rest
     if system == "original":
-        return systems.original(engine.cache, text, pages, stages)
+        return systems.original(engine.cache, text, pages, stages, rest)
     if system == "dense-reuse":
         at_once = systems.DENSE_PAGES_AT_ONCE
-        return systems.cached(engine.dense_cache, text, pages, stages, at_once)
+        return systems.cached(engine.dense_cache, text, pages, stages, at_once, rest)
     if engine.cache.scorer.image_first:
-        return systems.cached(engine.cache, text, pages, stages, systems.PAGES_AT_ONCE)
-    return systems.joint(engine.cache, text, pages, stages)
+        return systems.cached(engine.cache, text, pages, stages, systems.PAGES_AT_ONCE, rest)
+    return systems.joint(engine.cache, text, pages, stages, rest)
 
 
 def _ranked(

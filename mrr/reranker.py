@@ -34,6 +34,7 @@ from mrr.pages.ingest import File
 from mrr.pages.sandbox import Decoder
 from mrr.query import clean_query
 from mrr.resident import resident_for
+from mrr.turn import FairLock
 from mrr.types import (
     AddedPage,
     AddReport,
@@ -81,7 +82,7 @@ class MiniReranker:
         self.limits = limits or Limits()
         self.decoder = Decoder(self.limits)
         self.encoder = PromptEncoder(loaded.tokenizer, template)
-        self.lock = threading.RLock()  # one call at a time runs the models
+        self.lock = FairLock()  # one call at a time runs the models
         self._closed = threading.Event()  # shared by every twin
         self._twins: dict[RerankConfig, MiniReranker] = {}  # shared as well, the latest last
         self._twins_lock = threading.Lock()

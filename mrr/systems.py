@@ -13,6 +13,7 @@ import torch
 from mrr.errors import InputRejected
 from mrr.page_cache import PageCache
 from mrr.timing import Stages
+from mrr.turn import Rest
 from mrr.types import Page
 
 # Page K/V held at once, whatever the number of candidates: about 1 GB of int8 at 2B dimensions, and
@@ -38,8 +39,13 @@ class Scored:
     n_kept: Sequence[int]
 
 
-def cached(cache: PageCache, text: str, pages: list[Page], stages: Stages, at_once: int) -> Scored:
-    """`mini` and `dense + reuse`: the query against stored K/V."""
+def cached(
+    cache: PageCache, text: str, pages: list[Page], stages: Stages, at_once: int, rest: Rest
+) -> Scored:
+    """`mini` and `dense + reuse`: the query against stored K/V.
+
+    rest: between two passes that take long, here and below, others may have the models.
+    """
     if not cache.scorer.image_first:
         raise InputRejected("dense + reuse needs the page first; set the order vision-first.")
     if not pages:
@@ -47,19 +53,23 @@ def cached(cache: PageCache, text: str, pages: list[Page], stages: Stages, at_on
     logits, n_visual, n_kept = [], [], []
     reading = cache.scorer.read([text], stages)  # an accelerator is at it while pages are loaded
     for some in _chunks(pages, at_once):
-        kv = cache.load(some, stages)
+        n_missed = len(stages.missed)
+        kv = cache.load(some, stages, rest)
+        if len(stages.missed) > n_missed:  # meanwhile others may have run, over what a graph gave
+            reading = cache.scorer.read([text], stages)
         logits += cache.scorer.score_read(reading, kv, stages).tolist()
         n_visual += [page.grid[0] * page.grid[1] for page in kv]
         n_kept += [len(page.kept) for page in kv]
     return Scored(logits, n_visual, n_kept)
 
 
-def joint(cache: PageCache, text: str, pages: list[Page], stages: Stages) -> Scored:
+def joint(cache: PageCache, text: str, pages: list[Page], stages: Stages, rest: Rest) -> Scored:
     """`mini` in an order that puts the query first: nothing can be reused."""
     scorer = cache.scorer
     stages.missed.update(page.page_id for page in pages)
     logits, n_visual, n_kept = [], [], []
     for page in pages:
+        rest()
         with stages("decode"):
             image = cache.picture(page)
         sight = scorer.sight(image, stages)
@@ -70,12 +80,13 @@ def joint(cache: PageCache, text: str, pages: list[Page], stages: Stages) -> Sco
     return Scored(logits, n_visual, n_kept)
 
 
-def original(cache: PageCache, text: str, pages: list[Page], stages: Stages) -> Scored:
+def original(cache: PageCache, text: str, pages: list[Page], stages: Stages, rest: Rest) -> Scored:
     """The stock model on every pair from scratch."""
     scorer = cache.scorer
     stages.missed.update(page.page_id for page in pages)
     logits, n_visual = [], []
     for some in _chunks(pages, original_batch(scorer.loaded.device)):
+        rest()
         with stages("decode"):
             images = [cache.picture(page) for page in some]
         with stages("preprocess"):

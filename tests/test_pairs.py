@@ -20,6 +20,7 @@ from mrr.errors import InputRejected
 from mrr.model.scorer import Scorer
 from mrr.pairs import sigmoid, with_instruction
 from tests.test_reranker import png
+from tests.test_turn import waiting
 from tests.tiny import picture
 
 DOCUMENTS = [picture(i, (128 + 32 * i, 128)) for i in range(4)]
@@ -404,16 +405,18 @@ def test_others_go_in_between_pages_that_are_encoded_for_another_instruction(
     files = [png(document) for document in DOCUMENTS]
     reranker.rerank("blue page", files)
     twin = with_instruction(reranker, "Another task.")
-    encode, held, free = twin.cache.encode, [], []
+    encode, order, others = twin.cache.encode, [], []
 
     def noted(*given):
-        held.append(reranker.lock._is_owned())
+        order.append("encoded")
+        others.append(waiting(reranker.lock, lambda: order.append("another")))
         return encode(*given)
 
     monkeypatch.setattr(twin.cache, "encode", noted)
-    monkeypatch.setattr("mrr.turn.time.sleep", lambda _: free.append(reranker.lock._is_owned()))
     reranker.rerank("blue page", files, instruction="Another task.")
-    assert held == [True] * 4 and len(free) >= 4 and not any(free)
+    for other in others:
+        other.join(60)
+    assert order == ["encoded", "another"] * 4
 
 
 def test_a_picture_with_a_name_is_a_picture(reranker: MiniReranker) -> None:

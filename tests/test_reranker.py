@@ -12,7 +12,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,10 +23,12 @@ from mrr import MiniReranker
 from mrr.config import Limits, RerankConfig
 from mrr.errors import Closed, InputRejected, InvalidConfig, NotFinite, ParityError
 from mrr.model.fused import FusedAttention
+from mrr.model.scorer import Scorer
 from mrr.systems import Scored
 from mrr.timing import Stages
 from mrr.types import SYSTEMS, AddedPage, Page, PageImage
 from tests.pages.files import make_tiff
+from tests.test_turn import waiting
 from tests.tiny import DEVICE, picture
 
 N_PAGES = 5
@@ -923,22 +924,58 @@ def test_a_query_waits_for_the_page_that_is_encoded_and_not_for_all_of_them(
     reranker: MiniReranker, monkeypatch
 ) -> None:
     reranker.add([pictures()[0]])
-    answered, in_the_gap = threading.Event(), []
-    asked = threading.Thread(target=lambda: (reranker.rank("x"), answered.set()))
-    add, adding = reranker.cache.add, threading.get_ident()
+    add, happened, others = reranker.cache.add, list[str](), list[threading.Thread]()
 
-    def held(item, scope):
-        if asked.ident is None:
-            asked.start()
-            assert not answered.wait(0.2), "the models encode this page"
-        return add(item, scope)
+    def watched(item, scope):
+        if not others:
+            ask = waiting(reranker.lock, lambda: (reranker.rank("x"), happened.append("query")))
+            others.append(ask)
+        added = add(item, scope)
+        happened.append("page")
+        return added
 
-    def gap(_):
-        if threading.get_ident() == adding:
-            in_the_gap.append(answered.wait(60))
-
-    monkeypatch.setattr(reranker.cache, "add", held)
-    monkeypatch.setattr("mrr.turn.time", SimpleNamespace(sleep=gap))
+    monkeypatch.setattr(reranker.cache, "add", watched)
     reranker.add([picture(20 + i, (96, 96)) for i in range(2)])
-    asked.join()
-    assert in_the_gap == [True] * 2
+    others[0].join(60)
+    assert happened == ["page", "query", "page"]
+
+
+@pytest.mark.parametrize(
+    ("system", "order", "scored"),
+    [
+        ("original", "vision-first", "score_original"),
+        ("mini", "query-first", "score_joint"),
+        ("dense-reuse", "vision-first", "encode"),
+    ],
+)
+def test_others_go_in_between_passes_that_take_long(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch, system, order, scored
+) -> None:
+    reranker.add(pictures()[:3])
+    engine = reranker.with_config(replace(reranker.config, order=order))
+    happened: list[str] = []
+    others: list[threading.Thread] = []
+    long = getattr(Scorer, scored)
+
+    def watched(*given):
+        happened.append("pass")
+        others.append(waiting(engine.lock, lambda: happened.append("another")))
+        return long(*given)
+
+    monkeypatch.setattr(Scorer, scored, watched)
+    engine.rank("blue page", system=system)
+    for other in others:
+        other.join(60)
+    assert happened == ["pass", "another"] * 3
+
+
+def test_a_query_is_read_again_where_others_may_have_run_meanwhile(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU its states lie where the next query's will."""
+    reranker.add(pictures()[:2])
+    read, texts = Scorer.read, []
+    monkeypatch.setattr(Scorer, "read", lambda *given: (texts.append(given[1]), read(*given))[1])
+    for _ in range(2):
+        reranker.rank("blue page", system="dense-reuse")
+    assert texts == [["blue page"]] * 3, "twice while pages were encoded, once with all at hand"

@@ -86,8 +86,7 @@ class Handlers:
         while session.wants(asked) and self._lacks_pages(session):
             time.sleep(_POLL_S)
         self.bench.engine(session.settings)  # waits for the model, and raises what loading raises
-        while session.wants(asked) and not self.bench.is_free(session):
-            pass  # it has waited for a moment itself
+        self.bench.wait(session, lambda: session.wants(asked))
         if session.wants(asked):
             yield from self._encoded(session, query, asked)
         elif session.asked == asked:  # stopped

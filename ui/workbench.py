@@ -7,6 +7,7 @@ own scopes: a page of another session does not exist here.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -321,10 +322,13 @@ class Workbench:
 
     def is_free(self, session: Session) -> bool:
         """Whether the session's models are loaded, and idle or will be within a moment."""
-        if not self.opening.done:
-            return False
+        end = time.monotonic() + _MOMENT_S
+        return self.opening.done and self.wait(session, lambda: time.monotonic() < end)
+
+    def wait(self, session: Session, wanted: Callable[[], bool]) -> bool:
+        """Wait for the session's models, in the order of coming; False once wanted() says no."""
         lock = self.engine(session.settings).lock
-        if free := lock.acquire(timeout=_MOMENT_S):
+        if free := lock.acquire(wanted):
             lock.release()
         return free
 

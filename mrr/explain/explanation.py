@@ -21,7 +21,7 @@ from mrr.explain.occlusion import occlude
 from mrr.model.kv import KVPage
 from mrr.prune import kept_mask
 from mrr.timing import Stages
-from mrr.turn import Progress, Stop, never, turn
+from mrr.turn import Progress, Stop, never
 from mrr.types import (
     AttentionTrace,
     Explanation,
@@ -60,7 +60,7 @@ def explain(
     """
     text, notes = engine.clean(query)
     scorer = engine.cache.scorer
-    with turn(engine.lock):
+    with engine.lock:
         (found,), (kv,) = _load(engine, [page], scopes)
         keep = _keep_map(engine, found, kv)
         lens, attention = trace_attention(scorer, text, kv)
@@ -108,7 +108,7 @@ def lenses(
     between them.
     """
     text, _ = engine.clean(query)
-    with turn(engine.lock):
+    with engine.lock:
         several = [pages] if isinstance(pages, PageLike) else list(pages)
         found, kv = _load(engine, several, scopes)
         table = mini_lens(engine.cache.scorer, text, kv)
@@ -169,7 +169,7 @@ def _lens(engine: MiniReranker, mini: np.ndarray, dense: np.ndarray | None) -> L
 
 def _dense(engine: MiniReranker, text: str, page: Page) -> np.ndarray:
     scorer = engine.cache.scorer
-    with turn(engine.lock):
+    with engine.lock:
         return dense_lens(scorer, text, scorer.preprocess(engine.cache.picture(page)))
 
 

@@ -20,7 +20,7 @@ from mrr.explain.lens import MAX_BATCH_COLUMNS
 from mrr.model.band import run_band, run_before_band
 from mrr.model.kv import KVPage
 from mrr.model.scorer import Scorer
-from mrr.turn import NO_LOCK, Progress, Stop, never, turn
+from mrr.turn import NO_LOCK, Progress, Stop, never
 from mrr.types import Occlusion
 
 # Share of the kept cells in a top set: few enough to be a claim about where the evidence is.
@@ -118,7 +118,7 @@ def hidden_logits(
     logits = np.full(len(hidden), np.nan, dtype=np.float32)
     for begin in range(0, len(hidden), size):
         some = torch.from_numpy(hidden[begin : begin + size])
-        with turn(lock):
+        with lock:
             state = run_band(
                 scorer.loaded,
                 scorer.config,

@@ -20,7 +20,7 @@ from mrr.page_cache import PageCache
 from mrr.prune import kept_tokens
 from mrr.reranker import PUBLIC, MiniReranker
 from mrr.timing import Stages
-from mrr.turn import Stop, never, turn
+from mrr.turn import Stop, never
 from mrr.types import SYSTEM_NAMES, SYSTEMS, Page, System
 
 Call = Mapping[str, float]  # stage -> milliseconds, in the order they first ran
@@ -236,7 +236,7 @@ def _caching(reranker: MiniReranker, system: System, pages: Sequence[Page]) -> C
     cache = reranker.cache if system == "mini" else reranker.dense_cache
 
     def again(page: Page) -> tuple[Call, int]:
-        with turn(reranker.lock):
+        with reranker.lock:
             return encode_again(cache, page)
 
     again(pages[0])

@@ -16,6 +16,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from mrr import MiniReranker
+from mrr.turn import FairLock
 from mrr.types import RankedList
 from tests.ui.conftest import HELD_S, N_PAGES, PATIENCE_S, SAMPLES, Running, pdf, png
 
@@ -115,14 +116,17 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, n_passes: int) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
         self._left = n_passes
-        monkeypatch.setattr("mrr.turn.time", self)
-        monkeypatch.setattr("mrr.explain.occlusion.MAX_BATCH_COLUMNS", 1)
+        leave = FairLock.__exit__
 
-    def sleep(self, _: float) -> None:
-        self._left -= 1
-        if self._left == 0:
-            self.reached.set()
-            assert self.opened.wait(HELD_S)
+        def left(lock: FairLock, *exc: object) -> None:
+            leave(lock, *exc)
+            self._left -= lock._owner != threading.get_ident()
+            if self._left == 0 and not self.reached.is_set():
+                self.reached.set()
+                assert self.opened.wait(HELD_S)
+
+        monkeypatch.setattr(FairLock, "__exit__", left)
+        monkeypatch.setattr("mrr.explain.occlusion.MAX_BATCH_COLUMNS", 1)
 
     def stop(self, tab: Page, button: str) -> None:
         """Press it and go on, once the server has said that it is going to stop."""
