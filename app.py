@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ from ui.examples import Examples, load_examples
 from ui.gpu import Gpu, zero_gpu
 from ui.layout import build_ui
 from ui.opening import Opening
-from ui.session import remove_left_over
+from ui.session import remove_left_over, remove_visitors
 from ui.theme import css, javascript, theme
 from ui.warming import start_examples
 from ui.workbench import Workbench
@@ -103,13 +105,22 @@ def launch_flags() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Serve until interrupted. Models and examples come while the page can already be seen."""
+    """Serve until interrupted, or asked to end by SIGTERM; what visitors added goes then, too.
+
+    Models and examples come while the page can already be seen.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     demo, bench = build()
-    # As it starts, Gradio asks itself for the page and gives up where the answer takes 3 s.
-    demo.launch(**launch_flags(), prevent_thread_lock=True)
-    start_examples(bench)
-    load(bench)
-    demo.block_thread()
+    with suppress(KeyboardInterrupt):
+        # As it starts, Gradio asks itself for the page and gives up where the answer takes 3 s.
+        demo.launch(**launch_flags(), prevent_thread_lock=True)
+        start_examples(bench)
+        load(bench)
+        demo.block_thread()
+    remove_visitors(bench.store)
+    bench.close()
+    sys.stdout.flush()
+    os._exit(0)  # Python's own end aborts where a thread is in torch
 
 
 def load(bench: Workbench) -> None:

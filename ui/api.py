@@ -30,6 +30,9 @@ def _refusing(endpoint: Callable[..., Any]) -> Callable[..., Any]:
             return endpoint(*args, **kwargs)
         except MRRError as error:
             raise gr.Error(str(error), print_exception=False) from error
+        except UnicodeEncodeError as error:
+            said = "A text is not Unicode: it has half of a surrogate pair. Send it as UTF-8."
+            raise gr.Error(said, print_exception=False) from error
 
     return call
 
@@ -151,6 +154,5 @@ def build_api(bench: Workbench, tabs: Tabs, state: gr.State) -> None:
             [query, page_id],
         )
         for name, endpoint, given in zip(ENDPOINTS, (rank, add, explain), inputs, strict=True):
-            gr.Button(name).click(
-                endpoint, [*given, state], answer, api_name=name, concurrency_id="engine"
-            )
+            # Each has a limit of its own: files that are added hold up no ranking.
+            gr.Button(name).click(endpoint, [*given, state], answer, api_name=name)

@@ -44,6 +44,9 @@ _TO_RESULTS = """() => {
   const narrow = matchMedia("(max-width: 760px)").matches;
   if (narrow) document.getElementById("results")?.scrollIntoView();
 }"""
+# Each takes minutes, and shows from the first moment on that it waits for others; but it holds one
+# of the forty threads that Gradio has for everything.
+_MAX_UPLOADS = 12
 _MAX_WAITING = 128  # events of all visitors; one more is told that the queue is full
 
 
@@ -265,6 +268,7 @@ def _wire_pages(state: gr.State, house: Housekeeping, handlers: Handlers) -> Non
         [view.files, view.page_range, state],
         [view.progress, view.cancel, view.files, handlers.views.meanwhile, *house.shows_stored],
         each=True,  # a second drop meanwhile is refused in words, not lost
+        n_at_once=_MAX_UPLOADS,
     )
     _on(view.cancel.click, house.cancel, state, view.cancel)
     for removed in (
@@ -353,6 +357,7 @@ def _on(
     in_order: bool = False,
     last: bool = False,
     raw: bool = False,
+    n_at_once: int | None = None,
 ) -> Any:
     """Wire one event: its errors are told, and progress shows only where it helps.
 
@@ -360,6 +365,7 @@ def _on(
     in_order: one after the other, for what is quick and where the last one must win. last: of
     those that come meanwhile only the last one is taken, as while somebody types. raw: as the
     browser sends it; Gradio would fail at a slider whose number is missing or out of its range.
+    n_at_once: of all visitors, where that is not what it is for other events.
     """
     mode = "always_last" if last else "multiple" if each or in_order else None
     return event(
@@ -370,5 +376,5 @@ def _on(
         show_progress_on=busy,
         trigger_mode=mode,
         preprocess=not raw,
-        concurrency_limit=1 if in_order else "default",
+        concurrency_limit=1 if in_order else n_at_once or "default",
     )

@@ -34,10 +34,19 @@ def remove_left_over(store: PageStore) -> int:
 
     Several apps may share a store: the tabs of those that are still running keep theirs.
     """
+    return _remove_owned(store, lambda owner: not store.alive(owner))
+
+
+def remove_visitors(store: PageStore) -> int:
+    """Remove the pages of this process's own tabs, as it ends; returns how many."""
+    return _remove_owned(store, lambda owner: owner == store.owner)
+
+
+def _remove_owned(store: PageStore, by: Callable[[str], bool]) -> int:
     n_removed = 0
     for scope in store.scopes():
         kind, owner, *_ = [*scope.split("-"), ""]
-        if kind == "session" and not store.alive(owner):
+        if kind == "session" and by(owner):
             n_removed += store.remove_scope(scope)
     return n_removed
 

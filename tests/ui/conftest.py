@@ -38,6 +38,13 @@ def png(seed: int) -> bytes:
     return buffer.getvalue()
 
 
+def free_port() -> int:
+    """A port of this machine that nobody has at the moment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def launch(demo: gr.Blocks, **flags: Any) -> str:
     """Serve it on a free port of this machine, and return its address.
 
@@ -45,9 +52,7 @@ def launch(demo: gr.Blocks, **flags: Any) -> str:
     process took the port meanwhile: then it is tried again, at another port.
     """
     for tries_left in (2, 1, 0):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = int(free.getsockname()[1])
+        port = free_port()
         try:
             demo.launch(**flags, server_port=port, prevent_thread_lock=True, quiet=True)
             break

@@ -5,18 +5,22 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import httpx
 import pytest
+from gradio_client import Client, handle_file
 
 import app as the_app
 from cache_db import PageStore
 from mrr import MiniReranker
-from tests.ui.conftest import HELD_S, PATIENCE_S, png
+from tests.ui.conftest import HELD_S, PATIENCE_S, free_port, png
 from ui.examples import Examples
 from ui.session import PUBLIC, new_scope, remove_left_over
 
@@ -95,3 +99,48 @@ def test_a_store_knows_who_has_it_open(tmp_path: Path) -> None:
             gone = second.owner
         assert not first.alive(gone)
         assert first.scopes() == []
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_app_that_is_told_to_end_takes_its_visitors_pages_along(
+    pair: tuple[Path, Path], tmp_path: Path, sign: signal.Signals
+) -> None:
+    port = free_port()
+    told = {
+        "GRADIO_SERVER_NAME": "0.0.0.0",
+        "GRADIO_SERVER_PORT": str(port),
+        "MRR_CACHE_DIR": str(tmp_path / "store"),
+        "MRR_MODEL": str(pair[0]),
+        "TMPDIR": str(tmp_path),
+    }
+    # As a shell starts it: tests may run where interrupts are ignored.
+    start = "import signal; signal.signal(2, signal.default_int_handler); import app; app.main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", start], cwd=the_app.ROOT, env={**os.environ, **told}
+    )
+    try:
+        file = tmp_path / "mine.png"
+        file.write_bytes(png(1))
+        client = connected(f"http://127.0.0.1:{port}")
+        added = client.predict([handle_file(str(file))], "", api_name="/add")
+        assert [page["page"] for page in added["pages"]] == ["mine.png"]
+        with PageStore(tmp_path / "store") as store:
+            assert any(scope.startswith("session-") for scope in store.scopes())
+        process.send_signal(sign)
+        assert process.wait(HELD_S) == 0
+        with PageStore(tmp_path / "store") as store:
+            assert not any(scope.startswith("session-") for scope in store.scopes())
+    finally:
+        process.kill()
+        process.wait()
+
+
+def connected(address: str) -> Client:
+    """A client of an app that is just starting."""
+    deadline = time.monotonic() + HELD_S
+    while True:
+        try:
+            return Client(address, verbose=False)
+        except (OSError, ValueError, httpx.HTTPError):
+            assert time.monotonic() < deadline, "the app did not start"
+            time.sleep(0.2)
