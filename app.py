@@ -23,6 +23,7 @@ import gradio as gr
 from cache_db import PageStore, default_store
 from mrr.config import Limits
 from mrr.errors import MRRError
+from mrr.waiting import wait_asleep
 from ui.examples import Examples, load_examples
 from ui.gpu import Gpu, zero_gpu
 from ui.layout import build_ui
@@ -39,7 +40,9 @@ ROOT = Path(__file__).resolve().parent
 ON_SPACES = "SPACE_ID" in os.environ
 HOST = os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if ON_SPACES else "127.0.0.1")  # noqa: S104
 # Strangers may reach it: no loading of models by name, no totals over all sessions.
-HOSTED = ON_SPACES or HOST not in ("127.0.0.1", "localhost", "::1")
+# Behind a proxy on this machine the address does not tell, so it can be said.
+SAID_HOSTED = os.environ.get("MRR_HOSTED") == "1"
+HOSTED = ON_SPACES or SAID_HOSTED or HOST not in ("127.0.0.1", "localhost", "::1")
 
 
 def build(examples: Examples | None = None) -> tuple[gr.Blocks, Workbench]:
@@ -109,6 +112,7 @@ def main() -> None:
 
     Models and examples come while the page can already be seen.
     """
+    wait_asleep()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     demo, bench = build()
     with suppress(KeyboardInterrupt):

@@ -20,6 +20,7 @@ import click
 
 from mrr.errors import InputRejected, MRRError
 from mrr.types import SYSTEMS, AddedPage, FailedFile, RankedList
+from mrr.waiting import wait_asleep
 
 if TYPE_CHECKING:
     from cache_db.store import PageStore
@@ -347,6 +348,7 @@ def _notes(notes: tuple[str, ...]) -> None:
 
 def main() -> None:
     """Entry point: this package's own errors become one line and exit code 2."""
+    wait_asleep()
     if isinstance(sys.stdout, io.TextIOWrapper):  # or a label could end the output in a traceback
         sys.stdout.reconfigure(errors="replace")
     try:

@@ -355,6 +355,7 @@ def test_where_strangers_come_the_app_knows_it() -> None:
         ("SPACE_ID", "someone/space", "True 0.0.0.0"),
         ("GRADIO_SERVER_NAME", "0.0.0.0", "True 0.0.0.0"),
         ("GRADIO_SERVER_NAME", "127.0.0.1", "False 127.0.0.1"),
+        ("MRR_HOSTED", "1", "True 127.0.0.1"),  # behind a proxy on the same machine
     ):
         done = subprocess.run(
             [sys.executable, "-c", code],
