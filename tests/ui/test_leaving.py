@@ -1,0 +1,216 @@
+"""Who leaves takes everything along: pages that come late, those of programs, and memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page
+
+import app as the_app
+from mrr.errors import InputRejected
+from tests.ui.conftest import PATIENCE_S, SAMPLES, Running, pdf, png
+from ui import explaining
+from ui.caching import read_uploads, upload
+from ui.session import IDLE_S, Session, Tabs
+from ui.workbench import Workbench
+
+
+@pytest.fixture
+def bench(running: Running) -> Workbench:
+    return running.bench
+
+
+@pytest.fixture
+def tabs(bench: Workbench) -> Tabs:
+    return Tabs(bench.remove_scope)
+
+
+def soon(reached: Callable[[], bool], otherwise: str) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not reached():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.01)
+
+
+def own_pages(bench: Workbench, session: Session) -> list[str]:
+    return [page.label for page in bench.store.pages([session.scope])]
+
+
+# ------------------------------------------------------------------ during an upload
+
+
+def test_a_page_that_is_in_hand_when_its_tab_closes_is_removed(
+    bench: Workbench, tabs: Tabs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, run = bench.session(), bench.run
+    tabs.opened("leaves", session)
+
+    def leaving(*work: Any) -> Any:
+        tabs.closed("leaves")
+        return run(*work)
+
+    monkeypatch.setattr(bench, "run", leaving)
+    *_, done = upload(bench, session, [("two.pdf", pdf(70, 71))], None)
+    assert done.n_done == 1 and done.cancelled
+    assert own_pages(bench, session) == []
+    (line, *_) = done.lines
+    assert line.added is not None and bench.thumbnails.get(line.added.page.page_id) is None
+
+
+def test_no_page_is_begun_after_its_tab_was_closed(
+    bench: Workbench, tabs: Tabs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = bench.session()
+    tabs.opened("left", session)
+    steps = upload(bench, session, [("two.pdf", pdf(72, 73))], None)
+    next(steps)
+    tabs.closed("left")
+    monkeypatch.setattr(bench, "run", lambda *work: pytest.fail("a page was encoded"))
+    *_, done = steps
+    assert done.cancelled and done.n_done == 0
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_upload_that_still_queued_is_not_taken_and_not_kept(
+    bench: Workbench, tabs: Tabs, tmp_path: Path, known: bool
+) -> None:
+    """known: whether anything of the visitor was handled before. If not, no session was there."""
+    session, path = bench.session(), tmp_path / "late.png"
+    if known:
+        tabs.opened("queued", session)
+    tabs.closed("queued")
+    path.write_bytes(png(74))
+    tabs.opened("queued", session)
+    with pytest.raises(InputRejected, match="connection to this session was lost"):
+        read_uploads(bench, session, [str(path)])
+    assert not path.exists()
+    with pytest.raises(InputRejected, match="Reload the page"):
+        next(upload(bench, session, [("late.png", png(74))], None))
+    assert own_pages(bench, session) == []
+
+
+# ------------------------------------------------------------------ the net under it
+
+
+def an_hour_passes(tabs: Tabs) -> None:
+    for session in tabs._sessions.values():
+        session.used -= IDLE_S + 1
+
+
+@pytest.fixture
+def removed() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def watched(removed: list[str]) -> Tabs:
+    """Tabs that only note which scopes are removed."""
+    return Tabs(removed.append)
+
+
+def test_a_programs_pages_go_an_hour_after_its_last_call(bench: Workbench, tabs: Tabs) -> None:
+    program = bench.session()
+    tabs.opened("program", program)
+    list(upload(bench, program, [("mine.png", png(75))], None))
+    an_hour_passes(tabs)
+    tabs.opened("program", program)
+    tabs.opened("another", Session())
+    assert own_pages(bench, program) == ["mine.png"], "it was in use a moment ago"
+    an_hour_passes(tabs)
+    tabs.opened("a third", Session())
+    soon(lambda: not own_pages(bench, program), "its pages are still there")
+    tabs.opened("program", program)
+    *_, done = upload(bench, program, [("again.png", png(75))], None)
+    assert done.lines[0].state == "cached", "it may begin anew"
+    bench.remove_own(program)
+
+
+def test_a_tab_that_was_left_open_for_hours_keeps_its_pages(
+    watched: Tabs, removed: list[str]
+) -> None:
+    in_browser = Session(drawn={"pages": 1})
+    watched.opened("tab", in_browser)
+    program = Session()
+    watched.opened("program", program)
+    an_hour_passes(watched)
+    watched.opened("new", Session())
+    soon(lambda: bool(removed), "nothing was removed")
+    assert removed == [program.scope]
+
+
+def test_an_upload_of_over_an_hour_is_in_use_and_its_pages_stay(
+    bench: Workbench, watched: Tabs, removed: list[str]
+) -> None:
+    session = bench.session()
+    watched.opened("slow", session)
+    steps = upload(bench, session, [("slow.png", png(76))], None)
+    next(steps)
+    an_hour_passes(watched)
+    watched.opened("new", Session())
+    list(steps)
+    watched.opened("newer", Session())
+    assert "slow" in watched._sessions, "it has only just ended"
+    an_hour_passes(watched)
+    watched.opened("newest", Session())
+    soon(lambda: session.scope in removed, "it is still there")
+    assert removed.count(session.scope) == 1
+    bench.remove_own(session)
+
+
+def test_what_a_closed_tab_stored_late_is_removed_within_the_hour_that_follows(
+    watched: Tabs, removed: list[str]
+) -> None:
+    session = Session(drawn={"pages": 1})
+    watched.opened("tab", session)
+    watched.closed("tab")
+    assert removed == [session.scope]
+    an_hour_passes(watched)
+    watched.opened("new", Session())
+    soon(lambda: len(removed) == 2, "it was not looked after again")
+    assert removed == [session.scope] * 2
+
+
+def test_a_session_that_gradio_dropped_goes_when_its_tab_gets_another(
+    watched: Tabs, removed: list[str]
+) -> None:
+    first, second = Session(), Session()
+    for session in (first, first, second):
+        watched.opened("tab", session)
+    soon(lambda: removed == [first.scope], "the first one stays for good")
+    assert first.gone and not second.gone
+
+
+# ------------------------------------------------------------------ memory
+
+
+def test_a_closed_tab_lets_go_of_what_it_had_computed(bench: Workbench, tabs: Tabs) -> None:
+    session = bench.session()
+    tabs.opened("heavy", session)
+    list(upload(bench, session, [("mine.png", png(77))], None))
+    bench.rank(session, SAMPLES[0])
+    explaining.trace(bench, session)
+    assert session.runs and session.explanations and session.added
+    tabs.closed("heavy")
+    assert not session.runs and not session.explanations and not session.added
+    assert session.lenses is None and session.latency is None
+    assert session.run is not None, "what is being drawn can be drawn to its end"
+
+
+def test_gradio_keeps_the_state_of_open_tabs_only_and_of_so_many_at_most(
+    running: Running, visit: Callable[..., Page]
+) -> None:
+    states = running.demo.state_holder.session_data
+    assert running.demo.state_holder.capacity == the_app.launch_flags()["state_session_capacity"]
+    before = set(states)
+    stays, leaves = visit(), visit()
+    both = set(states) - before
+    assert len(both) == 2
+    leaves.context.close()
+    soon(lambda: len(both & set(states)) == 1, "the closed tab's state is kept")
+    stays.locator("#samples .mrr-chip").first.click()
+    stays.wait_for_selector("#took")
