@@ -141,7 +141,11 @@ def verify(catalogue: Catalogue, entries: Entries, repair: bool) -> VerifyReport
         *without_picture,
     ]
     n_checked = len(keys) + len(page_ids)
-    return VerifyReport(n_checked, tuple(bad), len(orphans), database_ok, repair)
+    # Nothing here brings back a picture that is gone.
+    to_repair = damaged_vectors or bad_rows or bad_pictures or orphans or not database_ok
+    return VerifyReport(
+        n_checked, tuple(bad), len(orphans), database_ok, repaired=repair and bool(to_repair)
+    )
 
 
 def _bad(

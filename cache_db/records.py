@@ -64,7 +64,8 @@ class VerifyReport:
     """Outcome of reading everything.
 
     bad: keys and page ids whose bytes are wrong or gone. A page without its picture is among them
-    until it is added again or removed.
+    until it is added again or removed. repaired: whether this call removed or rebuilt anything,
+    or reports what was rebuilt when the store was opened.
     """
 
     n_checked: int

@@ -9,6 +9,7 @@ without it.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -23,6 +24,7 @@ from mrr.documents import Document, Encoded, is_picture, known, opened, read_pag
 from mrr.errors import BudgetExceeded, InputRejected, PageLost
 from mrr.model.scorer import Scorer
 from mrr.page_cache import page_of
+from mrr.pages.naming import display_name
 from mrr.prune import kept_tokens
 from mrr.query import clean_query
 from mrr.ranking import check_count, sigmoid
@@ -257,8 +259,15 @@ def _check_pair(engine: MiniReranker, first: Document, second: Document, name: s
                 f"{name.capitalize()} has a side that is {side!r:.80}; a pair is a text and a "
                 "picture, file or page id."
             )
-    if is_picture(engine, first) and is_picture(engine, second):
+    pictures = [is_picture(engine, side) for side in (first, second)]
+    if all(pictures):
         raise InputRejected(f"Both sides of {name} are pictures; one of them must be a text.")
+    if not any(pictures) and os.path.exists(str(first)) and not os.path.exists(str(second)):
+        raise InputRejected(
+            f"{name.capitalize()} has a string on both sides, and on the first one it is read as "
+            f'text: "{display_name(str(first))}" is not opened. Open the picture that is to stand '
+            "there with PIL.Image.open, or pass a pathlib.Path."
+        )
 
 
 def with_instruction(engine: MiniReranker, instruction: str | None) -> MiniReranker:

@@ -13,8 +13,10 @@ _DECOMPOSED = 4  # characters that may make one when composed: a Korean syllable
 def clean_query(text: str, limits: Limits) -> tuple[str, tuple[str, ...]]:
     """Return the query as one line of NFC text, and notes on what was left out.
 
-    Raises InputRejected where nothing visible is left.
+    Raises InputRejected for what is no text, and where nothing visible is left.
     """
+    if not isinstance(text, str):
+        raise InputRejected(f"The query is {text!r:.80}; it must be a text, such as 'bus fares'.")
     limit = limits.max_query_chars
     line = one_line(text)
     composed = nfc(line, _DECOMPOSED * limit)

@@ -275,7 +275,8 @@ class MiniReranker:
 
         files: one or many of paths (of files, or of folders that are searched), encoded bytes, data
         URLs, files opened in binary mode, PIL images, and (name, one of these). page_range: of PDFs
-        and of TIFFs with several pages, as "1-3,7".
+        and of TIFFs with several pages, as "1-3,7". A file or page that is refused raises nothing:
+        it is in the report's `failed`, with the reason.
         """
         return adding.add(self, files, page_range, scope)
 
@@ -351,7 +352,8 @@ class MiniReranker:
         """Why the mini system scores a page (a hit, a page or its id) as it does for a query.
 
         Options: dense, occlusion, block, n_random, progress, stop. See
-        mrr.explain.explanation.explain.
+        mrr.explain.explanation.explain. What is returned, with every shape: mrr.types.Explanation,
+        and KeepMap, Lens, AttentionTrace and Occlusion, which are its parts.
         """
         return explanation.explain(self, query, page, scopes=scopes, **options)
 
@@ -412,10 +414,11 @@ class MiniReranker:
     ) -> np.ndarray | float:
         """(N,) float32 scores in [0, 1] of (query, document) pairs, one side a picture.
 
-        One pair in no list gets a number. activation_fn: of the logits, a float32 tensor, instead
-        of the sigmoid; torch.nn.Identity() gives the logits. batch_size, show_progress_bar: for
-        callers of a CrossEncoder; batches are as large as memory allows whatever they say, and
-        there is no bar.
+        On the first side a string is the text, also where it is a path (but not a page id or a
+        data URL): for a picture there open the file, or pass a pathlib.Path. One pair in no list
+        gets a number. activation_fn: of the logits, a float32 tensor, instead of the sigmoid;
+        torch.nn.Identity() gives the logits. batch_size, show_progress_bar: for callers of a
+        CrossEncoder; batches are as large as memory allows whatever they say, and there is no bar.
         """
         return pairs.predict(self, pairs_, activation_fn)
 

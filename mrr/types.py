@@ -2,6 +2,8 @@
 
 Shape letters, used everywhere: L layers, H key/value heads, T tokens, D head dimension,
 N candidates, R x C the page's token grid (rows x columns, row-major).
+
+What holds arrays is equal to itself only (eq=False): two arrays have no one truth value.
 """
 
 from __future__ import annotations
@@ -206,7 +208,7 @@ class RerankResult:
     document: object | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class KeepMap:
     """Which visual tokens the reranker saw, and the importance that decided it.
 
@@ -219,7 +221,7 @@ class KeepMap:
     keep_ratio: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Lens:
     """Relevance read after every layer through the final norm and the yes/no rows.
 
@@ -237,7 +239,7 @@ class Lens:
     band: tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class AttentionTrace:
     """Where the query's attention went, per layer, in a traced pass of the mini system.
 
@@ -265,7 +267,7 @@ class AttentionTrace:
     sinks: np.ndarray
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Occlusion:
     """Measured change of the logit, logit(hidden) - base_logit, when cells are hidden.
 
@@ -292,7 +294,7 @@ class Occlusion:
     random_deltas: np.ndarray
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Explanation:
     """Everything a front end needs to show why the mini system scored a page as it did.
 

@@ -305,6 +305,22 @@ def test_a_candidate_text_is_refused_rather_than_cut(reranker: MiniReranker) -> 
     assert one.logit != two.logit
 
 
+def test_a_path_on_the_first_side_is_text_and_the_refusal_says_so(
+    reranker: MiniReranker, tmp_path
+) -> None:
+    path = tmp_path / "slide.png"
+    path.write_bytes(png(DOCUMENTS[0]))
+    with pytest.raises(InputRejected, match=r'Pair 0 .* text: "slide\.png" is not opened\. Open'):
+        reranker.predict([(str(path), "wind energy")])
+    opened = reranker.predict([(DOCUMENTS[0], "wind energy")])
+    assert reranker.predict([(path, "wind energy")]) == pytest.approx(opened, abs=1e-6)
+    assert reranker.predict((str(path), str(path))) == pytest.approx(  # a query of that name
+        reranker.predict((str(path), DOCUMENTS[0])), abs=1e-6
+    )
+    with pytest.raises(InputRejected, match="there is no file"):
+        reranker.predict([("a query", "wind energy")])
+
+
 def test_two_pictures_are_not_a_pair(reranker: MiniReranker) -> None:
     with pytest.raises(InputRejected, match="Both sides"):
         reranker.predict([(DOCUMENTS[0], DOCUMENTS[1])])

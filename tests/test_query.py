@@ -24,6 +24,12 @@ def test_a_query_of_nothing_visible_asks_for_words(text: str) -> None:
         clean_query(text, LIMITS)
 
 
+@pytest.mark.parametrize("query", [None, 7, b"bus", ["bus"]])
+def test_a_query_that_is_no_text_is_refused_in_a_sentence(query: object) -> None:
+    with pytest.raises(InputRejected, match=r"^The query is .*; it must be a text"):
+        clean_query(query, LIMITS)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("text", "query"),
     [

@@ -17,7 +17,7 @@ from mrr.errors import InputRejected
 from mrr.explain.attention import trace_attention
 from mrr.explain.lens import dense_lens, mini_lens
 from mrr.explain.maps import page_map
-from mrr.explain.occlusion import occlude
+from mrr.explain.occlusion import check_sets, occlude
 from mrr.model.kv import KVPage
 from mrr.prune import kept_mask
 from mrr.timing import Stages
@@ -56,8 +56,11 @@ def explain(
     block x block cells in turn and the top cells against n_random random sets; progress(done,
     total) counts its passes over the page, and when stop() says so after one, what is known is
     returned. The engine is free for others between passes. Raises InputRejected for a page that
-    is not there, and for a prompt order in which a page is never read on its own.
+    is not there, and for a prompt order in which a page is never read on its own, InvalidConfig
+    for a block or n_random below 1.
     """
+    if occlusion:
+        check_sets(block, n_random)  # before the passes that come before it
     text, notes = engine.clean(query)
     scorer = engine.cache.scorer
     with engine.lock:

@@ -50,8 +50,7 @@ def occlude(
     after every batch of them; what was measured until then is returned. lock is held for one
     batch at a time.
     """
-    if block < 1 or n_random < 1:
-        raise InvalidConfig(f"block is {block} and n_random {n_random}; both must be at least 1.")
+    check_sets(block, n_random)
     blocks = block_ids(page.grid, block)
     own = blocks.reshape(-1)[page.kept]  # block of each kept cell
     present = np.unique(own)
@@ -95,6 +94,12 @@ def occlude(
         top_deltas=top_deltas,
         random_deltas=randoms[~np.isnan(randoms)],
     )
+
+
+def check_sets(block: int, n_random: int) -> None:
+    """Raise InvalidConfig for sets of cells that cannot be."""
+    if block < 1 or n_random < 1:
+        raise InvalidConfig(f"block is {block} and n_random {n_random}; both must be at least 1.")
 
 
 @torch.inference_mode()

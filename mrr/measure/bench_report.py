@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from mrr.config import layer_range
+from mrr.measure.spread import Spread
+from mrr.measure.table import columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,11 @@ class SystemResult:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """Everything that was measured, and on what. graphs: the cached systems were CUDA graphs."""
+    """Everything that was measured, and on what.
+
+    engine_overhead: share by which `mini` takes longer than its bare tensor operations, turn by
+    turn. graphs: the cached systems were CUDA graphs.
+    """
 
     model: str
     device: str
@@ -46,32 +53,52 @@ class BenchReport:
     caching_ms: Timing
     caching_flops: float
     bare_ms: Timing
-    engine_overhead: float
+    engine_overhead: Spread
     graphs: bool
 
 
 def table(report: BenchReport) -> str:
     """The report as text, ratios included."""
     original, dense = report.systems[0].per_page_ms, report.systems[1].per_page_ms
-    lines = [
-        f"{report.model}, {report.dtype} on {report.device}, {report.threads} threads; "
-        f"page of {report.n_visual_tokens} visual tokens, {report.n_kept_tokens} kept, query of "
-        f"{report.n_suffix_tokens}; band layers {layer_range(report.band)}, exit after layer "
-        f"{report.exit_layer - 1}; {report.systems[-1].candidates} candidates, warm"
-        f"{', CUDA graphs' if report.graphs else ''}",
-        f"{'system':14}{'ms/query':>12}{'(quartiles)':>22}{'ms/page':>11}{'vs original':>13}"
-        f"{'vs dense':>10}{'GFLOP/page':>12}{'MB/page':>9}",
+    n = report.systems[-1].candidates
+    head = ["system", "ms/query", "(quartiles)", "ms/page", "vs original", "vs dense"]
+    rows = [
+        [
+            # `original` is timed over one page, whatever the others rank.
+            f"{s.system}, one page" if s.candidates == 1 else s.system,
+            f"{s.timing.median_ms:.1f}",
+            f"({s.timing.q1_ms:.1f} - {s.timing.q3_ms:.1f}, n={s.timing.n})",
+            f"{s.per_page_ms:.2f}",
+            f"{original / s.per_page_ms:.1f}x",
+            f"{dense / s.per_page_ms:.2f}x",
+            _three_digits(s.flops_per_page / 1e9),
+            _three_digits(s.bytes_per_page / 1e6),
+        ]
+        for s in report.systems
     ]
-    for s in report.systems:
-        spread = f"({s.timing.q1_ms:.1f} - {s.timing.q3_ms:.1f}, n={s.timing.n})"
-        lines.append(
-            f"{s.system:14}{s.timing.median_ms:12.1f}{spread:>22}{s.per_page_ms:11.2f}"
-            f"{original / s.per_page_ms:12.1f}x{dense / s.per_page_ms:9.2f}x"
-            f"{s.flops_per_page / 1e9:12.1f}{s.bytes_per_page / 1e6:9.2f}"
-        )
-    lines.append(
-        f"caching a page once: {report.caching_ms.median_ms:.0f} ms, "
-        f"{report.caching_flops / 1e12:.2f} TFLOP; engine over bare tensor operations: "
-        f"{report.engine_overhead:+.1%}"
+    return "\n".join(
+        [
+            f"{report.model}, {report.dtype} on {report.device}, {report.threads} threads; "
+            f"page of {report.n_visual_tokens} visual tokens, {report.n_kept_tokens} kept, query "
+            f"of {report.n_suffix_tokens}; band layers {layer_range(report.band)}, exit after "
+            f"layer {report.exit_layer - 1}; {n} candidate{'s' if n > 1 else ''}, warm"
+            f"{', CUDA graphs' if report.graphs else ''}",
+            columns([[*head, "GFLOP/page", "MB/page"], *rows]),
+            f"caching a page once: {report.caching_ms.median_ms:.0f} ms, "
+            f"{_three_digits(report.caching_flops / 1e12)} TFLOP; engine over bare tensor "
+            f"operations: {_overhead(report.engine_overhead)}",
+        ]
     )
-    return "\n".join(lines)
+
+
+def _overhead(share: Spread) -> str:
+    within = ", within the noise" if share.q1 <= 0 <= share.q3 else ""
+    quartiles = f"quartiles {share.q1:+.1%} to {share.q3:+.1%}, n={share.n}"
+    return f"{share.median:+.1%} ({quartiles}){within}"
+
+
+def _three_digits(value: float) -> str:
+    """At least three significant digits, in full: 7534, 74.0, 0.00412."""
+    if value <= 0:
+        return "0"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"

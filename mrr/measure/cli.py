@@ -53,9 +53,15 @@ def _names(known: tuple[str, ...] | None) -> Any:
     return split
 
 
+_STORE_HELP = (
+    "Keep the cached pages here, apart from those of `mrr add` (in the scope eval:<name of DIR>), "
+    "so `mrr rank` does not see them."
+)
+
+
 @click.command("eval")
 @click.argument("folder", metavar="DIR", type=Given(path_type=Path))
-@partial(engine_options, store_help="Keep the cached pages here.")
+@partial(engine_options, store_help=_STORE_HELP)
 @click.option(
     "--systems", default="mini", show_default=True, callback=_names(EVALUATED),
     help=f"With commas between: {', '.join(EVALUATED)}, which is the prompt that Qwen published.",
@@ -94,7 +100,20 @@ def eval_command(
     as_json: bool,
     **engine: Any,
 ) -> None:
-    """Measure ranking quality on DIR: corpus.jsonl, queries.jsonl, qrels.tsv and the files.
+    """Measure ranking quality on DIR, a folder of pages and labelled queries:
+
+    \b
+    corpus.jsonl   {"page_id": "r3", "pdf": "report.pdf", "page_num": 3}
+                   {"page_id": "bus", "file": "photos/bus.png"}
+    queries.jsonl  {"query_id": "q1", "query": "bus fares", "kind": "keyword"}
+    qrels.tsv      q1 0 bus 2
+    text.jsonl     {"page_id": "r3", "text": "what stands on it"}
+
+    A "pdf" lies in DIR/pdf, a "file" (PDF or picture) anywhere in DIR; page_num counts from 1,
+    which it is if left out. "kind" groups results, and may be left out. A line of qrels.tsv is a
+    query id, 0, a page id and a grade, with tabs or spaces between: a whole number, relevant from
+    1 on. Ids are text without spaces; every query needs a relevant page. text.jsonl, with every
+    page in it, is for BM25 alone; without it the text layers serve where all pages are of PDFs.
 
     Pages are cached in a folder that is thrown away afterwards, unless --store keeps it. The
     system `original` runs every pair from scratch, in either order: use --mode candidates and

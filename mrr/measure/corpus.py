@@ -13,6 +13,7 @@ from mrr.measure.dataset import CorpusPage, Dataset
 from mrr.measure.metrics import Run
 from mrr.measure.spread import Spread, spread
 from mrr.measure.tasks import Task
+from mrr.pages.ingest import read_bytes
 from mrr.reranker import MiniReranker
 from mrr.types import AddedPage, FailedFile, Page, PageImage, System
 
@@ -50,6 +51,8 @@ def add_corpus(
 
     Raises InputRejected for a page that cannot be read: leaving it out would change the task.
     """
+    for file, wanted in _by_file(dataset):
+        _check_there(reranker, file, wanted)
     scope = f"eval:{dataset.name}"
     begin = time.perf_counter()
     pages: dict[str, Page] = {}
@@ -125,20 +128,32 @@ def _by_file(dataset: Dataset) -> Iterator[tuple[Path, dict[int, str]]]:
         yield pages[0].file, {page.page_num: page.page_id for page in pages}
 
 
+def _check_there(reranker: MiniReranker, file: Path, wanted: Mapping[int, str]) -> None:
+    """Raise InputRejected if a file ends before the last page that is wanted of it."""
+    last = max(wanted)
+    if last == 1:  # every file has one, and most have no more
+        return
+    data = read_bytes(file, file.name, reranker.limits)
+    try:  # of a picture, which is one page whatever is asked for, the second is not there
+        n_found = reranker.decoder.count_pages(file.name, data, f"1,{last}")
+    except InputRejected as error:
+        raise InputRejected(f"Page {wanted[last]} cannot be evaluated: {error}") from None
+    if n_found < min(2, reranker.limits.max_pdf_pages):
+        raise InputRejected(
+            f"Page {wanted[last]} cannot be evaluated: {file.name} has 1 page; page {last} was "
+            "asked for. Correct its page_num in corpus.jsonl."
+        )
+
+
 def _add_file(
     reranker: MiniReranker, file: Path, wanted: Mapping[int, str], scope: str
 ) -> Iterator[tuple[str, AddedPage]]:
     only = ",".join(map(str, sorted(wanted)))  # a picture, which is always one, asks for none
-    missing = dict(wanted)
     for item in reranker.decode([file], only):
         if isinstance(item, FailedFile):
             raise InputRejected(f"{item.file} cannot be evaluated: {item.reason}")
         # Not the number of the page that the store knows: that may be an equal picture's.
-        if page_id := missing.pop(item.page_num, None):
-            yield page_id, reranker.add_page(item, scope)
-    if missing:
-        numbers = ", ".join(map(str, sorted(missing)))
-        raise InputRejected(f"{file.name} has no page {numbers}, which corpus.jsonl names.")
+        yield wanted[item.page_num], reranker.add_page(item, scope)
 
 
 def _cost(added: Sequence[AddedPage], wall_s: float) -> CachingCost:

@@ -3,6 +3,9 @@
 corpus.jsonl    {"page_id", "page_num", and "pdf" (in pdf/) or "file" (any path inside)}
 queries.jsonl   {"query_id", "query", "kind"}
 qrels.tsv       query id, 0, page id, grade   (as trec_eval reads it)
+text.jsonl      {"page_id", "text"}           (may be missing, but not one of the pages in it)
+
+page_num and kind may be left out. For users it is described in `mrr eval --help`.
 """
 
 from __future__ import annotations

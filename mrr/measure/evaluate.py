@@ -33,12 +33,14 @@ HEADLINE = "ndcg@5"
 class Quality:
     """One system's, or anchor's, quality.
 
+    ranking: {query id: candidates' page ids in the dataset, best first}.
     metrics: {measure: estimate}. by_kind: {kind of query: {measure: estimate}}.
     first_relevant: {query id: rank of the first relevant page}, to look at what went wrong.
     query_ms: None for anchors, which are not timed.
     """
 
     name: str
+    ranking: Run
     metrics: Mapping[str, Estimate]
     by_kind: Mapping[str, Mapping[str, Estimate]]
     first_relevant: Mapping[str, int]
@@ -188,6 +190,7 @@ def _quality(
         kinds.setdefault(task.query.kind, {})[query_id] = run[query_id]
     return Quality(
         name=name,
+        ranking=run,
         metrics=estimates(run, qrels, seed),
         by_kind={kind: estimates(part, qrels, seed) for kind, part in kinds.items()},
         first_relevant={

@@ -235,6 +235,7 @@ def _report(
         _timing(ms)
         for ms in (contest.original, times["dense"], times["mini"], times["bare"], contest.caching)
     )
+    turns = zip(times["mini"], times["bare"], strict=True)
     dense_bytes = contest.dense_pages[0].nbytes
     assert mini.config.band is not None and mini.config.exit_layer is not None
     return BenchReport(
@@ -255,7 +256,7 @@ def _report(
         caching_ms=caching,
         caching_flops=costs.caching(work) + embedding(contest.embedder, loaded, work),
         bare_ms=bare,
-        engine_overhead=fast.median_ms / bare.median_ms - 1.0,
+        engine_overhead=spread([a / b - 1 for a, b in turns]),
         graphs=replayed,
     )
 

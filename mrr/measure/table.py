@@ -8,10 +8,16 @@ from mrr.measure.ablation import AblationRow
 from mrr.measure.evaluate import EvalReport, Quality
 from mrr.measure.metrics import MEASURES, Estimate
 
+# What the figures are, as mrr.measure.metrics computes them.
+_HOW = (
+    "Intervals are 95%, from a bootstrap over queries. What is kept is a ratio of means, with "
+    "queries drawn in pairs.\nTau is over all candidates. NDCG has linear gains. KB is 1,000 bytes."
+)
+
 
 def eval_table(report: EvalReport) -> str:
     """Systems and anchors, one line each, with what was compared and what it cost."""
-    head = ["system", *MEASURES, "query ms"]
+    head = ["system", *MEASURES, "median query ms"]
     body = [_quality_row(each) for each in (*report.systems, *report.anchors)]
     kinds = [
         [f"{each.name}: {kind} ({estimates['mrr'].n})", *map(_mean, estimates.values()), ""]
@@ -20,16 +26,14 @@ def eval_table(report: EvalReport) -> str:
         for kind, estimates in each.by_kind.items()
     ]
     lines = [
-        f"{report.dataset}: {report.n_queries} queries, {report.n_candidates} candidates each, "
+        f"{report.dataset}: {report.n_queries} {'query' if report.n_queries == 1 else 'queries'}, "
+        f"{report.n_candidates} candidates each, "
         f"{report.n_pages} pages, {report.mode}, seed {report.seed}",
         f"{report.model} on {report.machine}",
         "",
         columns([head, *body, *kinds]),
         "",
-        *(
-            f"ndcg@5 of {each.name}: {each.metrics['ndcg@5']} (95%, bootstrap over queries)"
-            for each in report.systems
-        ),
+        *(f"ndcg@5 of {each.name}: {each.metrics['ndcg@5']}" for each in report.systems),
     ]
     if report.first_stage_recall_at_20 is not None:
         lines.append(f"first stage, recall@20 of all pages: {report.first_stage_recall_at_20}")
@@ -40,12 +44,20 @@ def eval_table(report: EvalReport) -> str:
             f"{_kept(comparison.ndcg_kept)} of ndcg@5, Kendall tau {agreed.kendall_tau}, "
             f"same first page {agreed.top_1.value:.0%}, overlap@5 {agreed.overlap_at_5.value:.0%}"
         )
-    return "\n".join([*lines, _caching_line(report), *report.notes])
+    return "\n".join([*lines, _caching_line(report), *report.notes, _HOW])
 
 
 def ablation_table(rows: Sequence[AblationRow]) -> str:
     """One line a configuration."""
-    head = ["configuration", "ndcg@5", "of dense", "tau", "same first", "KB a page", "query ms"]
+    head = [
+        "configuration",
+        "ndcg@5",
+        "of dense",
+        "tau",
+        "same first",
+        "KB a page",
+        "median query ms",
+    ]
     body = []
     for row in rows:
         versus = row.against_dense
@@ -56,7 +68,7 @@ def ablation_table(rows: Sequence[AblationRow]) -> str:
                 _kept(versus.ndcg_kept) if versus else "",
                 _mean(versus.agreement.kendall_tau) if versus else "",
                 f"{versus.agreement.top_1.value:.0%}" if versus else "",
-                f"{row.nbytes_per_page / 1024:,.0f}",
+                f"{row.nbytes_per_page / 1000:,.0f}",
                 f"{row.query_ms.median:.1f}",
             ]
         )
@@ -79,10 +91,11 @@ def _quality_row(quality: Quality) -> list[str]:
 
 def _caching_line(report: EvalReport) -> str:
     cost = report.caching
-    per_page = f"{cost.page_ms.median:.0f} ms a page" if cost.page_ms else "all were cached before"
+    ms = cost.page_ms
+    per_page = f"median {ms.median:.0f} ms a page" if ms else "all were cached before"
     return (
         f"cached {cost.n_encoded} of {cost.n_pages} pages in {cost.wall_s:.1f} s ({per_page}), "
-        f"{cost.nbytes_per_page / 1024:,.0f} KB a page"
+        f"{cost.nbytes_per_page / 1000:,.0f} KB a page"
     )
 
 

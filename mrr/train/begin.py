@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from mrr.train.card import TRAINING
+from mrr.train.card import read_training
 
 _BEGUN = "begun.json"
 
@@ -35,8 +35,8 @@ def begun(root: Path) -> Begun:
 
 
 def remember(pair: Path, root: Path, read_step: int) -> None:
-    """Write down that the run in root begins from a pair."""
-    training = json.loads((pair / "tiny-reranker" / TRAINING).read_text(encoding="utf-8"))
+    """Write down that the run in root begins from a pair. Raises InputRejected for no pair."""
+    training = read_training(pair, "tiny-reranker")
     root.mkdir(parents=True, exist_ok=True)
     start = Begun(tuple(training["runs"]), read_step)
     (root / _BEGUN).write_text(json.dumps(asdict(start)), encoding="utf-8")

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mrr.errors import InputRejected
+
 TRAINING = "training.json"  # beside the weights: runs of training, quality on rendered pages
 
 _HEAD = """---
@@ -108,9 +110,20 @@ def card(name: str, training: Mapping[str, Any], reports: Sequence[Mapping[str, 
 
 def write_cards(folder: Path, reports: Sequence[Mapping[str, Any]]) -> None:
     """Write the README of both models in folder anew, with evaluation reports."""
-    for name in _ROLE:
-        training = json.loads((folder / name / TRAINING).read_text(encoding="utf-8"))
-        (folder / name / "README.md").write_text(card(name, training, reports), encoding="utf-8")
+    cards = {name: card(name, read_training(folder, name), reports) for name in _ROLE}
+    for name, text in cards.items():
+        (folder / name / "README.md").write_text(text, encoding="utf-8")
+
+
+def read_training(pair: Path, name: str) -> dict[str, Any]:
+    """What export wrote beside a model of a pair. Raises InputRejected where that is not there."""
+    file = pair / name / TRAINING
+    if not file.is_file():
+        raise InputRejected(
+            f"{pair} holds no {name}/{TRAINING}; name the folder of an exported pair, such as "
+            "assets/models."
+        )
+    return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def _runs(runs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 import click
 import torch
+from click.core import ParameterSource
 
 from mrr.config import Pruner, RerankConfig
 from mrr.train import shards
@@ -40,8 +41,8 @@ _SIZES = {
     "prune_steps": "Steps with half of the visual tokens.",
     "match_pages": "Pages in a matching batch.",
     "embed_pages": "Pages in an embedding batch.",
-    "minutes": "Wall time of the stage, or of `all` together, instead of steps; the rate falls "
-    "by the clock.",
+    "minutes": "Wall time of the stage, of `all` together or of `finetune`, instead of steps; the "
+    "rate falls by the clock.",
     "check_pages": "Held-out pages in an evaluation.",
     "check_draws": "Evaluations at an export, each of other pages.",
     "workers": "Processes that draw pages; cores - 1 on a GPU.",
@@ -50,6 +51,7 @@ _SIZES = {
     "twins": "Share of matching draws with a near-duplicate page.",
     "seed": "Seed of pages, queries and weights.",
 }
+_OF_FINETUNE = ("minutes", "seed")  # those of the options above that it heeds
 
 
 def _size_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -75,7 +77,11 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
 @_size_options
 @click.pass_context
 def train(ctx: click.Context, root: Path, threads: int, **sizes: Any) -> None:
-    """Train the bundled pair. Every stage resumes from its checkpoint in the run folder."""
+    """Train the bundled pair, or fine-tune a large checkpoint.
+
+    Both resume from their checkpoints in the run folder. Options of `train` stand before the
+    command.
+    """
     logging.basicConfig(level=logging.INFO)
     if threads:
         torch.set_num_threads(threads)
@@ -162,15 +168,21 @@ def pack(shop: Workshop, folder: Path) -> None:
 @click.argument("model")
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--embedder", help="Checkpoint whose attention prunes the pages.")
-@click.option("--keep-ratio", default=0.5, show_default=True, help="1.0 trains without pruning.")
+@click.option(
+    "--keep-ratio",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="Share of the tokens that the embedder keeps; without --embedder every token is kept.",
+)
 @click.option("--dense-teacher", is_flag=True, help="Learn the dense model's scores, not labels.")
 @click.option("--steps", default=2000, show_default=True, help="One page with its queries a step.")
 @click.option("--queries", "n_queries", default=8, show_default=True, help="Asked of each page.")
 @click.option("--rank", default=32, show_default=True, help="Of the LoRA matrices.")
 @click.option("--lr", default=1e-4, show_default=True)
-@click.pass_obj
+@click.pass_context
 def finetune(
-    shop: Workshop,
+    ctx: click.Context,
     model: str,
     data: Path,
     embedder: str | None,
@@ -179,18 +191,43 @@ def finetune(
 ) -> None:
     """Fine-tune a Qwen-VL reranker with the band, the exit and pruning on (LoRA).
 
-    DATA is a folder as `mrr eval` reads it. Prints where the adapter is; the engine loads it as
-    a checkpoint.
+    DATA is a folder as `mrr eval --help` describes it. Prints where the adapter is; the engine
+    loads it as a checkpoint. Without --embedder nothing is pruned.
     """
+    _refuse_idle(ctx)
+    if embedder is None and keep_ratio < 1:
+        if ctx.get_parameter_source("keep_ratio") is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"--keep-ratio {keep_ratio:g} has no embedder to choose the tokens. Name one with "
+                "--embedder, or leave the ratio out to keep every token."
+            )
+        click.echo("Without --embedder every token is kept: nothing is pruned.", err=True)
     from mrr.train.finetune import FinetunePlan
     from mrr.train.finetune import finetune as run
 
+    shop: Workshop = ctx.obj
     pruner: Pruner = "embedder" if embedder and keep_ratio < 1 else "none"
-    config = RerankConfig(keep_ratio=keep_ratio if embedder else 1.0, pruner=pruner)
-    folder = shop.root / "finetune"
-    seed = shop.scale.seed
-    plan = FinetunePlan(model, data, folder, embedder, config=config, seed=seed, **options)
+    plan = FinetunePlan(
+        model,
+        data,
+        shop.root / "finetune",
+        embedder,
+        config=RerankConfig(keep_ratio=keep_ratio if embedder else 1.0, pruner=pruner),
+        minutes=shop.scale.minutes,
+        seed=shop.scale.seed,
+        **options,
+    )
     click.echo(json.dumps({"adapter": str(run(plan))}))
+
+
+def _refuse_idle(ctx: click.Context) -> None:
+    """Raise UsageError for an option of the group that a fine-tuning would not heed."""
+    assert ctx.parent is not None
+    for name in _SIZES:
+        given = ctx.parent.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in _OF_FINETUNE:
+            flag = name.replace("_", "-")
+            raise click.UsageError(f"--{flag} is for stages, and finetune has none. Leave it out.")
 
 
 def run_stage(shop: Workshop, name: str) -> None:

@@ -35,7 +35,7 @@ from mrr.prune import kept_tokens
 from mrr.query import clean_query
 from mrr.timing import Stages
 from mrr.train.adapter import save_adapter
-from mrr.train.fit import Step, fit
+from mrr.train.fit import Step, fit, last_batch
 from mrr.train.packed import in_full, look, pack, score
 from mrr.train.run import Run, seed_everything
 from mrr.types import FailedFile
@@ -50,6 +50,7 @@ class FinetunePlan:
 
     n_queries: queries asked of a page in one step, half of them its own where it has as many.
     dense_teacher: learn the dense model's probabilities instead of the labels.
+    minutes: if given, so much time instead of steps; see fit.
     config: what is trained in; a band or exit that it leaves open is the one that the checkpoint
     was trained for, or the paper's.
     """
@@ -60,6 +61,7 @@ class FinetunePlan:
     embedder: str | None = None
     dense_teacher: bool = False
     steps: int = 2000
+    minutes: float = 0.0
     n_queries: int = 8
     rank: int = 32
     lr: float = 1e-4
@@ -284,7 +286,7 @@ def finetune(plan: FinetunePlan) -> Path:
             ]
         return {"gap_to_teacher": round(float(torch.stack(gaps).mean()), 4)}
 
-    left = plan.steps - run.step
+    left = last_batch(plan.steps, plan.minutes) - run.step
     stream = tasks(dataset, plan.n_queries, f"{plan.seed}/{run.step}")
     fit(
         run,
@@ -292,6 +294,7 @@ def finetune(plan: FinetunePlan) -> Path:
         [optimizer],
         (task for task, _ in zip(stream, range(left), strict=False)),
         steps=plan.steps,
+        minutes=plan.minutes,
         take=take,
         evaluate=check,
         eval_every=plan.eval_every,

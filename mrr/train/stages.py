@@ -92,7 +92,11 @@ class Workshop:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        return PreTrainedTokenizerFast.from_pretrained(self.root / "tokenizer")
+        """The run's own. Raises InputRejected where there is none yet."""
+        folder = self.root / "tokenizer"
+        if not folder.exists():  # transformers would ask the hub for it
+            raise InputRejected(f"{self.root} holds no tokenizer yet; run the stage corpus first.")
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
     def make_corpus(self, roots: Iterable[Path] | None = None) -> None:
         """Collect text, and train the tokenizer on it."""
@@ -114,7 +118,9 @@ class Workshop:
             raise InputRejected(f"{self.root} holds a run already; begin in another folder.")
         begin.remember(pair, self.root, read_step)
         reranker, embedder = begin.load_pair(pair)
-        made = PreTrainedTokenizerFast.from_pretrained(pair / "tiny-reranker")
+        made = PreTrainedTokenizerFast.from_pretrained(
+            pair / "tiny-reranker", local_files_only=True
+        )
         made.save_pretrained(self.root / "tokenizer")
         reader = reading.bare_reader(made, self.scale.sizes, self.scale.seed)
         begin.save_start(reader, "visual", reranker.visual, self.root / "reading", read_step)
@@ -229,8 +235,6 @@ class Workshop:
 
     def draw_held_out(self, folder: Path, n_pages: int, n_queries: int, unseen_faces: bool) -> int:
         """Pages of held-out text, labelled, for `mrr eval`; returns how many queries."""
-        if not (self.corpus_dir / "words.json").exists():
-            raise InputRejected(f"{self.root} holds no text yet; run the stage corpus first.")
         if unseen_faces and not fonts.find(fonts.HELD_OUT):
             kept = ", ".join(fonts.HELD_OUT)
             raise InputRejected(f"None of the faces kept for this is here: {kept}. Install one.")

@@ -22,6 +22,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mrr.errors import InputRejected
+
 logger = logging.getLogger(__name__)
 
 VALIDATION_SHARE = 0.05
@@ -110,12 +112,13 @@ def _vocabulary(counts: Counter[str], english: set[str], other: set[str]) -> dic
 
 
 def load(corpus_dir: Path, part: str) -> Corpus:
-    """Read one part ("train" or "validation") of a built corpus."""
-    path = corpus_dir / f"{part}.txt"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; run `mrr train corpus` first.")
-    words = json.loads((corpus_dir / "words.json").read_text(encoding="utf-8"))
-    return Corpus(tuple(path.read_text(encoding="utf-8").split("\n")), tuple(words))
+    """Read one part ("train" or "validation"). Raises InputRejected where no corpus was built."""
+    words_file = corpus_dir / "words.json"  # which is written last
+    if not words_file.exists():
+        raise InputRejected(f"{corpus_dir.parent} holds no text yet; run the stage corpus first.")
+    words = json.loads(words_file.read_text(encoding="utf-8"))
+    lines = (corpus_dir / f"{part}.txt").read_text(encoding="utf-8").split("\n")
+    return Corpus(tuple(lines), tuple(words))
 
 
 def _part_of(path: Path) -> str:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mrr import MiniReranker
-from mrr.errors import InputRejected
+from mrr.errors import InputRejected, InvalidConfig
 from mrr.explain.maps import page_map
 from mrr.explain.occlusion import occlude
 from mrr.explain.verdict import occlusion_verdict
@@ -72,6 +72,26 @@ def test_the_readings_end_at_the_logits_of_rank_and_of_original(engine: MiniRera
         assert explanation.lens.dense[-1] == pytest.approx(original[hit.page.page_id], abs=1e-4)
         assert (explanation.lens.band, explanation.lens.exit_layer) == ((2, 4), 4)
         assert explanation.lens.mini.shape == (4,) and explanation.lens.dense.shape == (6,)
+
+
+def test_blocks_that_cannot_be_are_refused_before_any_pass(
+    engine: MiniReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hit = engine.rank(QUERY)[0]
+    monkeypatch.setattr("mrr.explain.explanation.trace_attention", None)
+    for wrong in ({"block": 0}, {"n_random": 0}):
+        with pytest.raises(InvalidConfig, match="both must be at least 1"):
+            engine.explain(QUERY, hit, occlusion=True, **wrong)
+
+
+def test_an_explanation_equals_itself_only(engine: MiniReranker) -> None:
+    """Arrays have no one truth value: comparing them raised, and so did hash()."""
+    hit = engine.rank(QUERY)[0]
+    one, other = (engine.explain(QUERY, hit, occlusion=True, n_random=2) for _ in "ab")
+    for name in ("keep", "lens", "attention", "occlusion"):
+        mine, theirs = getattr(one, name), getattr(other, name)
+        assert mine == mine != theirs and len({mine, theirs}) == 2
+    assert one == one != other and len({one, other}) == 2
 
 
 def test_a_hit_a_page_and_its_id_name_the_same_page(engine: MiniReranker) -> None:

@@ -22,11 +22,12 @@ from mrr.build import Parts
 from mrr.cli import cli
 from mrr.config import RerankConfig
 from mrr.measure.bare import bare_band
-from mrr.measure.bench_report import table
+from mrr.measure.bench_report import Timing, table
 from mrr.measure.cost import Costs, Workload
 from mrr.measure.memory import peak_memory
 from mrr.measure.random_model import DIMENSIONS
 from mrr.measure.side_by_side import PAGE_SIZE, run_bench
+from mrr.measure.spread import spread
 from mrr.model.embedder import Embedder
 from mrr.model.load import LoadedModel, load_model
 from mrr.model.prompt import template_for
@@ -153,6 +154,43 @@ def test_a_report_has_the_three_systems_under_their_names(qwen3: LoadedModel) ->
     assert all(s.system in text for s in report.systems) and "overhead" not in text
     assert report.graphs == (qwen3.device.type == "cuda") == ("CUDA graphs" in text)
     assert "CUDA graphs" in table(replace(report, graphs=True))
+
+
+def test_the_table_says_what_each_row_is_of_and_costs_keep_three_digits(
+    qwen3: LoadedModel,
+) -> None:
+    report = run_bench(parts(qwen3), [3], repeats=3, original_repeats=1)[0]
+    original, *cached = report.systems
+    large = replace(original, flops_per_page=7.534e12, timing=Timing(48988, 47722, 50254, 2))
+    small = [replace(each, flops_per_page=4.1234e6, bytes_per_page=1234) for each in cached]
+    rows = table(replace(report, systems=[large, *small])).splitlines()[2:5]
+    assert rows[0].startswith("original, one page ") and " 7534 " in rows[0]
+    assert "48988.0  (47722.0 - 50254.0, n=2)" in rows[0]
+    for row, each in zip(rows[1:], cached, strict=True):
+        assert row.startswith(f"{each.system}  ") and " 0.00412 " in row
+        assert row.endswith(" 0.00123")
+    alone = run_bench(parts(qwen3), [1], repeats=1, original_repeats=1)[0]
+    assert " 1 candidate, warm" in table(alone)
+
+
+def test_the_overhead_is_of_turns_and_within_the_noise_where_zero_is(qwen3: LoadedModel) -> None:
+    (report,) = run_bench(parts(qwen3), [2], repeats=3, original_repeats=1)
+    assert report.engine_overhead.n == 3
+    clear = replace(report, engine_overhead=spread([0.2, 0.3, 0.4]))
+    assert table(clear).endswith("+30.0% (quartiles +25.0% to +35.0%, n=3)")
+    unclear = replace(report, engine_overhead=spread([-0.2, 0.1, 0.2]))
+    assert table(unclear).endswith("+10.0% (quartiles -5.0% to +15.0%, n=3), within the noise")
+
+
+def test_each_turn_of_the_engine_is_set_against_its_own_bare_operations(
+    qwen3: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A minute in which everything takes ten times as long is no overhead."""
+    times = {"mini": [11.0, 120.0, 13.0], "dense": [1.0] * 3, "bare": [10.0, 100.0, 10.0]}
+    monkeypatch.setattr("mrr.measure.side_by_side._take_turns", lambda *_: (times, False))
+    (report,) = run_bench(parts(qwen3), [2], repeats=3, original_repeats=1)
+    assert report.engine_overhead.median == pytest.approx(0.2)
+    assert report.engine_overhead.q1 == pytest.approx(0.15)
 
 
 def test_a_bench_without_graphs_says_so(qwen3: LoadedModel) -> None:

@@ -10,7 +10,9 @@ from click.testing import CliRunner, Result
 
 from mrr.errors import InputRejected, MRRError
 from mrr.measure.cli import eval_command
-from tests.measure.helpers import write_dataset, write_small_dataset
+from mrr.measure.dataset import read_dataset
+from tests.measure.helpers import CORPUS, QUERIES, write_dataset, write_small_dataset
+from tests.tiny import picture
 
 
 @pytest.fixture
@@ -33,6 +35,10 @@ def test_json_is_alone_on_stdout_and_the_table_on_stderr(
     assert [each["name"] for each in found["systems"]] == ["mini", "original"]
     assert found["n_candidates"] == 4 and found["ablation"] == []
     assert "ndcg@5" in result.stderr and "cache" in result.stderr
+    ids = {row["page_id"] for row in CORPUS}
+    for system in found["systems"]:
+        assert set(system["ranking"]) == {row["query_id"] for row in QUERIES}
+        assert all(len(set(ranking) & ids) == 4 for ranking in system["ranking"].values())
 
 
 def test_the_table_is_on_stdout_and_pages_are_kept_where_asked(
@@ -42,7 +48,7 @@ def test_the_table_is_on_stdout_and_pages_are_kept_where_asked(
     first = run(pair, folder, "--kinds", "keyword", "--store", str(store))
     assert "2 queries, 8 candidates each" in first.stdout and "cached 8 of 8 pages" in first.stdout
     again = run(pair, folder, "--limit", "1", "--store", str(store))
-    assert "1 queries" in again.stdout and "cached 0 of 8 pages" in again.stdout
+    assert "set: 1 query, 8" in again.stdout and "cached 0 of 8 pages" in again.stdout
 
 
 def test_the_ablation_is_added_on_request(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -74,3 +80,31 @@ def test_a_wrong_call_names_what_is_wrong(pair: tuple[Path, Path], folder: Path)
     refused = run(pair, folder, "--kinds", "verse", "--model", "./none").exception
     assert isinstance(refused, InputRejected) and "kind verse" in str(refused)
     assert isinstance(run(pair, folder / "none").exception, InputRejected)
+
+
+def test_the_example_in_the_help_is_a_folder_that_can_be_evaluated(tmp_path: Path) -> None:
+    words = CliRunner().invoke(eval_command, ["--help"]).stdout
+    name = ""
+    for line in words.split("Options:")[0].splitlines():
+        head, _, example = line.strip().partition("  ")
+        if head.startswith("{"):  # another line of the same file
+            example = head
+        elif head.endswith((".jsonl", ".tsv")):
+            name = head
+        else:
+            continue
+        with (tmp_path / name).open("a") as file:
+            file.write(example.strip() + "\n")
+    for folder, file in (("pdf", "report.pdf"), ("photos", "bus.png")):
+        (tmp_path / folder).mkdir()
+        picture(0).save(tmp_path / folder / file)
+    with (tmp_path / "text.jsonl").open("a") as file:
+        file.write('{"page_id": "bus", "text": "a bus"}\n')
+    dataset = read_dataset(tmp_path)
+    assert [page.page_num for page in dataset.pages] == [3, 1] and dataset.texts
+    assert dataset.qrels == {"q1": {"bus": 2}} and dataset.queries[0].kind == "keyword"
+
+
+def test_the_help_says_where_kept_pages_are_not_seen() -> None:
+    words = " ".join(CliRunner().invoke(eval_command, ["--help"]).stdout.split())
+    assert "eval:<name of DIR>" in words and "`mrr rank` does not see them" in words

@@ -16,7 +16,7 @@ from mrr.errors import InputRejected
 from mrr.measure.corpus import add_corpus, run_tasks
 from mrr.measure.dataset import Dataset, read_dataset
 from mrr.measure.evaluate import evaluate
-from mrr.measure.metrics import MEASURES
+from mrr.measure.metrics import MEASURES, per_query
 from mrr.measure.table import columns, eval_table
 from mrr.measure.tasks import QUERY_FIRST, make_tasks
 from mrr.types import SYSTEMS, RankedList
@@ -128,10 +128,18 @@ def test_the_report_is_complete_and_goes_into_json(engine: MiniReranker, dataset
         mean = sum(1 / rank for rank in each.first_relevant.values()) / 3
         assert each.metrics["mrr"].value == pytest.approx(mean)
         assert each.metrics["recall@5"].value == 1  # five candidates
+        tasks = make_tasks(dataset, "candidates", n_negatives=4)
+        again = per_query(each.ranking, {task.query.query_id: task.grades for task in tasks})
+        for measure, values in again.items():
+            assert each.metrics[measure].value == pytest.approx(sum(values.values()) / 3)
     assert report.first_stage_recall_at_20.value == 1  # eight pages
     assert report.config["band"] == (2, 4)
     assert json.loads(json.dumps(asdict(report), allow_nan=False))["seed"] == 0
-    assert "mini against original" in eval_table(report)
+    table = eval_table(report)
+    assert "mini against original" in table and "median query ms" in table
+    assert table.count("95%, from a bootstrap over queries") == 1 and "linear gains" in table
+    nbytes = report.caching.nbytes_per_page
+    assert f"{nbytes / 1000:,.0f} KB a page" in table
 
 
 def test_dense_with_reuse_agrees_with_the_stock_model(
@@ -210,13 +218,22 @@ def test_a_page_that_cannot_be_read_ends_the_evaluation(engine: MiniReranker, fo
         evaluate(engine, read_dataset(folder))
 
 
-def test_a_page_number_that_the_file_lacks_ends_the_evaluation(
-    engine: MiniReranker, folder: Path
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        (CORPUS[-1] | {"page_num": 9}, r"Page d#4 cannot be evaluated: d\.pdf has 4 pages; page 9"),
+        (CORPUS[-1] | {"page_num": 5}, r"Page d#4 cannot be evaluated: d\.pdf has 4 pages; page 5"),
+        (CORPUS[0] | {"page_num": 2}, r"Page p0 cannot be evaluated: p0\.png has 1 page; page 2"),
+    ],
+)
+def test_a_page_number_that_the_file_lacks_is_found_before_any_page_is_cached(
+    reranker: MiniReranker, folder: Path, row: dict, sentence: str
 ) -> None:
-    write_lines(folder / "corpus.jsonl", [*CORPUS[:-1], CORPUS[-1] | {"page_num": 9}])
-    (folder / "qrels.tsv").write_text("".join(f"{q['query_id']} 0 p1 1\n" for q in QUERIES))
-    with pytest.raises(InputRejected, match=r"d\.pdf"):
-        evaluate(engine, read_dataset(folder))
+    others = [page for page in CORPUS if page["page_id"] != row["page_id"]]
+    write_lines(folder / "corpus.jsonl", [*others, row])
+    with pytest.raises(InputRejected, match=sentence):
+        evaluate(reranker, read_dataset(folder))
+    assert not reranker.store.pages(["eval:set"])
 
 
 def test_columns_are_aligned_to_their_widest_cell() -> None:

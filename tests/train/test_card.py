@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 from click.testing import CliRunner
 
-from mrr.train.card import TRAINING, card
+from mrr.errors import InputRejected
+from mrr.train.card import TRAINING, card, write_cards
 from mrr.train.cli import train
 
 FACTS = {
@@ -52,3 +54,13 @@ def test_cards_are_written_anew_with_reports_from_the_command_line(tmp_path: Pat
     run = ["--run", str(tmp_path / "run"), "card", str(tmp_path), str(report)]
     assert CliRunner().invoke(train, run).exit_code == 0
     assert "0.615" in (tmp_path / "tiny-embedder" / "README.md").read_text()
+
+
+def test_a_folder_that_holds_no_pair_is_refused_and_nothing_in_it_is_written(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "tiny-reranker").mkdir()
+    (tmp_path / "tiny-reranker" / TRAINING).write_text(json.dumps(FACTS))
+    with pytest.raises(InputRejected, match=r"holds no tiny-embedder/training\.json; name the"):
+        write_cards(tmp_path, [])
+    assert not (tmp_path / "tiny-reranker" / "README.md").exists()

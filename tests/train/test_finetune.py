@@ -20,8 +20,9 @@ from mrr.model.prompt import MONOQWEN
 from mrr.train import adapter
 from mrr.train.finetune import FinetunePlan, PageTask, Tuner, as_asked, finetune, tasks
 from mrr.train.fit import Step, fit
-from mrr.train.run import Run
+from mrr.train.run import Run, read_state
 from tests.pages.files import fill, make_pdf
+from tests.train.test_stages import Clock
 
 FAMILIES = ("qwen3_vl", "qwen2_5_vl")
 IDENTITY = torch.nn.Identity()
@@ -90,6 +91,19 @@ def test_fine_tuning_moves_scores_towards_its_targets_and_the_engine_loads_it(
             Tuner(tuned).scores(task, dense=False), goal.target.float()
         )
     assert after < before
+
+
+def test_a_fine_tuning_by_the_clock_ends_with_its_minutes_whatever_its_steps(
+    checkpoints: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrr.train.fit.time", Clock(most=80))
+    plan = _plan(checkpoints["qwen3_vl"], data, tmp_path, steps=2, minutes=1)
+    finetune(plan)
+    state = read_state(tmp_path)
+    assert state is not None and state["step"] > 2 and state["done"] >= 1
+    finetune(plan)  # it is finished, and stays so
+    again = read_state(tmp_path)
+    assert again is not None and again["step"] == state["step"]
 
 
 def test_a_fine_tuning_that_was_stopped_goes_on(

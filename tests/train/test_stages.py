@@ -7,7 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from torch import Tensor
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 from mrr import MiniReranker
 from mrr.errors import InputRejected
@@ -67,6 +67,32 @@ def _another_run_begins_where_the_pair_ended(shop: Workshop, pair: Path) -> None
                 assert torch.allclose(weight, trained[name], atol=2e-3), name
     with pytest.raises(InputRejected, match="holds a run already"):
         following.begin_from(pair, read_step=3)
+
+
+def test_a_run_without_its_corpus_is_refused_and_the_hub_is_not_asked(
+    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: object, **__: object) -> None:
+        raise AssertionError("transformers was asked for a tokenizer that is not there")
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "from_pretrained", ask)
+    new = Workshop(tmp_path / "new", shop.scale)
+    for work in (new.read, new.match, new.embed, lambda: new.export(tmp_path / "pair")):
+        with pytest.raises(InputRejected, match="new holds no tokenizer yet; run the stage corpus"):
+            work()
+    with pytest.raises(InputRejected, match=r"holds no tiny-reranker/training\.json; name the"):
+        new.begin_from(tmp_path, read_step=3)
+    assert not new.root.exists()
+
+
+def test_a_run_with_a_tokenizer_alone_is_told_to_collect_its_text(
+    shop: Workshop, tmp_path: Path
+) -> None:
+    """As one is that was begun from a pair."""
+    begun = Workshop(tmp_path / "begun", shop.scale)
+    shutil.copytree(shop.root / "tokenizer", begun.root / "tokenizer")
+    with pytest.raises(InputRejected, match="begun holds no text yet; run the stage corpus first"):
+        begun.read()
 
 
 def test_the_minutes_of_a_whole_run_are_divided_among_its_stages(
