@@ -24,7 +24,7 @@ from starlette.middleware import Middleware
 from cache_db import PageStore, default_store
 from mrr.config import Limits
 from mrr.errors import MRRError
-from mrr.waiting import wait_asleep
+from mrr.waiting import spin_less
 from ui.examples import Examples, load_examples
 from ui.gpu import Gpu, zero_gpu
 from ui.layout import build_ui
@@ -122,7 +122,7 @@ def main() -> None:
 
     Models and examples come while the page can already be seen.
     """
-    wait_asleep()
+    spin_less()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     demo, bench = build()
     with suppress(KeyboardInterrupt):

@@ -20,7 +20,7 @@ import click
 
 from mrr.errors import InputRejected, MRRError
 from mrr.types import SYSTEMS, AddedPage, FailedFile, RankedList
-from mrr.waiting import wait_asleep
+from mrr.waiting import spin_less
 
 if TYPE_CHECKING:
     from cache_db.store import PageStore
@@ -348,7 +348,7 @@ def _notes(notes: tuple[str, ...]) -> None:
 
 def main() -> None:
     """Entry point: this package's own errors become one line and exit code 2."""
-    wait_asleep()
+    spin_less()
     if isinstance(sys.stdout, io.TextIOWrapper):  # or a label could end the output in a traceback
         sys.stdout.reconfigure(errors="replace")
     try:

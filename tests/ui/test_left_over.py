@@ -23,6 +23,7 @@ from mrr import MiniReranker
 from tests.ui.conftest import HELD_S, PATIENCE_S, free_port, png
 from ui.examples import Examples
 from ui.session import PUBLIC, new_scope, remove_left_over
+from ui.temporary import PREFIX
 
 
 def _serve(pair: tuple[Path, Path], root: Path, pipe: Connection) -> None:
@@ -128,7 +129,7 @@ def test_an_app_that_is_told_to_end_takes_its_visitors_pages_along(
             assert any(scope.startswith("session-") for scope in store.scopes())
         process.send_signal(sign)
         assert process.wait(HELD_S) == 0
-        assert not list((tmp_path / "temporary").iterdir())
+        assert not list((tmp_path / "temporary").glob(f"{PREFIX}*"))
         with PageStore(tmp_path / "store") as store:
             assert not any(scope.startswith("session-") for scope in store.scopes())
     finally:
