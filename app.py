@@ -131,11 +131,15 @@ def main() -> None:
         start_examples(bench)
         load(bench)
         demo.block_thread()
-    remove_visitors(bench.store)
-    bench.close()
-    remove_own_folder()
-    sys.stdout.flush()
-    os._exit(0)  # Python's own end aborts where a thread is in torch
+    for sign in (signal.SIGINT, signal.SIGTERM):  # it is ending already
+        signal.signal(sign, signal.SIG_IGN)
+    try:
+        remove_visitors(bench.store)
+        bench.close()
+        remove_own_folder()
+        sys.stdout.flush()
+    finally:
+        os._exit(0)  # Python's own end aborts where a thread is in torch
 
 
 def load(bench: Workbench) -> None:

@@ -51,11 +51,18 @@ def cached(
     if not pages:
         return Scored([], [], [])
     logits, n_visual, n_kept = [], [], []
+    rested = False
+
+    def resting() -> None:
+        nonlocal rested
+        rested = True
+        rest()
+
     reading = cache.scorer.read([text], stages)  # an accelerator is at it while pages are loaded
     for some in _chunks(pages, at_once):
-        n_missed = len(stages.missed)
-        kv = cache.load(some, stages, rest)
-        if len(stages.missed) > n_missed:  # meanwhile others may have run, over what a graph gave
+        rested = False
+        kv = cache.load(some, stages, resting)
+        if rested:  # meanwhile others may have run, over what a graph gave
             reading = cache.scorer.read([text], stages)
         logits += cache.scorer.score_read(reading, kv, stages).tolist()
         n_visual += [page.grid[0] * page.grid[1] for page in kv]

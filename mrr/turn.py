@@ -48,15 +48,16 @@ class FairLock:
     def rest(self) -> None:
         """Between two passes of its owner: those who wait have the lock first, then it again."""
         with self._changed:
-            depth, self._depth = self._depth, 0
+            depth, interrupt, taken = self._depth, None, False
             self._give()
-            try:
-                self._take()
-            except BaseException:  # an interrupt; the blocks that hold the lock give it back
-                self._take()
-                raise
-            finally:
-                self._depth = depth
+            while not taken:  # interrupted or not: the blocks that hold the lock give it back
+                try:
+                    taken = self._take()
+                except BaseException as error:
+                    interrupt = error
+            self._depth = depth
+            if interrupt is not None:
+                raise interrupt
 
     def __enter__(self) -> FairLock:
         self.acquire()
@@ -68,8 +69,8 @@ class FairLock:
     def _take(self, wanted: Wanted | None = None) -> bool:
         """Become the owner, in turn; the caller holds the condition."""
         me = object()
-        self._waiting.append(me)
         try:
+            self._waiting.append(me)
             while self._owner is not None or self._waiting[0] is not me:
                 self._changed.wait(None if wanted is None else _LOOK_S)
                 if wanted is not None and not wanted():
@@ -77,7 +78,8 @@ class FairLock:
             self._owner = threading.get_ident()
             return True
         finally:
-            self._waiting.remove(me)
+            if me in self._waiting:
+                self._waiting.remove(me)
             self._changed.notify_all()  # who is first now may have been waiting for that
 
     def _give(self) -> None:

@@ -11,8 +11,8 @@ def spin_less() -> None:
     """Let a thread that waits go to sleep soon, unless the user has said how it is to wait.
 
     A thread that spins on a core that other programs use too does so in the time of the one it
-    waits for: beside one busy program a query took fifty times as long (docs/LOG.md, "Beside other
-    programs").
+    waits for: beside one busy program a query took a hundred times as long (docs/LOG.md, "Beside
+    other programs").
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)

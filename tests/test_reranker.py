@@ -19,7 +19,7 @@ import torch
 
 from cache_db.files import DiskFiles
 from cache_db.store import PageStore
-from mrr import MiniReranker
+from mrr import MiniReranker, systems
 from mrr.config import Limits, RerankConfig
 from mrr.errors import Closed, InputRejected, InvalidConfig, NotFinite, ParityError
 from mrr.model.fused import FusedAttention
@@ -979,3 +979,15 @@ def test_a_query_is_read_again_where_others_may_have_run_meanwhile(
     for _ in range(2):
         reranker.rank("blue page", system="dense-reuse")
     assert texts == [["blue page"]] * 3, "twice while pages were encoded, once with all at hand"
+
+
+def test_it_is_read_again_too_where_an_earlier_round_had_encoded_the_page(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = reranker.add(pictures()[:1]).pages[0].page
+    read, texts, stages = Scorer.read, [], Stages(reranker.device)
+    monkeypatch.setattr(Scorer, "read", lambda *given: (texts.append(given[1]), read(*given))[1])
+    stages.missed.add(added.page_id)
+    with reranker.lock:
+        systems.cached(reranker.dense_cache, "blue page", [added], stages, 20, reranker.lock.rest)
+    assert len(texts) == 2

@@ -32,8 +32,8 @@ FULL = (
     "after it were left out. Remove some pages first, or run the app yourself."
 )
 GONE = (
-    "The connection to this session was lost, and its pages were removed. Reload the page, or "
-    "connect again, and add your files there."
+    "The connection to this session was lost, and with it whatever goes with its tab. Reload the "
+    "page, or connect again, and add your files there."
 )
 
 
@@ -195,10 +195,9 @@ def read_uploads(bench: Workbench, session: Session, paths: Sequence[str] | None
     try:
         refuse_unless_free(session, [path.name for path in sent])
         check_quota(bench, session, list(map(_size, sent)))
-        files = [_read(path, bench.limits) for path in sent]
-        session.read.update(map(str, sent))
-        return files
+        return [_read(path, bench.limits) for path in sent]
     finally:
+        session.read.update(map(str, sent))
         for path in sent:
             path.unlink(missing_ok=True)
 

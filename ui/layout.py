@@ -109,7 +109,8 @@ def _closing(demo: gr.Blocks, tabs: Tabs) -> Callable[[gr.Request], Awaitable[No
         await to_thread.run_sync(tabs.closed, request.session_hash)
         # Gradio keeps the state of a closed tab, with the outputs of every component, until there
         # are too many. This runs on its event loop, as all that looks up a state, so nothing does.
-        demo.state_holder.session_data.pop(request.session_hash or "", None)
+        for kept in (demo.state_holder.session_data, demo.state_holder.time_last_used):
+            kept.pop(request.session_hash or "", None)
 
     return closed
 

@@ -221,6 +221,7 @@ class Session:
         self.busy = self.comparing = self.occluding = self.completing = self.timing = False
         self.stopped = self.asked
         self.runs, self.explanations, self.added = [], OrderedDict(), {}
+        self.uploaded_bytes = 0  # its pages go, too
         self.lenses = self.latency = None
 
     @property
@@ -270,7 +271,7 @@ class Tabs:
             session = self._sessions.get(session_hash)
             scope = new_scope() if session is None else session.scope
             self._sessions[session_hash] = Session(scope, gone=True)
-            if session is None or session.gone:
+            if session is None:
                 return
             session.gone = True
         self._end([session])

@@ -14,7 +14,8 @@ import threading
 import time
 from pathlib import Path
 
-PREFIX = "minireranker-"
+PREFIX = "minireranker-gradio-"
+MARK = ".made-by-minireranker"  # only what has it is ever removed
 BROKEN_S = 3600.0  # since the last byte was written
 UNREAD_S = 6 * 3600.0  # an upload may wait for long until it is read
 _EVERY_S = 600.0
@@ -30,7 +31,7 @@ def use_own_folder() -> None:
     if _own is not None:
         return
     where = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
-    if where.name.startswith(PREFIX):  # of the app that started this one
+    if (where / MARK).is_file():  # of the app that started this one
         where = where.parent
     _own = own_folder(where)
     os.environ["GRADIO_TEMP_DIR"] = str(_own)
@@ -48,11 +49,12 @@ def own_folder(where: Path) -> Path:
     """A new folder, locked as long as this process lives. Those of dead processes are removed."""
     where.mkdir(parents=True, exist_ok=True)
     for left in where.glob(f"{PREFIX}*"):
-        lock = _lock(left)
+        lock = _lock(left) if (left / MARK).is_file() else None
         if lock is not None:
             shutil.rmtree(left, ignore_errors=True)
             os.close(lock)
     hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=where))
+    (hidden / MARK).touch()
     _lock(hidden)  # before another app can find it, and take it for left over
     return hidden.rename(where / hidden.name[1:])
 
@@ -79,7 +81,7 @@ def _sweep_for_good(folder: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what nobody will read: parts of uploads, and uploads that were never taken."""
-    for path in folder.glob("*"):
+    for path in folder.glob("[!.]*"):
         try:
             age_s = time.time() - path.stat().st_mtime
         except FileNotFoundError:

@@ -139,7 +139,7 @@ def test_an_error_comes_back_as_itself_and_a_crash_as_a_failure(bench: Workbench
     with pytest.raises(InputRejected, match="Type a query"):
         bench.rank(session, "  ")
     with pytest.raises(RuntimeError, match="TypeError"):
-        bench.run(type(bench.base).rank, bench.base, 3)  # type: ignore[arg-type]
+        bench.run(type(bench.base).rank, bench.base)  # without a query
     list(upload(bench, session, [("0.png", png(0))], None))
     assert len(bench.rank(session, "blue page").mini) == 1
 

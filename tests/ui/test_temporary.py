@@ -60,6 +60,17 @@ def test_only_the_folder_of_a_dead_app_is_removed_at_the_next_start(tmp_path: Pa
     assert mine.name.startswith(PREFIX) and mine.stat().st_mode & 0o777 == 0o700
 
 
+def test_what_no_app_made_stays_whatever_it_is_called(tmp_path: Path) -> None:
+    theirs, temp = tmp_path / f"{PREFIX}store", tmp_path / f"{PREFIX}temp"
+    for folder in (theirs, temp):
+        (folder / "files").mkdir(parents=True)
+    process, folder = another_app(temp, ending="sys.exit()")
+    process.communicate(timeout=PATIENCE_S)
+    own_folder(tmp_path)
+    assert folder.parent == temp, "what the user has named is used, not what is beside it"
+    assert (theirs / "files").is_dir() and (temp / "files").is_dir()
+
+
 def test_an_app_that_ends_takes_its_folder_along(tmp_path: Path) -> None:
     process, folder = another_app(tmp_path, ending="sys.exit()")
     process.communicate(timeout=PATIENCE_S)
