@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import gradio as gr
-from anyio import to_thread
 
 from ui.api import ENDPOINTS, build_api
 from ui.components import download, heading, text
@@ -57,9 +56,9 @@ def build_ui(bench: Workbench) -> gr.Blocks:
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(_TEMP_FILES_S, _TEMP_FILES_S)
     ) as demo:
-        # A function: every tab makes its own secret, and Gradio, which copies it for each visitor,
+        # Functions: every tab makes its own secret, and Gradio, which copies both for each visitor,
         # does not copy along what a bound method is bound to, which in the end is the model.
-        state = gr.State(lambda: bench.session())
+        state = gr.State(lambda: bench.session(), delete_callback=lambda gone: tabs.expired(gone))
         build_api(bench, tabs, state)  # first, so that no handler takes its names
         side = _side_bar(bench)
         header = start.build_header()
@@ -95,7 +94,7 @@ def build_ui(bench: Workbench) -> gr.Blocks:
         _wire_pages(state, house, handlers)
         _wire_settings(state, house, handlers)
         _wire_exports(demo, state, house)
-        demo.unload(_closing(demo, tabs))
+        demo.unload(_closing(tabs))
     for function in demo.fns.values():
         if function.api_name not in ENDPOINTS:
             function.api_visibility = "private"
@@ -104,13 +103,9 @@ def build_ui(bench: Workbench) -> gr.Blocks:
     return demo
 
 
-def _closing(demo: gr.Blocks, tabs: Tabs) -> Callable[[gr.Request], Awaitable[None]]:
-    async def closed(request: gr.Request) -> None:
-        await to_thread.run_sync(tabs.closed, request.session_hash)
-        # Gradio keeps the state of a closed tab, with the outputs of every component, until there
-        # are too many. This runs on its event loop, as all that looks up a state, so nothing does.
-        for kept in (demo.state_holder.session_data, demo.state_holder.time_last_used):
-            kept.pop(request.session_hash or "", None)
+def _closing(tabs: Tabs) -> Callable[[gr.Request], None]:
+    def closed(request: gr.Request) -> None:
+        tabs.closed(request.session_hash)
 
     return closed
 

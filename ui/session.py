@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,6 @@ View = Literal["List", "Side by side", "Table"]
 PUBLIC = "public"
 DEFAULT_TOP_K = 10
 _KEPT_EXPLANATIONS = 12
-IDLE_S = 3600.0  # after its last call a program's session is over
 
 
 def new_scope(owner: str = "nobody") -> str:
@@ -158,9 +156,7 @@ class Session:
     Apply took other settings than there were, and nothing was ranked with them yet. reading: (read,
     of) the pages of the upload that goes on. planned: the switches that the plan of Apply, as it
     stands on the screen, is about. promised: how often the screen was told that maps follow. drawn:
-    hash of what shows what is stored, by its element's id. read: paths of uploads that were read.
-    gone: its tab was closed, so nothing more is stored for it. used: when it was last heard of, by
-    the monotonic clock.
+    hash of what shows what is stored, by its element's id.
     """
 
     scope: str = field(default_factory=new_scope)
@@ -193,9 +189,6 @@ class Session:
     latency: LatencyReport | None = None
     latency_of: str = ""
     explanations: OrderedDict[tuple[object, ...], Explanation] = field(default_factory=OrderedDict)
-    read: set[str] = field(default_factory=set)
-    gone: bool = False
-    used: float = field(default_factory=time.monotonic)
 
     def wants(self, asked: int) -> bool:
         """Whether this ranking is still the last one asked for, and was not stopped."""
@@ -208,34 +201,11 @@ class Session:
         while len(self.explanations) > _KEPT_EXPLANATIONS:
             self.explanations.popitem(last=False)
 
-    def touch(self) -> None:
-        """Note that it is in use."""
-        self.used = time.monotonic()
-
-    def end(self) -> None:
-        """Stop its work within a page, and let go of what takes memory.
-
-        The ranking that is shown stays, because a handler may be drawing it; what one may be
-        looking through is replaced, not emptied.
-        """
-        self.busy = self.comparing = self.occluding = self.completing = self.timing = False
-        self.stopped = self.asked
-        self.runs, self.explanations, self.added = [], OrderedDict(), {}
-        self.uploaded_bytes = 0  # its pages go, too
-        self.lenses = self.latency = None
-
-    @property
-    def in_browser(self) -> bool:
-        """Whether it was drawn: then there is a tab, whose heartbeat tells Gradio that it lives."""
-        return bool(self.drawn)
-
 
 class Tabs:
-    """Which tab or program holds which session, so that its work stops and its pages go with it.
+    """Which tab holds which session, so that a closed tab's work stops and its pages go.
 
-    Keyed by Gradio's session hash, which serves only to close: it opens nothing. A browser's tab is
-    over when its heartbeat ends, however long nobody has touched it. A program need not have a
-    heartbeat, so its session is over an hour after its last call, too.
+    Keyed by Gradio's session hash, which serves only to close: it opens nothing.
     """
 
     def __init__(self, remove_scope: Callable[[str], object]) -> None:
@@ -244,52 +214,21 @@ class Tabs:
         self._lock = threading.Lock()
 
     def opened(self, session_hash: str | None, session: Session) -> None:
-        """Note whose tab this is, and that it is in use; any number of times."""
-        if session_hash is None:
-            return
-        with self._lock:
-            before = self._sessions.get(session_hash)
-            session.gone |= before is not None and before.gone
-            session.touch()
-            self._sessions[session_hash] = session
-            over = self._take_idle()
-        if before is not None and before is not session:  # Gradio had too many and dropped it
-            before.gone = True
-            over.append(before)
-        if over:  # removing waits for the page that is being encoded; the newcomer need not
-            threading.Thread(target=self._end, args=[over], daemon=True).start()
+        """Note whose tab this is; any number of times."""
+        if session_hash is not None:
+            with self._lock:
+                self._sessions[session_hash] = session
 
     def closed(self, session_hash: str | None) -> None:
-        """A tab is gone: stop its work within a page, and remove its pages.
-
-        A mark stays for an hour: for calls that are queued still, maybe the first of all, and for a
-        page that was stored after its scope was removed.
-        """
-        if session_hash is None:
-            return
+        """A tab is gone: stop its work within a page, and remove its pages."""
         with self._lock:
-            session = self._sessions.get(session_hash)
-            scope = new_scope() if session is None else session.scope
-            self._sessions[session_hash] = Session(scope, gone=True)
-            if session is None:
-                return
-            session.gone = True
-        self._end([session])
+            session = self._sessions.pop(session_hash or "", None)
+        self.expired(session)
 
-    def _take_idle(self) -> list[Session]:
-        """Forget the sessions that are over, and return them."""
-        since = time.monotonic() - IDLE_S
-        idle = [
-            (session_hash, session)
-            for session_hash, session in self._sessions.items()
-            if session.used < since and not session.busy
-            if session.gone or not session.in_browser
-        ]
-        for session_hash, _ in idle:
-            del self._sessions[session_hash]
-        return [session for _, session in idle]
-
-    def _end(self, sessions: list[Session]) -> None:
-        for session in sessions:
-            session.end()
+    def expired(self, session: Session | None) -> None:
+        """The same for state that Gradio drops an hour after its tab: the net under `closed`."""
+        if session is not None:
+            session.busy = session.comparing = session.occluding = False
+            session.completing = session.timing = False
+            session.stopped = session.asked
             self._remove(session.scope)

@@ -105,7 +105,6 @@ class Running:
     """The app as it is served."""
 
     url: str
-    demo: gr.Blocks
     bench: Workbench
     store: Path
     uploads: Path
@@ -128,7 +127,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Iterator[
         demo, bench = the_app.build(load_examples(corpus))
         cache_examples(bench)
         url = launch(demo, **the_app.launch_flags())
-        yield Running(url, demo, bench, root / "store", root / "gradio")
+        yield Running(url, bench, root / "store", root / "gradio")
         demo.close()
         bench.close()
 
