@@ -49,6 +49,7 @@ class FairLock:
         """Between two passes of its owner: those who wait have the lock first, then it again."""
         with self._changed:
             depth, interrupt, taken = self._depth, None, False
+            self._depth = 0
             self._give()
             while not taken:  # interrupted or not: the blocks that hold the lock give it back
                 try:
