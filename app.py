@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent
 ON_SPACES = "SPACE_ID" in os.environ
 HOST = os.environ.get("GRADIO_SERVER_NAME") or ("0.0.0.0" if ON_SPACES else "127.0.0.1")  # noqa: S104
-# Strangers may reach it: no loading of models by name, no totals over all sessions.
 # Behind a proxy on this machine the address does not tell, so it can be said.
 SAID_HOSTED = os.environ.get("MRR_HOSTED") == "1"
+# Strangers may reach it: no loading of models by name, no totals over all sessions.
 HOSTED = ON_SPACES or SAID_HOSTED or HOST not in ("127.0.0.1", "localhost", "::1")
 
 

@@ -48,12 +48,13 @@ class FairLock:
     def rest(self) -> None:
         """Between two passes of its owner: those who wait have the lock first, then it again."""
         with self._changed:
-            depth, interrupt, taken = self._depth, None, False
+            depth, interrupt = self._depth, None
             self._depth = 0
             self._give()
-            while not taken:  # interrupted or not: the blocks that hold the lock give it back
+            # Interrupted or not: the blocks that hold the lock give it back.
+            while self._owner != threading.get_ident():
                 try:
-                    taken = self._take()
+                    self._take()
                 except BaseException as error:
                     interrupt = error
             self._depth = depth
