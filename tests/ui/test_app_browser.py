@@ -240,7 +240,9 @@ def test_two_visitors_do_not_see_each_others_pages(
 def test_a_tab_that_is_closed_or_reloaded_takes_its_pages_along(
     visit: Callable[..., Page], running: Running, leave: Callable[[Page], object]
 ) -> None:
-    page, store = visit(), running.bench.base.store
+    page, store = visit().context.new_page(), running.bench.base.store
+    page.goto(running.url)  # in a tab in which nobody minds that a stream is broken off, as above
+    page.wait_for_selector("#apply:enabled", state="attached")
     others = set(store.scopes())  # those that close their tabs just now take only their own along
     add_files(page, ("leaving.png", png(31)))
     expect(page.locator("#pages")).to_contain_text("leaving.png")
