@@ -19,6 +19,7 @@ if __name__ == "__main__":
     gc.disable()
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from cache_db import PageStore, default_store
 from mrr.config import Limits
@@ -28,7 +29,9 @@ from ui.examples import Examples, load_examples
 from ui.gpu import Gpu, zero_gpu
 from ui.layout import build_ui
 from ui.opening import Opening
+from ui.own_paths import OwnPaths
 from ui.session import remove_left_over, remove_visitors
+from ui.temporary import remove_own_folder, use_own_folder
 from ui.theme import css, javascript, theme
 from ui.warming import start_examples
 from ui.workbench import Workbench
@@ -50,8 +53,10 @@ def build(examples: Examples | None = None) -> tuple[gr.Blocks, Workbench]:
 
     At home uploads stay in the store for good, unless MRR_KEEP_UPLOADS is 0; where strangers may
     come they always go with their tab. examples: the bundled ones unless given. Uploads that a
-    crashed app left behind are removed. The models are loaded when they are first asked for.
+    crashed app left behind are removed, its temporary files too. The models are loaded when they
+    are first asked for.
     """
+    use_own_folder()
     on_gpu = zero_gpu()
     first = os.environ.get("MRR_MODEL") or "tiny"
     store, limits = PageStore(default_store()), Limits()
@@ -90,6 +95,11 @@ def launch_flags() -> dict[str, Any]:
         # Where a file is larger, Gradio refuses the whole drop in a message that goes away; the app
         # refuses the file alone, and says so in its line.
         "max_file_size": 3 * Limits().max_file_bytes,
+        # Each is a quarter of a megabyte and more. Closed tabs are not among them, and of programs
+        # only so many (ui/tabs.py). Beyond, what was used longest ago begins anew, open tabs too.
+        "state_session_capacity": 2000,
+        # Two visitors may upload the same file.
+        "app_kwargs": {"middleware": [Middleware(OwnPaths)]},
         # Nothing on this disk is for visitors: not the code, not the weights, not the store.
         "allowed_paths": [],
         "blocked_paths": [str(ROOT), str(default_store())],
@@ -126,6 +136,7 @@ def main() -> None:
     try:
         remove_visitors(bench.store)
         bench.close()
+        remove_own_folder()
         sys.stdout.flush()
     finally:
         os._exit(0)  # Python's own end aborts where a thread is in torch

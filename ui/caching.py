@@ -31,6 +31,10 @@ FULL = (
     f"This session holds {MAX_SESSION_PAGES} pages, which is the limit here; this page and those "
     "after it were left out. Remove some pages first, or run the app yourself."
 )
+GONE = (
+    "The connection to this session was lost, and with it whatever goes with its tab. Reload the "
+    "page, or connect again, and add your files there."
+)
 
 
 @dataclass(slots=True)
@@ -70,9 +74,9 @@ def upload(
 
     Stops after the page in hand when session.busy is cleared. One bad file never stops the rest,
     nor does one with more pages than the session may hold. Raises InputRejected while another
-    upload, or an encoding, goes on in this session.
+    upload, or an encoding, goes on in this session, and after it was closed.
     """
-    refuse_while_busy(session, list(map(_name, files)))
+    refuse_unless_free(session, list(map(_name, files)))
     session.busy = True
     try:
         for work in _upload(bench, session, files, page_range):
@@ -80,6 +84,7 @@ def upload(
             yield work
     finally:
         session.busy, session.reading = False, None
+        session.touch()
 
 
 def _upload(
@@ -93,6 +98,9 @@ def _upload(
     for file, lines in zip(files, queued, strict=True):
         left = len(lines)
         for item in _items(bench, file, page_range):
+            if session.gone:
+                work.cancelled = True
+                break
             if isinstance(item, FailedFile):
                 line = Line(item.file, "failed", item.reason)
             elif is_full(bench, session, item):
@@ -171,36 +179,54 @@ def _cache(bench: Workbench, session: Session, item: PageImage, line: Line) -> N
         session.added[page.page_id] = line.added  # a hit does not know what encoding took
     if line.added.outcome == "encoded":
         bench.pace.saw(engine, "encode", line.added.elapsed_ms)
+    if session.gone:  # closed meanwhile: its scope was removed without this page
+        bench.remove_scope(session.scope)
+        bench.thumbnails.drop([page.page_id])
 
 
 def read_uploads(bench: Workbench, session: Session, paths: Sequence[str] | None) -> list[Received]:
     """What Gradio received, whose copies are deleted: the engine takes no path.
 
     A file that is too large is not read. Raises InputRejected, before anything is read or counted,
-    where the files together go over a limit or others are being encoded.
+    where the files together go over a limit, others are being encoded, or the session was closed.
     """
     # With the files of a second drop Gradio sends those of the first again, which are read by now.
-    received = [path for path in map(Path, paths or ()) if path.exists()]
+    sent = [p for p in map(Path, paths or ()) if str(p) not in session.read or p.exists()]
     try:
-        refuse_while_busy(session, [path.name for path in received])
-        check_quota(bench, session, [path.stat().st_size for path in received])
-        return [_read(path, bench.limits) for path in received]
+        refuse_unless_free(session, [path.name for path in sent])
+        check_quota(bench, session, list(map(_size, sent)))
+        return [_read(path, bench.limits) for path in sent]
     finally:
-        for path in received:
-            path.unlink()
+        session.read.update(map(str, sent))
+        for path in sent:
+            path.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _read(path: Path, limits: Limits) -> Received:
+    name = display_name(path.name)
     try:
         check_size(path.stat().st_size, limits)
+        return path.name, path.read_bytes()
     except Refused as refused:
-        name = display_name(path.name)
         return FailedFile(name, refused.sentence(name))
-    return path.name, path.read_bytes()
+    except FileNotFoundError:
+        return FailedFile(name, f"{name} was not received; drop it again.")
 
 
-def refuse_while_busy(session: Session, names: Sequence[str]) -> None:
-    """InputRejected, with the files' names, while pages are being encoded in this session."""
+def refuse_unless_free(session: Session, names: Sequence[str]) -> None:
+    """InputRejected while pages are being encoded in this session, or after it was closed.
+
+    names: of the files that are refused.
+    """
+    if session.gone:
+        raise InputRejected(GONE)
     if session.busy:
         raise InputRejected(
             f"Pages are being encoded here already, so {', '.join(names)} was not taken. Add it "

@@ -23,7 +23,8 @@ _FORGED = "The browser sent something unexpected. Reload the page."
 def actions(events: Sequence[str], elem_id: str, value: str = "") -> gr.HTML:
     """HTML in which a click on `data-event="name" data-x="…"` triggers the event `name` with {x}.
 
-    What arrives in Python came from a browser: read it with `field`.
+    {nth} comes with it: the how manieth of this tab it is. What arrives in Python came from a
+    browser: read it with `field` and `number`.
     """
     script = (_JS / "actions.js").read_text("utf-8").replace('["events"]', json.dumps(events))
     return gr.HTML(value, js_on_load=script, apply_default_css=False, elem_id=elem_id)
@@ -77,9 +78,9 @@ def field(event: gr.EventData, name: str) -> str:
     return value
 
 
-def index(event: gr.EventData, length: int) -> int:
-    """The field n of a browser event, an index below length; InputRejected for anything else."""
-    digits = field(event, "n")
-    if not (digits.isascii() and digits.isdecimal() and int(digits) < length):
+def number(event: gr.EventData, name: str, below: int) -> int:
+    """One field of a browser event, from 0 to below; InputRejected for anything else."""
+    digits = field(event, name)
+    if not (digits.isascii() and digits.isdecimal() and int(digits) < below):
         raise InputRejected(_FORGED)
     return int(digits)

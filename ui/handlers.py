@@ -14,16 +14,18 @@ from mrr.errors import InputRejected
 from mrr.query import clean_query
 from mrr.types import System
 from ui import explaining
-from ui.components import field, index
+from ui.components import field, number
 from ui.detail import Detail
 from ui.parts import RankTab, Values
-from ui.session import Session, Tabs, View
+from ui.session import Session, View
 from ui.stops import ready, stopping
+from ui.tabs import Tabs
 from ui.told import tell
 from ui.views import history, labels, ranking, ranking_words, start
 from ui.workbench import Workbench
 
 _POLL_S = 0.2
+_MOST_EVENTS = 2**53  # the browser counts no further
 
 
 class Handlers:
@@ -187,7 +189,7 @@ class Handlers:
     ) -> Iterator[Values]:
         """A sample query was clicked."""
         queries = start.sample_queries(self.bench)
-        n = index(event, len(queries))
+        n = number(event, "n", len(queries))
         box: Values = {self.views.query: queries[n]}
         for values in self.rank(queries[n], view, only, session):
             yield values and {**box, **values}  # not into a box that is the next query's by now
@@ -195,7 +197,7 @@ class Handlers:
 
     def reopen(self, view: View, only: bool, session: Session, event: gr.EventData) -> Values:
         """Show a past run as it was; nothing is ranked again."""
-        session.run = run = session.runs[index(event, len(session.runs))]
+        session.run = run = session.runs[number(event, "n", len(session.runs))]
         session.asked += 1  # a query that waits would take its place
         self.bench.forget_gone(session, run)
         hits = run.mini.hits
@@ -240,7 +242,12 @@ class Handlers:
         """A page was selected: every view follows, from what is known of it.
 
         Pages that another tab has removed since leave the ranking first, with a sentence over it.
+        Nothing where a later one was here first: what the browser marks is the last.
         """
+        nth = number(event, "nth", _MOST_EVENTS)
+        if nth < session.picked:
+            return {}
+        session.picked = nth
         if session.run is None or not self.bench.forget_gone(session, session.run):
             return self.detail.pick(session, event)
         try:

@@ -22,8 +22,9 @@ from ui.exports import (
 from ui.handlers import Handlers
 from ui.markup import note
 from ui.parts import OtherTabs, Values
-from ui.session import Session, Settings, Tabs
+from ui.session import Session, Settings
 from ui.stops import ready, stoppable, stopping
+from ui.tabs import Tabs
 from ui.told import tell
 from ui.views import history, labels, latency, ranking_words, settings, start, upload
 from ui.views.report import report

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
 import gradio as gr
+from anyio import to_thread
 
 from ui.api import ENDPOINTS, build_api
 from ui.components import download, heading, text
@@ -14,7 +15,8 @@ from ui.figures import warm
 from ui.handlers import Handlers
 from ui.housekeeping import Housekeeping
 from ui.parts import OtherTabs, RankTab
-from ui.session import Session, Tabs
+from ui.session import Session
+from ui.tabs import Tabs
 from ui.told import told
 from ui.views import (
     bands,
@@ -52,13 +54,14 @@ _MAX_WAITING = 128  # events of all visitors; one more is told that the queue is
 
 def build_ui(bench: Workbench) -> gr.Blocks:
     """The whole app around one workbench."""
-    tabs = Tabs(bench.remove_scope)
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(_TEMP_FILES_S, _TEMP_FILES_S)
     ) as demo:
-        # Functions: every tab makes its own secret, and Gradio, which copies both for each visitor,
+        states = _States(demo)
+        tabs = Tabs(bench.remove_scope, states)
+        # A function: every tab makes its own secret, and Gradio, which copies it for each visitor,
         # does not copy along what a bound method is bound to, which in the end is the model.
-        state = gr.State(lambda: bench.session(), delete_callback=lambda gone: tabs.expired(gone))
+        state = gr.State(lambda: bench.session())
         build_api(bench, tabs, state)  # first, so that no handler takes its names
         side = _side_bar(bench)
         header = start.build_header()
@@ -94,7 +97,7 @@ def build_ui(bench: Workbench) -> gr.Blocks:
         _wire_pages(state, house, handlers)
         _wire_settings(state, house, handlers)
         _wire_exports(demo, state, house)
-        demo.unload(_closing(tabs))
+        demo.unload(_closing(tabs, states))
     for function in demo.fns.values():
         if function.api_name not in ENDPOINTS:
             function.api_visibility = "private"
@@ -103,9 +106,26 @@ def build_ui(bench: Workbench) -> gr.Blocks:
     return demo
 
 
-def _closing(tabs: Tabs) -> Callable[[gr.Request], None]:
-    def closed(request: gr.Request) -> None:
-        tabs.closed(request.session_hash)
+class _States:
+    """Gradio's states, with the outputs of every component: it would keep them for good."""
+
+    def __init__(self, demo: gr.Blocks) -> None:
+        self._demo = demo
+
+    def __contains__(self, session_hash: str) -> bool:
+        return session_hash in self._demo.state_holder
+
+    def drop(self, session_hash: str) -> None:
+        holder = self._demo.state_holder
+        holder.session_data.pop(session_hash, None)
+        holder.time_last_used.pop(session_hash, None)
+
+
+def _closing(tabs: Tabs, states: _States) -> Callable[[gr.Request], Awaitable[None]]:
+    async def closed(request: gr.Request) -> None:
+        await to_thread.run_sync(tabs.closed, request.session_hash)
+        # On Gradio's event loop, as all that looks up a state, so that nothing does meanwhile.
+        states.drop(request.session_hash or "")
 
     return closed
 

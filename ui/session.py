@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
@@ -142,7 +142,7 @@ class Session:
     """One tab. The scope is a secret made here; no browser ever sees it.
 
     selected: id of the page that every view follows; which layer and which token is between the
-    views in the browser (ui/assets/js/common.js).
+    views in the browser (ui/assets/js/common.js). picked: which of the tab's events selected it.
     ticked: query -> page ids whose label the user changed. added: what caching each page said.
     busy, comparing, occluding, completing, timing: the caching, the dense ranking, the measurement
     of occlusion, the full passes of the lens, or the measurement of latency, that runs now stops
@@ -156,12 +156,15 @@ class Session:
     Apply took other settings than there were, and nothing was ranked with them yet. reading: (read,
     of) the pages of the upload that goes on. planned: the switches that the plan of Apply, as it
     stands on the screen, is about. promised: how often the screen was told that maps follow. drawn:
-    hash of what shows what is stored, by its element's id.
+    hash of what shows what is stored, by its element's id. read: paths of uploads that were read.
+    gone: its tab was closed, so nothing more is stored for it. used: when it was last heard of, by
+    the monotonic clock.
     """
 
     scope: str = field(default_factory=new_scope)
     settings: Settings = field(default_factory=Settings)
     selected: str | None = None
+    picked: int = 0
     runs: list[Run] = field(default_factory=list)
     run: Run | None = None
     ticked: dict[str, set[str]] = field(default_factory=dict)
@@ -189,6 +192,9 @@ class Session:
     latency: LatencyReport | None = None
     latency_of: str = ""
     explanations: OrderedDict[tuple[object, ...], Explanation] = field(default_factory=OrderedDict)
+    read: set[str] = field(default_factory=set)
+    gone: bool = False
+    used: float = field(default_factory=time.monotonic)
 
     def wants(self, asked: int) -> bool:
         """Whether this ranking is still the last one asked for, and was not stopped."""
@@ -201,34 +207,23 @@ class Session:
         while len(self.explanations) > _KEPT_EXPLANATIONS:
             self.explanations.popitem(last=False)
 
+    def touch(self) -> None:
+        """Note that it is in use."""
+        self.used = time.monotonic()
 
-class Tabs:
-    """Which tab holds which session, so that a closed tab's work stops and its pages go.
+    def end(self) -> None:
+        """Stop its work within a page, and let go of what takes memory.
 
-    Keyed by Gradio's session hash, which serves only to close: it opens nothing.
-    """
+        The ranking that is shown stays, because a handler may be drawing it; what one may be
+        looking through is replaced, not emptied.
+        """
+        self.busy = self.comparing = self.occluding = self.completing = self.timing = False
+        self.stopped = self.asked
+        self.runs, self.explanations, self.added = [], OrderedDict(), {}
+        self.uploaded_bytes = 0  # its pages go, too
+        self.lenses = self.latency = None
 
-    def __init__(self, remove_scope: Callable[[str], object]) -> None:
-        self._remove = remove_scope
-        self._sessions: dict[str, Session] = {}
-        self._lock = threading.Lock()
-
-    def opened(self, session_hash: str | None, session: Session) -> None:
-        """Note whose tab this is; any number of times."""
-        if session_hash is not None:
-            with self._lock:
-                self._sessions[session_hash] = session
-
-    def closed(self, session_hash: str | None) -> None:
-        """A tab is gone: stop its work within a page, and remove its pages."""
-        with self._lock:
-            session = self._sessions.pop(session_hash or "", None)
-        self.expired(session)
-
-    def expired(self, session: Session | None) -> None:
-        """The same for state that Gradio drops an hour after its tab: the net under `closed`."""
-        if session is not None:
-            session.busy = session.comparing = session.occluding = False
-            session.completing = session.timing = False
-            session.stopped = session.asked
-            self._remove(session.scope)
+    @property
+    def in_browser(self) -> bool:
+        """Whether it was drawn: then there is a tab, whose heartbeat tells Gradio that it lives."""
+        return bool(self.drawn)

@@ -105,6 +105,7 @@ class Running:
     """The app as it is served."""
 
     url: str
+    demo: gr.Blocks
     bench: Workbench
     store: Path
     uploads: Path
@@ -127,7 +128,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Iterator[
         demo, bench = the_app.build(load_examples(corpus))
         cache_examples(bench)
         url = launch(demo, **the_app.launch_flags())
-        yield Running(url, bench, root / "store", root / "gradio")
+        yield Running(url, demo, bench, root / "store", root / "gradio")
         demo.close()
         bench.close()
 

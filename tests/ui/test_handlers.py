@@ -192,10 +192,13 @@ def test_a_ranking_that_fails_leaves_what_was_shown_and_no_word_of_waiting(
 
 
 class Click:
-    """An event of the browser."""
+    """An event of the browser, after all before it."""
+
+    _n = 0
 
     def __init__(self, **data: str) -> None:
-        self._data = data
+        Click._n += 1
+        self._data = {"nth": str(Click._n), **data}
 
 
 def test_a_query_that_waits_gives_way_to_the_next_and_to_a_past_one(
@@ -284,6 +287,17 @@ def test_maps_follow_a_promise_that_reached_the_screen_after_them(
     assert detail.trace_selected(session) == {}, "nothing is owed any more"
     assert TRACING not in str(rank.pick(session, Click(page=second.page_id)))
     assert detail.trace_selected(session) == {}, "it was shown when it was picked"
+
+
+def test_of_two_picks_that_arrive_in_the_wrong_order_the_later_one_stays(
+    rank: Handlers, session: Session
+) -> None:
+    ask(rank, session)
+    first, second = (hit.page.page_id for hit in session.run.mini.hits[1:3])
+    early, late = Click(page=first), Click(page=second)
+    assert rank.pick(session, late)
+    assert rank.pick(session, early) == {}
+    assert session.selected == second
 
 
 def test_only_a_page_that_is_being_traced_is_said_to_wait(rank: Handlers, session: Session) -> None:

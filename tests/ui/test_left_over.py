@@ -23,6 +23,7 @@ from mrr import MiniReranker
 from tests.ui.conftest import HELD_S, PATIENCE_S, free_port, png
 from ui.examples import Examples
 from ui.session import PUBLIC, new_scope, remove_left_over
+from ui.temporary import PREFIX
 
 
 def _serve(pair: tuple[Path, Path], root: Path, pipe: Connection) -> None:
@@ -111,7 +112,7 @@ def test_an_app_that_is_told_to_end_takes_its_visitors_pages_along(
         "GRADIO_SERVER_PORT": str(port),
         "MRR_CACHE_DIR": str(tmp_path / "store"),
         "MRR_MODEL": str(pair[0]),
-        "TMPDIR": str(tmp_path),
+        "GRADIO_TEMP_DIR": str(tmp_path / "temporary"),
     }
     # As a shell starts it: tests may run where interrupts are ignored.
     start = "import signal; signal.signal(2, signal.default_int_handler); import app; app.main()"
@@ -128,6 +129,7 @@ def test_an_app_that_is_told_to_end_takes_its_visitors_pages_along(
             assert any(scope.startswith("session-") for scope in store.scopes())
         process.send_signal(sign)
         assert process.wait(HELD_S) == 0
+        assert not list((tmp_path / "temporary").glob(f"{PREFIX}*"))
         with PageStore(tmp_path / "store") as store:
             assert not any(scope.startswith("session-") for scope in store.scopes())
     finally:

@@ -27,7 +27,8 @@ from ui.caching import read_uploads, upload
 from ui.examples import Examples
 from ui.layout import build_ui
 from ui.opening import Opening
-from ui.session import Session, Tabs
+from ui.session import Session
+from ui.tabs import Tabs
 from ui.workbench import Workbench
 
 pytestmark = pytest.mark.slow

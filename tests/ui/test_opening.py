@@ -23,7 +23,7 @@ from tests.ui.conftest import HELD_S, N_PAGES, PATIENCE_S, SAMPLES, launch, pati
 from ui.examples import load_examples
 from ui.handlers import Handlers
 from ui.opening import Opening
-from ui.session import Tabs
+from ui.tabs import Tabs
 from ui.views import start
 from ui.warming import cache_examples, recognise_examples, start_examples
 from ui.workbench import Workbench

@@ -27,11 +27,12 @@ from tests.ui.conftest import N_PAGES, PATIENCE_S, SAMPLES, Running, pdf, png
 from ui import caching
 from ui import told as telling
 from ui.caching import read_uploads, upload
-from ui.components import field, index
+from ui.components import field, number
 from ui.exports import as_csv
 from ui.handlers import Handlers
 from ui.opening import Opening
-from ui.session import Session, Settings, Tabs
+from ui.session import Session, Settings
+from ui.tabs import Tabs
 from ui.views import upload as upload_view
 from ui.warming import tell_of_public_pages
 from ui.workbench import Workbench
@@ -135,10 +136,10 @@ def test_a_forged_event_is_refused(data: Any) -> None:
 
 
 @pytest.mark.parametrize("n", ["-1", "3", "²", "1e0", "", "9" * 100])
-def test_a_forged_index_is_refused(n: str) -> None:
-    assert index(event(n="2"), 3) == 2
+def test_a_forged_number_is_refused(n: str) -> None:
+    assert number(event(n="2"), "n", 3) == 2
     with pytest.raises(InputRejected, match="unexpected"):
-        index(event(n=n), 3)
+        number(event(n=n), "n", 3)
 
 
 def received(folder: Path, *sizes: int) -> list[str]:
@@ -341,6 +342,7 @@ def test_every_launch_flag_is_set_on_purpose() -> None:
     assert flags["max_file_size"] == 3 * Limits().max_file_bytes == 60 * 2**20
     assert flags["server_name"] == "127.0.0.1"
     assert flags["allowed_paths"] == []
+    assert 100 <= flags["state_session_capacity"] < 10_000, "each may be megabytes"
     assert str(the_app.default_store()) in flags["blocked_paths"]
     assert str(the_app.ROOT) in flags["blocked_paths"]
     off = ("share", "show_error", "enable_monitoring", "run_history", "ssr_mode", "mcp_server")

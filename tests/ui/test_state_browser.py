@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from mrr import MiniReranker
 from mrr.errors import InputRejected
@@ -58,6 +58,32 @@ def test_keys_pressed_faster_than_pages_are_drawn_end_on_the_page_that_is_marked
     expect(tab.locator(".pi-stage canvas").first).to_have_attribute(
         "aria-label", re.compile(re.escape(label))
     )
+
+
+def test_keys_whose_requests_overtake_each_other_end_on_the_page_that_is_marked(tab: Page) -> None:
+    rank(tab)
+    traced(tab)
+    on_their_way: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if len(on_their_way) < 2:
+            on_their_way.append(route)
+        else:
+            route.continue_()
+
+    tab.route("**/queue/join*", hold)
+    for _ in (1, 2):
+        with tab.expect_request("**/queue/join*"):
+            tab.keyboard.press("j")
+    for route in reversed(on_their_way):
+        with tab.expect_response("**/queue/join*"):
+            route.continue_()
+    label = tab.locator("#hits li.is-selected .title").inner_text()
+    expect(tab.locator("#hits li").nth(2)).to_contain_text(label)
+    picture = tab.locator(".pi-stage canvas").first
+    expect(picture).to_have_attribute("aria-label", re.compile(re.escape(label)))
+    tab.wait_for_timeout(1000)  # the one that is late changes nothing
+    expect(picture).to_have_attribute("aria-label", re.compile(re.escape(label)))
 
 
 def test_the_start_shows_what_was_added_and_no_longer_what_was_removed(tab: Page) -> None:

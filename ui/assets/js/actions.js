@@ -5,7 +5,9 @@ function fire(target) {
   const { event, ...data } = target.dataset;
   if (!events.includes(event)) return;
   if (event === "pick") mark(target.dataset.page);
-  trigger(event, data);
+  // Each goes to the server by itself, and of two at once the second may be there first.
+  window.mrrFired = (window.mrrFired ?? 0) + 1;
+  trigger(event, { ...data, nth: String(window.mrrFired) });
 }
 
 // The selection is drawn at once; Python confirms it with the next render.
