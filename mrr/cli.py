@@ -192,6 +192,8 @@ def rank(query: str, system: Any, top_k: int | None, as_json: bool, **engine: An
     if as_json:
         print_json(ranked_json(ranked))
         return
+    if ranked.hits:
+        click.echo(f"{'rank':>4}  {'score':6}  {'logit':>8}  page")
     for hit in ranked:
         click.echo(f"{hit.rank:4}  {hit.score:.4f}  {hit.logit:+8.3f}  {hit.page.label}")
 

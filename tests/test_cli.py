@@ -75,6 +75,13 @@ def test_add_rank_and_store_from_end_to_end(folder: Path, pair, tmp_path: Path) 
     assert [r["rank"] for r in result["results"]] == [1, 2]
     assert result["usage"]["cached_pages"] == 2 and result["usage"]["missed_pages"] == 0
     assert result["usage"]["ms"].keys() >= {"retrieve", "load", "query", "band", "head"}
+    head, *rows = mrr("rank", "blue page", *models, "--top-k", 2, store=store).stdout.splitlines()
+    assert head.split() == ["rank", "score", "logit", "page"]
+    best = result["results"][0]
+    assert rows[0].split() == [
+        "1", f"{best['relevance_score']:.4f}", f"{best['logit']:+.3f}", best["label"],
+    ]  # fmt: skip
+    assert {row.index(" page") for row in rows} == {head.index(" page")}
 
     stats = json.loads(mrr("store", "stats", store=store).stdout)
     assert stats["n_pages"] == 3 and stats["persistent"]

@@ -148,12 +148,24 @@ def _reports(reports: Sequence[Mapping[str, Any]]) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for report in reports:
-        ranked = f"{report['n_queries']} queries, {report['n_candidates']} candidates"
-        for each in (*report["systems"], *report["anchors"]):
-            ndcg, recall = each["metrics"]["ndcg@5"], each["metrics"]["recall@20"]
-            lines.append(
-                f"| {report['dataset']} | {ranked} | {each['name']} | "
-                f"{ndcg['value']:.3f} [{ndcg['low']:.3f}, {ndcg['high']:.3f}] | "
-                f"{recall['value']:.3f} |"
-            )
+        try:
+            lines += _rows(report)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputRejected(
+                f"A report is not what `mrr eval --json` prints ({type(error).__name__}: {error})."
+            ) from error
     return [*lines, ""]
+
+
+def _rows(report: Mapping[str, Any]) -> list[str]:
+    """One line a system of a report."""
+    ranked = f"{report['n_queries']} queries, {report['n_candidates']} candidates"
+    rows = []
+    for each in (*report["systems"], *report["anchors"]):
+        ndcg, recall = each["metrics"]["ndcg@5"], each["metrics"]["recall@20"]
+        rows.append(
+            f"| {report['dataset']} | {ranked} | {each['name']} | "
+            f"{ndcg['value']:.3f} [{ndcg['low']:.3f}, {ndcg['high']:.3f}] | "
+            f"{recall['value']:.3f} |"
+        )
+    return rows

@@ -14,6 +14,7 @@ import torch
 from click.core import ParameterSource
 
 from mrr.config import Pruner, RerankConfig
+from mrr.errors import InputRejected
 from mrr.train import shards
 from mrr.train.card import write_cards
 from mrr.train.stages import Scale, Workshop
@@ -152,7 +153,13 @@ def held_out(shop: Workshop, folder: Path, pages: int, queries: int, unseen_face
 @click.argument("reports", nargs=-1, type=click.File(encoding="utf-8"))
 def card(folder: Path, reports: tuple[TextIO, ...]) -> None:
     """Write the pair's model cards anew, with REPORTS of `mrr eval --json` in them."""
-    write_cards(folder, [json.load(report) for report in reports])
+    try:
+        read = [json.load(report) for report in reports]
+    except ValueError as error:
+        raise InputRejected(
+            f"A report is no JSON ({error}); write it by `mrr eval --json`."
+        ) from error
+    write_cards(folder, read)
 
 
 @train.command()

@@ -56,6 +56,26 @@ def test_cards_are_written_anew_with_reports_from_the_command_line(tmp_path: Pat
     assert "0.615" in (tmp_path / "tiny-embedder" / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    "text", ["", "[1]", "{}", "null", '{"n_queries": 1, "n_candidates": 2, "systems": 3}']
+)
+def test_a_report_of_something_else_is_refused_and_the_cards_stay(
+    tmp_path: Path, text: str
+) -> None:
+    for name in FACTS["parameters"]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / TRAINING).write_text(json.dumps(FACTS))
+        (tmp_path / name / "README.md").write_text("the card")
+    report = tmp_path / "report.json"
+    report.write_text(text)
+    run = ["--run", str(tmp_path / "run"), "card", str(tmp_path), str(report)]
+    result = CliRunner().invoke(train, run)
+    assert isinstance(result.exception, InputRejected) and "mrr eval --json" in str(
+        result.exception
+    )
+    assert (tmp_path / "tiny-reranker" / "README.md").read_text() == "the card"
+
+
 def test_a_folder_that_holds_no_pair_is_refused_and_nothing_in_it_is_written(
     tmp_path: Path,
 ) -> None:
