@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ui.session import Session
+
+log = logging.getLogger("ui")
 
 IDLE_S = 3600.0  # after its last call a program's session is over
 MOST_PROGRAMS = 500  # of those that named no session, each call is one
@@ -40,6 +43,7 @@ class Tabs:
         self._sessions: OrderedDict[str, Session] = OrderedDict()  # used last, last
         self._closed: OrderedDict[str, tuple[float, str]] = OrderedDict()  # when, and its scope
         self._replaced: list[Session] = []
+        self._failed: list[str] = []  # scopes
         self._watched, self._many = False, threading.Event()
         self._lock = threading.Lock()
 
@@ -78,17 +82,27 @@ class Tabs:
                 self._closed.popitem(last=False)
             self._watch()
         if session is not None:
-            self._end(session)
+            session.end()
+            self._remove(session.scope)
 
     def sweep(self) -> None:
-        """End what is over: replaced, dropped by Gradio, or a program's and idle or too many."""
+        """End what is over: replaced, dropped by Gradio, or a program's and idle or too many.
+
+        What cannot be removed, as from a disk that fails, is tried again by the next sweep.
+        """
         with self._lock:
             over = self._take_over()
-            scopes = self._take_old_marks()
+            scopes = [*(session.scope for session in over), *self._take_old_marks(), *self._failed]
+            self._failed = []
         for session in over:
-            self._end(session)
+            session.end()
         for scope in scopes:
-            self._remove(scope)
+            try:
+                self._remove(scope)
+            except Exception:  # of a thread that nobody waits for
+                log.exception("The pages of a session that is over could not be removed")
+                with self._lock:
+                    self._failed.append(scope)
 
     def _take_over(self) -> list[Session]:
         """Forget the sessions that are over, and return them."""
@@ -121,10 +135,6 @@ class Tabs:
                 scopes.append(scope)
         return scopes
 
-    def _end(self, session: Session) -> None:
-        session.end()
-        self._remove(session.scope)
-
     # --------------------------------------------------------------- watch
 
     def _watch(self) -> None:
@@ -141,6 +151,6 @@ class Tabs:
             self._many.clear()
             self.sweep()
             with self._lock:
-                if not (self._sessions or self._closed or self._replaced):
+                if not (self._sessions or self._closed or self._replaced or self._failed):
                     self._watched = False
                     return

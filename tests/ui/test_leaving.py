@@ -165,6 +165,24 @@ def test_nobody_has_to_call_for_an_idle_program_to_end(
     soon(lambda: again.scope in removed, "nobody looks after those who come later")
 
 
+def test_what_cannot_be_removed_is_tried_again_and_the_rest_goes(states: Kept) -> None:
+    removed: list[str] = []
+
+    def remove(scope: str) -> None:
+        removed.append(scope)
+        if removed == [first.scope]:
+            raise OSError("the disk is gone for a moment")
+
+    tabs = Tabs(remove, states)
+    first, second = (open_in(tabs, states, name, Session()) for name in ("first", "second"))
+    an_hour_passes(tabs)
+    tabs.sweep()
+    assert removed == [first.scope, second.scope]
+    tabs.sweep()
+    tabs.sweep()
+    assert removed == [first.scope, second.scope, first.scope]
+
+
 def test_of_many_programs_those_that_were_used_longest_ago_end_and_no_tab_does(
     watched: Tabs, states: Kept, removed: list[str]
 ) -> None:
