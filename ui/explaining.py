@@ -10,7 +10,8 @@ from mrr.errors import InputRejected
 from mrr.turn import Progress, Stop, never
 from mrr.types import Explanation, Lens
 from ui.describe import describe
-from ui.session import Run, Session
+from ui.run import Run
+from ui.session import Session
 from ui.workbench import Workbench
 
 if TYPE_CHECKING:

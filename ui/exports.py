@@ -12,9 +12,10 @@ from mrr.errors import InputRejected
 from mrr.types import SYSTEM_NAMES
 from ui.components import File
 from ui.explaining import known_lenses
-from ui.session import Run, Session
+from ui.run import Run
+from ui.session import Session
 from ui.views.upload import known_pages
-from ui.workbench import Workbench, dense_ranks
+from ui.workbench import Workbench
 
 if TYPE_CHECKING:
     from mrr.measure.latency import CachingLatency, SystemLatency
@@ -48,7 +49,7 @@ def _cell(value: object) -> object:
 
 def ranking_rows(run: Run) -> list[Row]:
     """One row a candidate, with the dense system where it has run."""
-    ranks = dense_ranks(run)
+    ranks = run.dense_ranks
     return [
         {
             "rank": hit.rank,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -17,14 +17,15 @@ from cache_db import PageStore
 from mrr.config import Limits
 from mrr.errors import InputRejected, NotFinite, PageLost
 from mrr.pages.sandbox import Decoder
-from mrr.types import Hit, Page, PageImage, RankedList, System
+from mrr.types import Hit, Page, PageImage, System
 from ui.describe import describe, embedder_name
 from ui.engines import Engines, LoadModel
 from ui.examples import Examples
 from ui.gpu import Gpu
 from ui.opening import Opening
 from ui.pictures import Pictures
-from ui.session import PUBLIC, Run, Session, Settings, new_scope
+from ui.run import Run
+from ui.session import PUBLIC, Session, Settings, new_scope
 
 if TYPE_CHECKING:
     from mrr.reranker import MiniReranker
@@ -362,23 +363,3 @@ class Workbench:
             session.added[page.page_id] = added
             self.pace.saw(engine, "encode", added.elapsed_ms)
         yield len(pages), len(pages)
-
-
-def dense_ranks(run: Run) -> dict[str, int]:
-    """page id -> rank of the dense system, once it has scored every candidate; else empty."""
-    if not run.dense_done:
-        return {}
-    order = sorted(run.mini.hits, key=lambda hit: -run.dense[hit.page.page_id].logit)
-    return {hit.page.page_id: rank for rank, hit in enumerate(order, start=1)}
-
-
-def dense_list(run: Run) -> RankedList | None:
-    """The finished dense ranking as the engine would have given it; None before it is finished."""
-    ranks = dense_ranks(run)
-    if not ranks:
-        return None
-    hits = sorted(
-        (replace(run.dense[page_id], rank=rank) for page_id, rank in ranks.items()),
-        key=lambda hit: hit.rank,
-    )
-    return replace(run.mini, system=run.dense_system, hits=tuple(hits))

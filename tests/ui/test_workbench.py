@@ -25,7 +25,7 @@ from ui.views.report import report
 from ui.views.upload import known_pages, progress
 from ui.views.upload import pages as stored_pages
 from ui.warming import cache_examples
-from ui.workbench import Pace, Workbench, dense_list, dense_ranks
+from ui.workbench import Pace, Workbench
 
 
 @pytest.fixture
@@ -70,17 +70,17 @@ def test_dense_scores_one_page_at_a_time_and_ranks_when_all_are_in(bench: Workbe
     run = bench.rank(session, SAMPLES[0])
     for n, hit in enumerate(bench.dense(session, run, "original"), start=1):
         assert len(run.dense) == n and hit.page.page_id in run.dense
-        assert bool(dense_ranks(run)) == (n == N_PAGES)
-    assert sorted(dense_ranks(run).values()) == list(range(1, N_PAGES + 1))
+        assert bool(run.dense_ranks) == (n == N_PAGES)
+    assert sorted(run.dense_ranks.values()) == list(range(1, N_PAGES + 1))
     assert run.dense_took_ms.keys() == run.dense.keys() and min(run.dense_took_ms.values()) > 0
     for row in ranking_rows(run):
         page_id = str(row["page_id"])
         assert row["dense_ms"] == run.dense_took_ms[page_id]
         assert row["ms_even_share"] == run.mini.usage.total_ms / N_PAGES
-    logits = [hit.logit for hit in dense_list(run)]
+    logits = [hit.logit for hit in run.dense_list]
     assert logits == sorted(logits, reverse=True)
     whole = bench.base.rank(SAMPLES[0], system="original", scopes=bench.scopes(session))
-    assert [h.page.page_id for h in whole] == [h.page.page_id for h in dense_list(run)]
+    assert [h.page.page_id for h in whole] == [h.page.page_id for h in run.dense_list]
 
 
 def test_mini_is_not_kept_waiting_between_dense_pages(bench: Workbench) -> None:
@@ -98,11 +98,11 @@ def test_pages_move_up_alike_in_every_system_when_one_is_removed(bench: Workbenc
     run = bench.rank(session, SAMPLES[0])
     list(bench.dense(session, run, "dense-reuse"))
     before = {hit.page.page_id: hit.rank for hit in run.mini}
-    share, ranks = run.mini_page_ms, dense_ranks(run)
+    share, ranks = run.mini_page_ms, run.dense_ranks
     gone = next(page.page_id for page in bench.pages(session) if page.label == "1.png")
     bench.remove(session, gone)
     after = {hit.page.page_id: hit.rank for hit in run.mini}
-    for known, now in ((before, after), (ranks, dense_ranks(run))):
+    for known, now in ((before, after), (ranks, run.dense_ranks)):
         assert now == {
             page_id: rank - (rank > known[gone])
             for page_id, rank in known.items()
@@ -164,7 +164,7 @@ def test_the_list_marks_moves_with_arrows_and_words(bench: Workbench) -> None:
     run = bench.rank(session, SAMPLES[0])
     list(bench.dense(session, run, "dense-reuse"))
     html = ranking.hits(bench, session)
-    moved = [h for h in run.mini if dense_ranks(run)[h.page.page_id] != h.rank]
+    moved = [h for h in run.mini if run.dense_ranks[h.page.page_id] != h.rank]
     assert html.count("▲") + html.count("▼") == len(moved)
     assert len(re.findall(r"mini \d+ (?:higher|lower)", html)) == len(moved)
     only = ranking.hits(bench, session, only_changes=True)

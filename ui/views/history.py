@@ -9,7 +9,8 @@ import gradio as gr
 from mrr.types import SYSTEM_NAMES
 from ui.components import actions
 from ui.markup import duration, empty, esc, shortened
-from ui.session import Run, Session
+from ui.run import Run
+from ui.session import Session
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from ui.components import running
 from ui.maps import attention_payload, grid_disagreement, keep_payload, occlusion_payload
 from ui.markup import esc, table
 from ui.packing import Json, script
-from ui.session import Run
+from ui.run import Run
 from ui.terms import title
 
 _IMAGE_URI = re.compile(r"data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}")

@@ -10,8 +10,9 @@ import gradio as gr
 from mrr.types import SYSTEM_NAMES
 from ui.components import text
 from ui.markup import count, empty, esc, note, table
-from ui.session import Run, Session
-from ui.workbench import Workbench, dense_list
+from ui.run import Run
+from ui.session import Session
+from ui.workbench import Workbench
 
 MEASURES = ("ndcg@5", "ndcg@10", "mrr")
 FIRST_STAGE = "first stage"
@@ -39,7 +40,7 @@ def systems_of(run: Run) -> dict[str, list[tuple[str, float]]]:
     """{system: (page id, score) best first} of one query, the first stage's own order included."""
     found = {
         SYSTEM_NAMES[ranked.system]: [(hit.page.page_id, hit.logit) for hit in ranked]
-        for ranked in filter(None, (run.mini, dense_list(run)))
+        for ranked in filter(None, (run.mini, run.dense_list))
     }
     retrieved = [
         (hit.page.page_id, hit.retrieval_score)

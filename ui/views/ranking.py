@@ -11,11 +11,12 @@ from mrr.explain.verdict import signed
 from mrr.types import SYSTEM_NAMES, Hit
 from ui.components import actions, text
 from ui.markup import duration, empty, esc
-from ui.session import Run, Session, View
+from ui.run import Run
+from ui.session import Session, View
 from ui.terms import glossary, title
 from ui.views import start
 from ui.views.ranking_table import moved, retrieval_ranks, table
-from ui.workbench import Workbench, dense_list, dense_ranks
+from ui.workbench import Workbench
 
 VIEWS: tuple[View, ...] = ("List", "Side by side", "Table")
 _SHARE = "mini takes all pages through the band together: an even share of the query's time"
@@ -76,7 +77,7 @@ def hits(
         return empty("Type a query, or try one of the samples.")
     if not run.mini.hits:
         return empty(start.still_caching(bench) or "No pages yet. Add some under Pages.")
-    ranks = dense_ranks(run)
+    ranks = run.dense_ranks
     shown = [
         hit
         for hit in run.mini.hits
@@ -189,7 +190,7 @@ def _side_by_side(
     running: the dense system is at work, so what it has not scored is still to come.
     """
     keep = {hit.page.page_id for hit in shown}
-    finished = dense_list(run)
+    finished = run.dense_list
     if finished is not None:
         left = "".join(
             _small(bench, hit, "dense", selected) for hit in finished if hit.page.page_id in keep
@@ -204,7 +205,7 @@ def _side_by_side(
         if not running:
             rest = f'<li class="mrr-note">{waiting} not scored</li>' if run.dense else ""
         left = done + rest
-    ranks = dense_ranks(run)
+    ranks = run.dense_ranks
     right = "".join(
         _small(bench, hit, "mini", selected, ranks.get(hit.page.page_id)) for hit in shown
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from mrr.explain.verdict import signed
 from mrr.types import SYSTEM_NAMES, Hit
 from ui.markup import esc
-from ui.session import Run
+from ui.run import Run
 from ui.terms import title
 
 _WORDS = ("page", "change")  # columns of words; the others hold numbers, set to the right

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from mrr.types import SYSTEM_NAMES, System
 from ui.describe import embedder_name
 from ui.markup import bar, count, duration, esc, nbytes, note, shortened
-from ui.session import Run, Settings
+from ui.run import Run
+from ui.session import Settings
 
 if TYPE_CHECKING:
     from mrr.reranker import MiniReranker

@@ -12,10 +12,11 @@ from ui.lenses import Mode
 from ui.maps import RANKINGS, first_map
 from ui.markup import count, duration, esc, note, table
 from ui.printed import attended, pruned
-from ui.session import Run, Session
+from ui.run import Run
+from ui.session import Session
 from ui.svg import lines_svg
 from ui.views import latency, layers
-from ui.workbench import Workbench, dense_ranks
+from ui.workbench import Workbench
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #16181d; --muted: #5c6370; --line: #e4e4df; --page: #fff; }
@@ -77,7 +78,7 @@ def report(bench: Workbench, session: Session, run: Run, explanation: Explanatio
 
 
 def _ranking(bench: Workbench, run: Run, relevant: Collection[str]) -> str:
-    ranks = dense_ranks(run)
+    ranks = run.dense_ranks
     name = SYSTEM_NAMES[run.dense_system]
     rows = []
     for hit in run.mini.hits:
