@@ -78,6 +78,7 @@ def build_api(bench: Workbench, tabs: Tabs, state: gr.State) -> None:
                     "rank": hit.rank,
                     "page_id": hit.page.page_id,
                     "page": hit.page.label,
+                    "page_num": hit.page.page_num,
                     "score": hit.score,
                     "logit": hit.logit,
                     "retrieval_score": hit.retrieval_score,
@@ -102,6 +103,7 @@ def build_api(bench: Workbench, tabs: Tabs, state: gr.State) -> None:
                 {
                     "page_id": line.added.page.page_id,
                     "page": line.added.page.label,
+                    "page_num": line.added.page.page_num,
                     "outcome": line.added.outcome,
                     "grid": list(line.added.grid),
                     "kept_tokens": line.added.n_kept_tokens,

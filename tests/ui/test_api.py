@@ -9,7 +9,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from tests.ui.conftest import N_PAGES, PATIENCE_S, SAMPLES, Running, png
+from tests.ui.conftest import N_PAGES, PATIENCE_S, SAMPLES, Running, pdf
 
 
 def connect(running: Running) -> Client:
@@ -31,17 +31,18 @@ def test_only_the_three_endpoints_are_published(client: Client) -> None:
 def test_add_rank_and_explain_from_a_program(
     client: Client, running: Running, tmp_path: Path
 ) -> None:
-    (tmp_path / "mine.png").write_bytes(png(51))
+    (tmp_path / "mine.pdf").write_bytes(pdf(50, 51))
     (tmp_path / "bad.png").write_bytes(b"nothing")
-    files = [handle_file(tmp_path / name) for name in ("mine.png", "bad.png")]
-    added = client.predict(files, api_name="/add")
+    files = [handle_file(tmp_path / name) for name in ("mine.pdf", "bad.png")]
+    added = client.predict(files, "2", api_name="/add")
     assert [page["outcome"] for page in added["pages"]] == ["encoded"]
+    assert [page["page_num"] for page in added["pages"]] == [2]
     assert [file["file"] for file in added["failed"]] == ["bad.png"]
 
     ranked = client.predict(SAMPLES[0], 20, api_name="/rank")
     assert [hit["rank"] for hit in ranked["hits"]] == list(range(1, N_PAGES + 2))
     page_id = added["pages"][0]["page_id"]
-    assert page_id in {hit["page_id"] for hit in ranked["hits"]}
+    assert (page_id, 2) in {(hit["page_id"], hit["page_num"]) for hit in ranked["hits"]}
 
     why = client.predict(SAMPLES[0], page_id, api_name="/explain")
     (logit,) = (hit["logit"] for hit in ranked["hits"] if hit["page_id"] == page_id)
