@@ -9,8 +9,9 @@ import gc
 import os
 import signal
 import sys
-from contextlib import suppress
+import threading
 from pathlib import Path
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
@@ -33,6 +34,7 @@ from ui.own_paths import OwnPaths
 from ui.session import remove_left_over, remove_visitors
 from ui.temporary import remove_own_folder, use_own_folder
 from ui.theme import css, javascript, theme
+from ui.visits import Heartbeats
 from ui.warming import start_examples
 from ui.workbench import Workbench
 
@@ -87,7 +89,7 @@ def build(examples: Examples | None = None) -> tuple[gr.Blocks, Workbench]:
     return build_ui(bench), bench
 
 
-def launch_flags() -> dict[str, Any]:
+def launch_flags(bench: Workbench) -> dict[str, Any]:
     """Every flag, in one place. Nothing here is left to a default that a release may change."""
     return {
         "server_name": HOST,
@@ -95,11 +97,12 @@ def launch_flags() -> dict[str, Any]:
         # Where a file is larger, Gradio refuses the whole drop in a message that goes away; the app
         # refuses the file alone, and says so in its line.
         "max_file_size": 3 * Limits().max_file_bytes,
-        # Each is a quarter of a megabyte and more. Closed tabs are not among them, and of programs
-        # only so many (ui/tabs.py). Beyond, what was used longest ago begins anew, open tabs too.
-        "state_session_capacity": 2000,
-        # Two visitors may upload the same file.
-        "app_kwargs": {"middleware": [Middleware(OwnPaths)]},
+        # ui/visits.py keeps fewer of those who have left, and never drops one who is here.
+        "state_session_capacity": 10_000,
+        # Two visitors may upload the same file; and who leaves is to be noticed.
+        "app_kwargs": {
+            "middleware": [Middleware(OwnPaths), Middleware(Heartbeats, visits=bench.visits)]
+        },
         # Nothing on this disk is for visitors: not the code, not the weights, not the store.
         "allowed_paths": [],
         "blocked_paths": [str(ROOT), str(default_store())],
@@ -123,32 +126,43 @@ def main() -> None:
     Models and examples come while the page can already be seen.
     """
     spin_less()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A signal is only noted: an exception in the midst of an import may be lost, or end the process
+    # otherwise than by what follows.
+    end = threading.Event()
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, lambda *_: end.set())
     demo, bench = build()
-    with suppress(KeyboardInterrupt):
-        # As it starts, Gradio asks itself for the page and gives up where the answer takes 3 s.
-        demo.launch(**launch_flags(), prevent_thread_lock=True)
-        start_examples(bench)
-        load(bench)
-        demo.block_thread()
-    for sign in (signal.SIGINT, signal.SIGTERM):  # it is ending already
-        signal.signal(sign, signal.SIG_IGN)
+    # As it starts, Gradio asks itself for the page and gives up where the answer takes 3 s.
+    demo.launch(**launch_flags(bench), prevent_thread_lock=True)
+    start_examples(bench)
+    failed: list[Exception] = []
+    threading.Thread(target=_load_or_end, args=(bench, end, failed), daemon=True).start()
+    end.wait()
     try:
         remove_visitors(bench.store)
         bench.close()
         remove_own_folder()
+        for error in failed:
+            said = [f"The app cannot start. {error}\n"]
+            sys.stderr.writelines(said if isinstance(error, MRRError) else format_exception(error))
         sys.stdout.flush()
     finally:
-        os._exit(0)  # Python's own end aborts where a thread is in torch
+        os._exit(1 if failed else 0)  # Python's own end aborts where a thread is in torch
+
+
+def _load_or_end(bench: Workbench, end: threading.Event, failed: list[Exception]) -> None:
+    try:
+        load(bench)
+    except Exception as error:
+        failed.append(error)
+        end.set()
 
 
 def load(bench: Workbench) -> None:
-    """Load the models, or end with the reason; what stays for good is no garbage to look for."""
+    """Load the models; what stays for good is no garbage to look for."""
     gc.disable()  # as it is already where this file is run
     try:
         bench.opening()
-    except MRRError as error:
-        sys.exit(f"The app cannot start. {error}")
     finally:
         gc.enable()
     gc.freeze()

@@ -126,7 +126,9 @@ def main() -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        demo.launch(**app.launch_flags(), server_port=port, prevent_thread_lock=True, quiet=True)
+        demo.launch(
+            **app.launch_flags(bench), server_port=port, prevent_thread_lock=True, quiet=True
+        )
         take(f"http://127.0.0.1:{port}")
         demo.close()
         bench.close()

@@ -13,9 +13,8 @@ import gradio as gr
 
 from mrr.errors import InputRejected, MRRError
 from mrr.types import SYSTEMS
-from ui.caching import GONE, read_uploads, upload
+from ui.caching import read_uploads, upload
 from ui.session import Session
-from ui.tabs import Tabs
 from ui.workbench import Workbench
 
 ENDPOINTS = ("rank", "add", "explain")
@@ -38,19 +37,11 @@ def _refusing(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def build_api(bench: Workbench, tabs: Tabs, state: gr.State) -> None:
+def build_api(bench: Workbench, state: gr.State) -> None:
     """Three endpoints on components that no browser shows."""
 
-    def enter(session: Session, request: gr.Request) -> None:
-        tabs.opened(request.session_hash, session)
-        if session.gone:  # what is still queued then is for nobody
-            raise InputRejected(GONE)
-
     @_refusing
-    def rank(
-        query: str, top_k: float, system: str, session: Session, request: gr.Request
-    ) -> dict[str, Any]:
-        enter(session, request)
+    def rank(query: str, top_k: float, system: str, session: Session) -> dict[str, Any]:
         if system not in SYSTEMS:
             raise InputRejected(f"No system {system!r}; choose one of {', '.join(SYSTEMS)}.")
         if not isinstance(query, str):
@@ -93,9 +84,8 @@ def build_api(bench: Workbench, tabs: Tabs, state: gr.State) -> None:
 
     @_refusing
     def add(
-        files: Sequence[str] | None, page_range: str | None, session: Session, request: gr.Request
+        files: Sequence[str] | None, page_range: str | None, session: Session
     ) -> dict[str, Any]:
-        enter(session, request)
         received = read_uploads(bench, session, files)
         *_, work = upload(bench, session, received, (page_range or "").strip() or None)
         return {
@@ -121,8 +111,7 @@ def build_api(bench: Workbench, tabs: Tabs, state: gr.State) -> None:
         }
 
     @_refusing
-    def explain(query: str, page_id: str, session: Session, request: gr.Request) -> dict[str, Any]:
-        enter(session, request)
+    def explain(query: str, page_id: str, session: Session) -> dict[str, Any]:
         page = bench.page(session, page_id)
         engine = bench.engine(session.settings)
         found = bench.run(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,6 +19,7 @@ from mrr.pages.naming import display_name
 from mrr.pages.refusal import Refused
 from mrr.pages.sandbox import check_size
 from mrr.types import AddedPage, FailedFile, PageImage
+from ui.own_paths import is_upload
 from ui.session import Session
 from ui.workbench import Workbench
 
@@ -30,10 +33,6 @@ MAX_SESSION_PAGES = 200
 FULL = (
     f"This session holds {MAX_SESSION_PAGES} pages, which is the limit here; this page and those "
     "after it were left out. Remove some pages first, or run the app yourself."
-)
-GONE = (
-    "The connection to this session was lost, and with it whatever goes with its tab. Reload the "
-    "page, or connect again, and add your files there."
 )
 
 
@@ -74,9 +73,9 @@ def upload(
 
     Stops after the page in hand when session.busy is cleared. One bad file never stops the rest,
     nor does one with more pages than the session may hold. Raises InputRejected while another
-    upload, or an encoding, goes on in this session, and after it was closed.
+    upload, or an encoding, goes on in this session.
     """
-    refuse_unless_free(session, list(map(_name, files)))
+    refuse_while_busy(session, list(map(_name, files)))
     session.busy = True
     try:
         for work in _upload(bench, session, files, page_range):
@@ -84,7 +83,6 @@ def upload(
             yield work
     finally:
         session.busy, session.reading = False, None
-        session.touch()
 
 
 def _upload(
@@ -98,9 +96,6 @@ def _upload(
     for file, lines in zip(files, queued, strict=True):
         left = len(lines)
         for item in _items(bench, file, page_range):
-            if session.gone:
-                work.cancelled = True
-                break
             if isinstance(item, FailedFile):
                 line = Line(item.file, "failed", item.reason)
             elif is_full(bench, session, item):
@@ -179,33 +174,35 @@ def _cache(bench: Workbench, session: Session, item: PageImage, line: Line) -> N
         session.added[page.page_id] = line.added  # a hit does not know what encoding took
     if line.added.outcome == "encoded":
         bench.pace.saw(engine, "encode", line.added.elapsed_ms)
-    if session.gone:  # closed meanwhile: its scope was removed without this page
-        bench.remove_scope(session.scope)
-        bench.thumbnails.drop([page.page_id])
 
 
 def read_uploads(bench: Workbench, session: Session, paths: Sequence[str] | None) -> list[Received]:
     """What Gradio received, whose copies are deleted: the engine takes no path.
 
     A file that is too large is not read. Raises InputRejected, before anything is read or counted,
-    where the files together go over a limit, others are being encoded, or the session was closed.
+    where the files together go over a limit, or others are being encoded.
     """
+    given = list(map(Path, paths or ()))
     # With the files of a second drop Gradio sends those of the first again, which are read by now.
-    sent = [p for p in map(Path, paths or ()) if str(p) not in session.read or p.exists()]
+    sent = [path for path in given if str(path) not in session.read or os.path.exists(path)]
     try:
-        refuse_unless_free(session, [path.name for path in sent])
+        if not all(map(is_upload, sent)):
+            raise InputRejected("A file was named that was not uploaded here; upload it first.")
+        refuse_while_busy(session, [path.name for path in sent])
         check_quota(bench, session, list(map(_size, sent)))
         return [_read(path, bench.limits) for path in sent]
     finally:
-        session.read.update(map(str, sent))
-        for path in sent:
-            path.unlink(missing_ok=True)
+        session.read = set(map(str, given))
+        for path in filter(is_upload, sent):
+            with suppress(OSError, ValueError):  # it is gone already, or was never there
+                path.unlink()
+                path.parent.rmdir()
 
 
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except (OSError, ValueError):  # `_read` says so
         return 0
 
 
@@ -216,17 +213,12 @@ def _read(path: Path, limits: Limits) -> Received:
         return path.name, path.read_bytes()
     except Refused as refused:
         return FailedFile(name, refused.sentence(name))
-    except FileNotFoundError:
+    except (OSError, ValueError):
         return FailedFile(name, f"{name} was not received; drop it again.")
 
 
-def refuse_unless_free(session: Session, names: Sequence[str]) -> None:
-    """InputRejected while pages are being encoded in this session, or after it was closed.
-
-    names: of the files that are refused.
-    """
-    if session.gone:
-        raise InputRejected(GONE)
+def refuse_while_busy(session: Session, names: Sequence[str]) -> None:
+    """InputRejected, with the files' names, while pages are being encoded in this session."""
     if session.busy:
         raise InputRejected(
             f"Pages are being encoded here already, so {', '.join(names)} was not taken. Add it "

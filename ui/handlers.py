@@ -19,12 +19,16 @@ from ui.detail import Detail
 from ui.parts import RankTab, Values
 from ui.session import Session, View
 from ui.stops import ready, stopping
-from ui.tabs import Tabs
 from ui.told import tell
 from ui.views import history, labels, ranking, ranking_words, start
 from ui.workbench import Workbench
 
 _POLL_S = 0.2
+# Of a tab that slept for long, say. What its side bar shows would not be what is ranked with.
+LOST = (
+    "The connection to this page was lost for a while, and its settings and rankings went with it. "
+    "Reload the page."
+)
 _MOST_EVENTS = 2**53  # the browser counts no further
 
 
@@ -34,15 +38,15 @@ class Handlers:
     detail: those of the views of the selected page.
     """
 
-    def __init__(self, bench: Workbench, tabs: Tabs, views: RankTab) -> None:
-        self.bench, self.tabs, self.views = bench, tabs, views
+    def __init__(self, bench: Workbench, views: RankTab) -> None:
+        self.bench, self.views = bench, views
         self.detail = Detail(bench, views)
 
     # --------------------------------------------------------------- rank
 
-    def open(self, session: Session, request: gr.Request) -> Values:
+    def open(self, session: Session) -> Values:
         """A tab was opened: what can be shown before the model is loaded."""
-        self.tabs.opened(request.session_hash, session)
+        session.new = False
         ready = self.bench.opening.done
         return {
             self.views.header: self.header(session) if ready else start.header_before(),
@@ -62,6 +66,8 @@ class Handlers:
         stopped: then the ranking that was shown stays. Of queries that wait, only the last one is
         ranked. The query's box is left alone: somebody may be typing the next one there.
         """
+        if session.new and not self.bench.visits.is_here(session):
+            raise InputRejected(LOST)
         # What is refused anyway need not wait.
         cleaned, _ = clean_query(query, self.bench.limits)
         session.asked = asked = session.asked + 1

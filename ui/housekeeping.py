@@ -24,7 +24,6 @@ from ui.markup import note
 from ui.parts import OtherTabs, Values
 from ui.session import Session, Settings
 from ui.stops import ready, stoppable, stopping
-from ui.tabs import Tabs
 from ui.told import tell
 from ui.views import history, labels, latency, ranking_words, settings, start, upload
 from ui.views.report import report
@@ -34,8 +33,8 @@ from ui.workbench import Workbench
 class Housekeeping:
     """One object for the app; whatever differs is in the session."""
 
-    def __init__(self, bench: Workbench, tabs: Tabs, views: OtherTabs, rank: Handlers) -> None:
-        self.bench, self.tabs, self.views, self.ranking = bench, tabs, views, rank
+    def __init__(self, bench: Workbench, views: OtherTabs, rank: Handlers) -> None:
+        self.bench, self.views, self.ranking = bench, views, rank
 
     # -------------------------------------------------------------- pages
 
@@ -68,11 +67,8 @@ class Housekeeping:
             if drawn.get(part.elem_id) != hash(html)
         }
 
-    def add(
-        self, paths: list[str] | None, page_range: str, session: Session, request: gr.Request
-    ) -> Iterator[Values]:
+    def add(self, paths: list[str] | None, page_range: str, session: Session) -> Iterator[Values]:
         """Files were dropped: cache them page by page, and say how each goes."""
-        self.tabs.opened(request.session_hash, session)
         session.sure = False  # it was of fewer pages
         view, meanwhile, n_shown = self.views.upload, self.ranking.views.meanwhile, 0
         shown: Values = {view.cancel: ready(view.cancel)}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import gradio as gr
-from anyio import to_thread
 
 from ui.api import ENDPOINTS, build_api
 from ui.components import download, heading, text
@@ -14,7 +12,6 @@ from ui.figures import warm
 from ui.handlers import Handlers
 from ui.housekeeping import Housekeeping
 from ui.parts import OtherTabs, RankTab
-from ui.tabs import Tabs
 from ui.views import (
     bands,
     history,
@@ -41,12 +38,11 @@ def build_ui(bench: Workbench) -> gr.Blocks:
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(_TEMP_FILES_S, _TEMP_FILES_S)
     ) as demo:
-        states = _States(demo)
-        tabs = Tabs(bench.remove_scope, states)
         # A function: every tab makes its own secret, and Gradio, which copies it for each visitor,
         # does not copy along what a bound method is bound to, which in the end is the model.
-        state = gr.State(lambda: bench.session())
-        build_api(bench, tabs, state)  # first, so that no handler takes its names
+        state = gr.State(lambda: bench.session(new=True))
+        bench.visits.of(demo, state)
+        build_api(bench, state)  # first, so that no handler takes its names
         side = _side_bar(bench)
         header = start.build_header()
         with gr.Tabs(elem_id="main") as main:
@@ -73,39 +69,14 @@ def build_ui(bench: Workbench) -> gr.Blocks:
             download=download(),
             **rank_parts,
         )
-        handlers = Handlers(bench, tabs, views)
-        wire(demo, state, Housekeeping(bench, tabs, OtherTabs(pages, timing, side), handlers))
-        demo.unload(_closing(tabs, states))
+        handlers = Handlers(bench, views)
+        wire(demo, state, Housekeeping(bench, OtherTabs(pages, timing, side), handlers))
     for function in demo.fns.values():
         if function.api_name not in ENDPOINTS:
             function.api_visibility = "private"
     # Off Spaces, api_open would let a POST run handlers past the queue and its limits.
     demo.queue(max_size=_MAX_WAITING, api_open=False, default_concurrency_limit=4)
     return demo
-
-
-class _States:
-    """Gradio's states, with the outputs of every component: it would keep them for good."""
-
-    def __init__(self, demo: gr.Blocks) -> None:
-        self._demo = demo
-
-    def __contains__(self, session_hash: str) -> bool:
-        return session_hash in self._demo.state_holder
-
-    def drop(self, session_hash: str) -> None:
-        holder = self._demo.state_holder
-        holder.session_data.pop(session_hash, None)
-        holder.time_last_used.pop(session_hash, None)
-
-
-def _closing(tabs: Tabs, states: _States) -> Callable[[gr.Request], Awaitable[None]]:
-    async def closed(request: gr.Request) -> None:
-        await to_thread.run_sync(tabs.closed, request.session_hash)
-        # On Gradio's event loop, as all that looks up a state, so that nothing does meanwhile.
-        states.drop(request.session_hash or "")
-
-    return closed
 
 
 def _side_bar(bench: Workbench) -> settings.SettingsView:

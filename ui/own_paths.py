@@ -7,12 +7,16 @@ reads and deletes it would take it from the other.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from contextlib import suppress
 from pathlib import Path
 
 from gradio.route_utils import API_PREFIX
+from gradio.utils import get_upload_folder
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_OWN = re.compile("[0-9a-f]{32,64}")  # Gradio's own are digests, of a file or of its address
 
 
 class OwnPaths:
@@ -23,7 +27,7 @@ class OwnPaths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the route receive the files, then move them and answer with where they are now."""
-        if scope["type"] != "http" or not scope["path"].endswith(f"{API_PREFIX}/upload"):
+        if scope.get("method") != "POST" or route(scope) != f"{API_PREFIX}/upload":
             return await self.app(scope, receive, send)
         start: Message = {}
         body = b""
@@ -45,6 +49,22 @@ class OwnPaths:
         return await self.app(scope, receive, answer)
 
 
+def route(scope: Scope) -> str:
+    """Which route of Gradio's a request is for; "" where it is none over HTTP."""
+    if scope["type"] != "http":
+        return ""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
+def is_upload(path: Path) -> bool:
+    """Whether a path is one that an upload gets: a file in a folder of its own in Gradio's.
+
+    Clients name paths, too, and Gradio would take any within its folder.
+    """
+    in_folder = path.parent.parent == Path(get_upload_folder()) and path.name not in ("", "..")
+    return in_folder and _OWN.fullmatch(path.parent.name) is not None
+
+
 def moved(body: bytes) -> bytes:
     """The route's answer, after its files were moved."""
     paths = json.loads(body)
@@ -53,6 +73,8 @@ def moved(body: bytes) -> bytes:
 
 
 def _move(path: Path) -> str:
+    if not is_upload(path):
+        return str(path)
     own = path.parent.parent / secrets.token_hex(16) / path.name
     own.parent.mkdir()
     path.rename(own)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,21 +34,22 @@ def remove_left_over(store: PageStore) -> int:
 
     Several apps may share a store: the tabs of those that are still running keep theirs.
     """
-    return _remove_owned(store, lambda owner: not store.alive(owner))
+    return sum(map(store.remove_scope, _owned(store, lambda owner: not store.alive(owner))))
 
 
 def remove_visitors(store: PageStore) -> int:
     """Remove the pages of this process's own tabs, as it ends; returns how many."""
-    return _remove_owned(store, lambda owner: owner == store.owner)
+    return sum(map(store.remove_scope, own_scopes(store)))
 
 
-def _remove_owned(store: PageStore, by: Callable[[str], bool]) -> int:
-    n_removed = 0
-    for scope in store.scopes():
-        kind, owner, *_ = [*scope.split("-"), ""]
-        if kind == "session" and by(owner):
-            n_removed += store.remove_scope(scope)
-    return n_removed
+def own_scopes(store: PageStore) -> list[str]:
+    """The scopes of this process's own tabs that have pages."""
+    return _owned(store, lambda owner: owner == store.owner)
+
+
+def _owned(store: PageStore, by: Callable[[str], bool]) -> list[str]:
+    scopes = [(scope, [*scope.split("-"), ""]) for scope in store.scopes()]
+    return [scope for scope, (kind, owner, *_) in scopes if kind == "session" and by(owner)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,8 @@ class Session:
     Apply took other settings than there were, and nothing was ranked with them yet. reading: (read,
     of) the pages of the upload that goes on. planned: the switches that the plan of Apply, as it
     stands on the screen, is about. promised: how often the screen was told that maps follow. drawn:
-    hash of what shows what is stored, by its element's id. read: paths of uploads that were read.
-    gone: its tab was closed, so nothing more is stored for it. used: when it was last heard of, by
-    the monotonic clock.
+    hash of what shows what is stored, by its element's id. read: paths of the last upload. new:
+    made for whom no page was drawn yet.
     """
 
     scope: str = field(default_factory=new_scope)
@@ -119,8 +118,7 @@ class Session:
     latency_of: str = ""
     explanations: OrderedDict[tuple[object, ...], Explanation] = field(default_factory=OrderedDict)
     read: set[str] = field(default_factory=set)
-    gone: bool = False
-    used: float = field(default_factory=time.monotonic)
+    new: bool = False
 
     def wants(self, asked: int) -> bool:
         """Whether this ranking is still the last one asked for, and was not stopped."""
@@ -133,10 +131,6 @@ class Session:
         while len(self.explanations) > _KEPT_EXPLANATIONS:
             self.explanations.popitem(last=False)
 
-    def touch(self) -> None:
-        """Note that it is in use."""
-        self.used = time.monotonic()
-
     def end(self) -> None:
         """Stop its work within a page, and let go of what takes memory.
 
@@ -148,8 +142,3 @@ class Session:
         self.runs, self.explanations, self.added = [], OrderedDict(), {}
         self.uploaded_bytes = 0  # its pages go, too
         self.lenses = self.latency = None
-
-    @property
-    def in_browser(self) -> bool:
-        """Whether it was drawn: then there is a tab, whose heartbeat tells Gradio that it lives."""
-        return bool(self.drawn)

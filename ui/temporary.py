@@ -16,8 +16,7 @@ from pathlib import Path
 
 PREFIX = "minireranker-gradio-"
 MARK = ".made-by-minireranker"  # only what has it is ever removed
-BROKEN_S = 3600.0  # since the last byte was written
-UNREAD_S = 6 * 3600.0  # an upload may wait for long until it is read
+LEFT_S = 2 * 3600.0  # an upload may take long to come, and wait for long until it is read
 _EVERY_S = 600.0
 _own: Path | None = None  # once there is one
 
@@ -31,7 +30,7 @@ def use_own_folder() -> None:
     if _own is not None:
         return
     where = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
-    if (where / MARK).is_file():  # of the app that started this one
+    if os.path.isfile(where / MARK):  # of the app that started this one
         where = where.parent
     _own = own_folder(where)
     os.environ["GRADIO_TEMP_DIR"] = str(_own)
@@ -49,7 +48,7 @@ def own_folder(where: Path) -> Path:
     """A new folder, locked as long as this process lives. Those of dead processes are removed."""
     where.mkdir(parents=True, exist_ok=True)
     for left in where.glob(f"{PREFIX}*"):
-        lock = _lock(left) if (left / MARK).is_file() else None
+        lock = _lock(left) if os.path.isfile(left / MARK) else None  # not what is another user's
         if lock is not None:
             shutil.rmtree(left, ignore_errors=True)
             os.close(lock)
@@ -63,7 +62,7 @@ def _lock(folder: Path) -> int | None:
     """Descriptor of a lock that ends with the process; None where another process has it."""
     try:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:  # another user's, or gone
+    except OSError:  # gone
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -84,9 +83,11 @@ def sweep(folder: Path) -> None:
     for path in folder.glob("[!.]*"):
         try:
             age_s = time.time() - path.stat().st_mtime
-        except FileNotFoundError:
+            if age_s < LEFT_S:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+        except OSError:  # gone meanwhile, say: the others go on
             continue
-        if path.is_dir() and age_s > UNREAD_S:
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.is_file() and age_s > BROKEN_S:
-            path.unlink(missing_ok=True)

@@ -26,6 +26,7 @@ from ui.opening import Opening
 from ui.pictures import Pictures
 from ui.run import Run
 from ui.session import PUBLIC, Session, Settings, new_scope
+from ui.visits import Visits
 
 if TYPE_CHECKING:
     from mrr.reranker import MiniReranker
@@ -95,6 +96,7 @@ class Workbench:
         self.thumbnails = Pictures(220, 72, kept=600)
         self.pictures = Pictures(_PAGE_SIDE, 80, kept=60)
         self.pace = Pace()
+        self.visits = Visits(self)
 
     # ------------------------------------------------------------ engines
 
@@ -115,9 +117,9 @@ class Workbench:
 
     # -------------------------------------------------------------- pages
 
-    def session(self) -> Session:
-        """A new visitor, whose pages live as long as this process at most."""
-        return Session(scope=new_scope(self.store.owner))
+    def session(self, new: bool = False) -> Session:
+        """A visitor's, whose pages live as long as this process at most."""
+        return Session(scope=new_scope(self.store.owner), new=new)
 
     def scopes(self, session: Session) -> tuple[str, ...]:
         """Whose pages this session sees: the examples and its own."""

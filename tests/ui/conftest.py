@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import secrets
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -77,6 +78,22 @@ def pdf(*seeds: int) -> bytes:
     return buffer.getvalue()
 
 
+def uploaded(folder: Path, name: str, data: bytes | None = None) -> Path:
+    """Where an upload lies that Gradio has received; without data it has gone since."""
+    path = folder / secrets.token_hex(16) / name
+    path.parent.mkdir(parents=True)
+    if data is not None:
+        path.write_bytes(data)
+    return path
+
+
+@pytest.fixture
+def uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Gradio's folder."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    return tmp_path / "gradio"
+
+
 def make_corpus(folder: Path) -> Path:
     """Six pages, three queries and their labels, in the format of assets/examples."""
     (folder / "pages").mkdir(parents=True)
@@ -125,9 +142,11 @@ def running(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
+        # Sessions that tests make themselves are of nobody whom Gradio knows.
+        patch.setattr("ui.visits.SWEEP_S", 1e6)
         demo, bench = the_app.build(load_examples(corpus))
         cache_examples(bench)
-        url = launch(demo, **the_app.launch_flags())
+        url = launch(demo, **the_app.launch_flags(bench))
         yield Running(url, demo, bench, root / "store", root / "gradio")
         demo.close()
         bench.close()

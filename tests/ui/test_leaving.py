@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
+import gradio as gr
+import httpx
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
-import app as the_app
-from mrr.errors import InputRejected
 from tests.ui.conftest import PATIENCE_S, SAMPLES, Running, pdf, png
-from ui import explaining
-from ui.caching import read_uploads, upload
+from ui import explaining, visits
+from ui.caching import upload
 from ui.session import Session
-from ui.tabs import IDLE_S, MOST_PROGRAMS, Tabs
+from ui.visits import AWAY_S, IDLE_S, Heartbeats, Visits
 from ui.workbench import Workbench
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -25,9 +31,9 @@ def bench(running: Running) -> Workbench:
     return running.bench
 
 
-@pytest.fixture
-def tabs(bench: Workbench) -> Tabs:
-    return Tabs(bench.remove_scope)
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visits, "GRACE_S", 0.0)
 
 
 def soon(reached: Callable[[], bool], otherwise: str) -> None:
@@ -38,263 +44,354 @@ def soon(reached: Callable[[], bool], otherwise: str) -> None:
         time.sleep(0.01)
 
 
-def own_pages(bench: Workbench, session: Session) -> list[str]:
-    return [page.label for page in bench.store.pages([session.scope])]
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Its outcome, from an event loop of its own: one of the browser may go on in this thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
+def own_pages(bench: Workbench, scope: str) -> list[str]:
+    return [page.label for page in bench.store.pages([scope])]
+
+
+class House:
+    """What Gradio keeps of its visitors, and the visits of a workbench to it."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.bench = bench
+        self.sessions: OrderedDict[str, Any] = OrderedDict()
+        self.used: dict[str, datetime] = {}
+        self.events: dict[str, Any] = {}
+        self.answers: dict[str, Any] = {}
+        state = gr.State()
+        demo = SimpleNamespace(
+            state_holder=SimpleNamespace(session_data=self.sessions, time_last_used=self.used),
+            _queue=SimpleNamespace(
+                event_ids_to_events=self.events,
+                pending_messages_per_session=self.answers,
+                pending_event_ids_session={},
+            ),
+        )
+        self.visits = Visits(bench)
+        self.visits.of(demo, state)  # type: ignore[arg-type]
+        self._state_id = state._id
+
+    def enter(self, name: str) -> Session:
+        """A call of a tab or a program, which thereby has a session."""
+        session = self.bench.session()
+        self.sessions[name] = SimpleNamespace(state_data={self._state_id: session})
+        self.used[name] = datetime.now()
+        self.answers[name] = object()
+        return session
+
+    def passes(self, seconds: float) -> None:
+        for name in self.used:
+            self.used[name] -= timedelta(seconds=seconds)
+
+    async def leave(self, name: str) -> None:
+        """The heartbeat of a tab ends."""
+        self.visits.came(name)
+        self.visits.went(name)
+        await asyncio.gather(*self.visits._tasks)
+
+    def sweep(self) -> None:
+        run(self.visits.sweep())
+
+
+@pytest.fixture
+def house(bench: Workbench) -> Iterator[House]:
+    house = House(bench)
+    yield house
+    house.sessions.clear()
+    house.sweep()
 
 
 # ------------------------------------------------------------------ during an upload
 
 
 def test_a_page_that_is_in_hand_when_its_tab_closes_is_removed(
-    bench: Workbench, tabs: Tabs, monkeypatch: pytest.MonkeyPatch
+    bench: Workbench, house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session, run = bench.session(), bench.run
-    tabs.opened("leaves", session)
+    session, encode = house.enter("leaves"), bench.run
+    scope = session.scope
 
     def leaving(*work: Any) -> Any:
-        tabs.closed("leaves")
-        return run(*work)
+        run(house.leave("leaves"))
+        return encode(*work)
 
     monkeypatch.setattr(bench, "run", leaving)
     *_, done = upload(bench, session, [("two.pdf", pdf(70, 71))], None)
     assert done.n_done == 1 and done.cancelled
-    assert own_pages(bench, session) == []
     (line, *_) = done.lines
-    assert line.added is not None and bench.thumbnails.get(line.added.page.page_id) is None
+    assert line.added is not None and own_pages(bench, scope) == [line.label]
+    house.sweep()
+    assert own_pages(bench, scope) == []
+    assert bench.thumbnails.get(line.added.page.page_id) is None
 
 
-def test_no_page_is_begun_after_its_tab_was_closed(
-    bench: Workbench, tabs: Tabs, monkeypatch: pytest.MonkeyPatch
+def test_what_could_not_be_removed_goes_with_a_later_sweep(
+    bench: Workbench, house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = bench.session()
-    tabs.opened("left", session)
-    steps = upload(bench, session, [("two.pdf", pdf(72, 73))], None)
-    next(steps)
-    tabs.closed("left")
-    monkeypatch.setattr(bench, "run", lambda *work: pytest.fail("a page was encoded"))
-    *_, done = steps
-    assert done.cancelled and done.n_done == 0
+    session = house.enter("leaves")
+    scope = session.scope
+    list(upload(bench, session, [("mine.png", png(72))], None))
+    with monkeypatch.context() as patch:
 
-
-@pytest.mark.parametrize("known", [True, False])
-def test_an_upload_that_still_queued_is_not_taken_and_not_kept(
-    bench: Workbench, tabs: Tabs, tmp_path: Path, known: bool
-) -> None:
-    """known: whether anything of the visitor was handled before. If not, no session was there."""
-    session, path = bench.session(), tmp_path / "late.png"
-    if known:
-        tabs.opened("queued", session)
-    tabs.closed("queued")
-    path.write_bytes(png(74))
-    tabs.opened("queued", session)
-    with pytest.raises(InputRejected, match="connection to this session was lost"):
-        read_uploads(bench, session, [str(path)])
-    assert not path.exists()
-    with pytest.raises(InputRejected, match="Reload the page"):
-        next(upload(bench, session, [("late.png", png(74))], None))
-    assert own_pages(bench, session) == []
-
-
-# ------------------------------------------------------------------ the net under it
-
-
-class Kept(dict[str, object]):
-    """Gradio's states, by session hash."""
-
-    def drop(self, session_hash: str) -> None:
-        del self[session_hash]
-
-
-def an_hour_passes(tabs: Tabs) -> None:
-    for session in tabs._sessions.values():
-        session.used -= IDLE_S + 1
-    for session_hash, (closed, scope) in tabs._closed.items():
-        tabs._closed[session_hash] = closed - IDLE_S - 1, scope
-
-
-@pytest.fixture
-def removed() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def states() -> Kept:
-    return Kept()
-
-
-@pytest.fixture
-def watched(removed: list[str], states: Kept) -> Tabs:
-    """Tabs that only note which scopes are removed."""
-    return Tabs(removed.append, states)
-
-
-def open_in(tabs: Tabs, states: Kept, session_hash: str, session: Session) -> Session:
-    states[session_hash] = session
-    tabs.opened(session_hash, session)
-    return session
-
-
-def test_a_programs_pages_go_an_hour_after_its_last_call(bench: Workbench, tabs: Tabs) -> None:
-    program = bench.session()
-    tabs.opened("program", program)
-    list(upload(bench, program, [("mine.png", png(75))], None))
-    an_hour_passes(tabs)
-    tabs.opened("program", program)
-    tabs.sweep()
-    assert own_pages(bench, program) == ["mine.png"], "it was in use a moment ago"
-    an_hour_passes(tabs)
-    tabs.sweep()
-    assert not own_pages(bench, program)
-    again = bench.session()
-    tabs.opened("program", again)
-    *_, done = upload(bench, again, [("again.png", png(75))], None)
-    assert done.lines[0].state == "cached", "it may begin anew"
-    bench.remove_own(again)
-
-
-def test_nobody_has_to_call_for_an_idle_program_to_end(
-    watched: Tabs, states: Kept, removed: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ui.tabs._SWEEP_S", 0.01)
-    program = open_in(watched, states, "program", Session())
-    an_hour_passes(watched)
-    soon(lambda: removed == [program.scope] and not states, "it is still there")
-    soon(lambda: not watched._watched, "with nobody left to look after, something still runs")
-    again = open_in(watched, states, "again", Session())
-    an_hour_passes(watched)
-    soon(lambda: again.scope in removed, "nobody looks after those who come later")
-
-
-def test_what_cannot_be_removed_is_tried_again_and_the_rest_goes(states: Kept) -> None:
-    removed: list[str] = []
-
-    def remove(scope: str) -> None:
-        removed.append(scope)
-        if removed == [first.scope]:
+        def failing(scope: str) -> int:
             raise OSError("the disk is gone for a moment")
 
-    tabs = Tabs(remove, states)
-    first, second = (open_in(tabs, states, name, Session()) for name in ("first", "second"))
-    an_hour_passes(tabs)
-    tabs.sweep()
-    assert removed == [first.scope, second.scope]
-    tabs.sweep()
-    tabs.sweep()
-    assert removed == [first.scope, second.scope, first.scope]
+        patch.setattr(bench, "remove_scope", failing)
+        run(house.leave("leaves"))
+        house.sweep()
+    assert own_pages(bench, scope) == ["mine.png"]
+    house.sweep()
+    assert own_pages(bench, scope) == []
+
+
+# ------------------------------------------------------------------ who is here
+
+
+def test_a_tab_that_was_left_open_for_days_keeps_its_pages(bench: Workbench, house: House) -> None:
+    tab, program = house.enter("tab"), house.enter("program")
+    house.visits.came("tab")
+    for session in (tab, program):
+        list(upload(bench, session, [("mine.png", png(73))], None))
+    house.passes(100 * IDLE_S)
+    house.sweep()
+    assert list(house.sessions) == list(house.answers) == ["tab"]
+    assert own_pages(bench, tab.scope) == ["mine.png"] and not own_pages(bench, program.scope)
+
+
+def test_a_heartbeat_that_breaks_and_comes_back_costs_nothing(
+    bench: Workbench, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visits, "GRACE_S", 0.2)
+    session = house.enter("tab")
+    list(upload(bench, session, [("mine.png", png(74))], None))
+
+    async def breaks() -> None:
+        house.visits.came("tab")
+        house.visits.went("tab")
+        house.visits.came("tab")
+        await asyncio.gather(*house.visits._tasks)
+
+    run(breaks())
+    assert own_pages(bench, session.scope) == ["mine.png"]
+
+
+def test_of_two_heartbeats_with_one_name_the_last_one_counts(
+    bench: Workbench, house: House
+) -> None:
+    session = house.enter("tab")
+    list(upload(bench, session, [("mine.png", png(74))], None))
+    house.visits.came("tab")
+    run(house.leave("tab"))  # somebody else's
+    assert own_pages(bench, session.scope) == ["mine.png"] and house.visits.is_here(session)
+
+
+def test_a_tab_that_lost_its_heartbeat_goes_on_with_its_settings_for_a_while(
+    bench: Workbench, house: House
+) -> None:
+    session = house.enter("tab")
+    list(upload(bench, session, [("mine.png", png(75))], None))
+    settings, scope = session.settings, session.scope
+    run(house.leave("tab"))
+    assert not own_pages(bench, scope)
+    house.passes(AWAY_S - 60)
+    house.sweep()
+    kept = house.visits._session("tab")
+    assert kept is session and kept.settings is settings
+    *_, done = upload(bench, session, [("again.png", png(75))], None)
+    assert done.lines[0].state == "cached" and own_pages(bench, session.scope) == ["again.png"]
+    house.passes(120)
+    house.sweep()
+    assert not house.sessions and not own_pages(bench, session.scope)
+
+
+def test_a_programs_pages_go_an_hour_after_its_last_call_and_it_may_begin_anew(
+    bench: Workbench, house: House
+) -> None:
+    program = house.enter("program")
+    list(upload(bench, program, [("mine.png", png(76))], None))
+    house.passes(IDLE_S - 60)
+    house.sweep()
+    assert own_pages(bench, program.scope) == ["mine.png"]
+    house.passes(120)
+    house.sweep()
+    assert not own_pages(bench, program.scope) and not house.answers
+    again = house.enter("program")
+    *_, done = upload(bench, again, [("again.png", png(76))], None)
+    assert done.lines[0].state == "cached"
+
+
+def test_what_takes_over_an_hour_is_in_use(bench: Workbench, house: House) -> None:
+    session = house.enter("slow")
+    house.events["upload"] = SimpleNamespace(session_hash="slow")
+    list(upload(bench, session, [("slow.png", png(77))], None))
+    house.passes(IDLE_S + 1)
+    house.sweep()
+    assert own_pages(bench, session.scope) == ["slow.png"]
 
 
 def test_of_many_programs_those_that_were_used_longest_ago_end_and_no_tab_does(
-    watched: Tabs, states: Kept, removed: list[str]
+    house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tab = open_in(watched, states, "tab", Session(drawn={"pages": 1}))
-    first, second, *_ = [
-        open_in(watched, states, f"program {n}", Session()) for n in range(MOST_PROGRAMS)
-    ]
-    open_in(watched, states, "program 0", first)
-    open_in(watched, states, "one more", Session())
-    soon(lambda: second.scope in removed, "there are too many of them")
-    assert second.gone and not first.gone and not tab.gone
-    assert len(states) == MOST_PROGRAMS + 1 and "tab" in states
+    monkeypatch.setattr(visits, "MOST_PROGRAMS", 5)
+    monkeypatch.setattr(visits, "MOST_AWAY", 2)
+    house.enter("tab")
+    house.visits.came("tab")
+    for n in range(4):
+        house.enter(f"left {n}")
+        run(house.leave(f"left {n}"))
+    for n in range(9):
+        house.enter(f"program {n}")
+    house.used["program 0"] = datetime.now()
+    house.sweep()
+    left = {"tab", "left 2", "left 3", "program 0", *(f"program {n}" for n in range(5, 9))}
+    assert set(house.sessions) == left
 
 
-def test_a_tab_that_was_left_open_for_hours_keeps_its_pages(
-    watched: Tabs, states: Kept, removed: list[str]
+def test_what_gradio_kept_for_calls_that_were_no_events_goes_too(house: House) -> None:
+    house.sessions["called"] = SimpleNamespace(state_data={})  # as by a route of its own
+    house.used["called"] = datetime.now()
+    house.answers["nobody"] = object()
+    house.passes(IDLE_S + 1)
+    house.sweep()
+    assert not house.sessions and not house.answers
+
+
+def test_a_session_that_gradio_dropped_loses_its_pages(bench: Workbench, house: House) -> None:
+    session = house.enter("tab")
+    house.visits.came("tab")
+    list(upload(bench, session, [("mine.png", png(78))], None))
+    del house.sessions["tab"]
+    house.sweep()
+    assert not own_pages(bench, session.scope)
+
+
+@pytest.mark.parametrize(
+    ("most", "every_s", "left"), [(5, 60.0, ["idle"]), (0, 60.0, []), (5, 0.5, [])]
+)
+def test_sweeps_come_by_themselves_and_at_once_where_there_are_too_many(
+    house: House, monkeypatch: pytest.MonkeyPatch, most: int, every_s: float, left: list[str]
 ) -> None:
-    open_in(watched, states, "tab", Session(drawn={"pages": 1}))
-    program = open_in(watched, states, "program", Session())
-    an_hour_passes(watched)
-    watched.sweep()
-    assert removed == [program.scope] and list(states) == ["tab"]
+    for name, value in (("MOST_PROGRAMS", most), ("MOST_AWAY", 0), ("SWEEP_S", every_s)):
+        monkeypatch.setattr(visits, name, value)
+
+    async def calls() -> None:
+        house.visits.look_after()  # somebody's
+        house.enter("idle")
+        house.passes(2 * IDLE_S)
+        house.visits.look_after()  # and somebody's
+        for _ in range(30):
+            await asyncio.sleep(0.1)
+            if list(house.sessions) == left == []:
+                break
+
+    run(calls())
+    assert list(house.sessions) == left
 
 
-def test_a_session_that_gradio_dropped_ends(
-    watched: Tabs, states: Kept, removed: list[str]
+# ------------------------------------------------------------------ heartbeats
+
+
+@pytest.mark.parametrize(
+    ("path", "beats"),
+    [
+        ("/gradio_api/heartbeat/abc", {"abc": 1}),
+        ("/gradio_api/heartbeat/" + "x" * 101, {}),
+        ("/gradio_api/file=http://elsewhere/gradio_api/heartbeat/abc", {}),
+        ("/gradio_api/queue/join", {}),
+    ],
+)
+def test_only_gradios_own_route_is_a_heartbeat(
+    house: House, path: str, beats: dict[str, int]
 ) -> None:
-    tab = open_in(watched, states, "tab", Session(drawn={"pages": 1}))
-    states.drop("tab")
-    watched.sweep()
-    assert removed == [tab.scope] and tab.gone
+    seen: list[dict[str, int]] = []
+
+    async def serves(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(dict(house.visits._beats))
+        raise ConnectionError  # it breaks off
+
+    async def request() -> None:
+        scope = {"type": "http", "method": "GET", "path": path}
+        with pytest.raises(ConnectionError):
+            await Heartbeats(serves, house.visits)(scope, None, None)  # type: ignore[arg-type]
+
+    run(request())
+    assert seen == [beats] and not house.visits._beats
 
 
-def test_a_session_that_gradio_dropped_ends_when_its_tab_got_another(
-    watched: Tabs, states: Kept, removed: list[str]
+def test_a_tab_is_here_as_long_as_it_is_open(
+    running: Running, bench: Workbench, visit: Callable[..., Page]
 ) -> None:
-    first, second = Session(), Session()
-    for session in (first, first, second):
-        open_in(watched, states, "tab", session)
-    assert first.gone and not second.gone
-    watched.sweep()
-    assert removed == [first.scope]
+    states = running.demo.state_holder.session_data
+    before = set(states)
+    stays, leaves = visit(), visit()
+    both = set(states) - before
+    assert len(both) == 2
+    sessions = {name: bench.visits._session(name) for name in both}
+    soon(lambda: all(map(bench.visits.is_here, sessions.values())), "nothing is heard of them")
+    leaves.context.close()
+    soon(lambda: len(both & set(bench.visits._beats)) == 1, "its heartbeat is heard still")
+    (gone,) = both - set(bench.visits._beats)
+    soon(lambda: gone in bench.visits._left, "it does not count as left")
+    stays.locator("#samples .mrr-chip").first.click()
+    stays.wait_for_selector("#took")
 
 
-def test_an_upload_of_over_an_hour_is_in_use_and_its_pages_stay(
-    bench: Workbench, watched: Tabs, states: Kept, removed: list[str]
+def test_a_tab_whose_session_is_gone_is_told_to_reload_instead_of_ranking_otherwise(
+    running: Running, bench: Workbench, visit: Callable[..., Page]
 ) -> None:
-    session = open_in(watched, states, "slow", bench.session())
-    steps = upload(bench, session, [("slow.png", png(76))], None)
-    next(steps)
-    an_hour_passes(watched)
-    watched.sweep()
-    assert not removed
-    list(steps)
-    watched.sweep()
-    assert not removed, "it has only just ended"
-    an_hour_passes(watched)
-    watched.sweep()
-    assert removed == [session.scope]
-    bench.remove_own(session)
-
-
-def test_what_a_closed_tab_stored_late_is_removed_an_hour_later(
-    watched: Tabs, states: Kept, removed: list[str]
-) -> None:
-    session = open_in(watched, states, "tab", Session(drawn={"pages": 1}))
-    watched.closed("tab")
-    watched.closed("tab")
-    watched.sweep()
-    assert removed == [session.scope]
-    an_hour_passes(watched)
-    watched.sweep()
-    assert removed == [session.scope] * 2
-    assert not watched._closed
-
-
-def test_who_closes_what_was_never_open_takes_no_memory_for_it(
-    watched: Tabs, removed: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ui.tabs._MOST_CLOSED", 5)
-    for n in range(20):
-        watched.closed(f"forged {n}")
-        watched.closed(f"{n}" * 10_000)
-    assert list(watched._closed) == [f"forged {n}" for n in range(15, 20)] and not removed
+    states = running.demo.state_holder.session_data
+    before = set(states)
+    tab = visit()
+    tab.locator("#samples .mrr-chip").first.click()
+    tab.wait_for_selector("#took")
+    (name,) = set(states) - before
+    beats = bench.visits._beats.pop(name)  # as if it had slept
+    del states[name]
+    tab.locator("#samples .mrr-chip").nth(1).click()
+    expect(tab.locator(".toast-body")).to_contain_text("Reload the page")
+    expect(tab.locator("#summary")).to_contain_text(SAMPLES[0])
+    bench.visits._beats[name] = beats
 
 
 # ------------------------------------------------------------------ memory
 
 
-def test_a_closed_tab_lets_go_of_what_it_had_computed(bench: Workbench, tabs: Tabs) -> None:
-    session = bench.session()
-    tabs.opened("heavy", session)
-    list(upload(bench, session, [("mine.png", png(77))], None))
+def test_a_tab_that_left_lets_go_of_what_it_had_computed(bench: Workbench, house: House) -> None:
+    session = house.enter("heavy")
+    list(upload(bench, session, [("mine.png", png(79))], None))
     bench.rank(session, SAMPLES[0])
     explaining.trace(bench, session)
+    session.comparing = True
     assert session.runs and session.explanations and session.added
-    tabs.closed("heavy")
+    run(house.leave("heavy"))
     assert not session.runs and not session.explanations and not session.added
-    assert session.lenses is None and session.latency is None
+    assert session.lenses is None and session.latency is None and not session.comparing
     assert session.run is not None, "what is being drawn can be drawn to its end"
 
 
-def test_gradio_keeps_the_state_of_open_tabs_only_and_of_so_many_at_most(
-    running: Running, visit: Callable[..., Page]
-) -> None:
-    states = running.demo.state_holder.session_data
-    assert running.demo.state_holder.capacity == the_app.launch_flags()["state_session_capacity"]
-    before = set(states)
-    stays, leaves = visit(), visit()
-    both = set(states) - before
-    assert len(both) == 2
-    leaves.context.close()
-    soon(lambda: len(both & set(states)) == 1, "the closed tab's state is kept")
-    stays.locator("#samples .mrr-chip").first.click()
-    stays.wait_for_selector("#took")
+def test_calls_of_programs_do_not_pile_up(running: Running, bench: Workbench) -> None:
+    def call() -> None:
+        asked = {"data": ["blue harbour", 1, "mini"]}
+        url = f"{running.url}/gradio_api/call/rank"
+        event = httpx.post(url, json=asked, timeout=PATIENCE_S).json()["event_id"]
+        assert "complete" in httpx.get(f"{url}/{event}", timeout=PATIENCE_S).text
+
+    holder, queue = running.demo.state_holder, running.demo._queue
+    before = set(holder.session_data)
+    for _ in range(5):
+        call()
+    programs = set(holder.session_data) - before
+    for name in programs:
+        holder.time_last_used[name] -= timedelta(seconds=IDLE_S + 1)
+    assert len(programs) == 5
+
+    def taken() -> bool:  # of an event that has just ended Gradio may still know
+        bench.visits._take_over()
+        return not set(holder.session_data) - before
+
+    soon(taken, "their states are kept")
+    assert not programs & {*queue.pending_event_ids_session, *queue.pending_messages_per_session}

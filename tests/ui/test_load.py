@@ -21,14 +21,13 @@ from PIL import Image
 
 from cache_db import PageStore
 from mrr import MiniReranker
-from tests.ui.conftest import N_PAGES, Running, png
+from tests.ui.conftest import N_PAGES, Running, png, uploaded
 from ui import explaining
 from ui.caching import read_uploads, upload
 from ui.examples import Examples
 from ui.layout import build_ui
 from ui.opening import Opening
 from ui.session import Session
-from ui.tabs import Tabs
 from ui.workbench import Workbench
 
 pytestmark = pytest.mark.slow
@@ -112,17 +111,16 @@ def resident() -> int:
 
 def test_memory_does_not_grow_with_the_visitors_that_come_and_go(running: Running) -> None:
     bench = running.bench
-    tabs = Tabs(bench.remove_scope)
     samples: list[tuple[int, int]] = []
     for n in range(N_REQUESTS):
         session = bench.session()
-        tabs.opened(f"tab {n}", session)
         if n % 10 == 0:
             list(upload(bench, session, [(f"{n}.png", png(2000 + n))], None))
         bench.rank(session, f"query {n}")
         if n % 10 == 0:
             explaining.trace(bench, session)
-        tabs.closed(f"tab {n}")
+        session.end()
+        bench.remove_scope(session.scope)
         if n >= WARM_UP and n % SAMPLED_EVERY == 0:
             samples.append((n, resident()))
     slope = np.polyfit(*zip(*samples, strict=True), 1)[0]
@@ -153,18 +151,16 @@ def disk(folder: Path) -> int:
 
 
 def test_the_disk_stays_within_the_budget_whatever_is_uploaded(
-    narrow: Workbench, tmp_path: Path
+    narrow: Workbench, tmp_path: Path, uploads: Path
 ) -> None:
-    received = tmp_path / "gradio"
-    received.mkdir()
     files = tmp_path / "store/files"
     stays: list[Session] = []
     outcomes: Counter[str] = Counter()
     for visitor in range(N_VISITORS):
         session = narrow.session()
-        paths = [received / f"{n}.png" for n in range(N_FILES)]
-        for n, path in enumerate(paths):
-            path.write_bytes(noise(visitor * N_FILES + n))
+        paths = [
+            uploaded(uploads, f"{n}.png", noise(visitor * N_FILES + n)) for n in range(N_FILES)
+        ]
         given = read_uploads(narrow, session, list(map(str, paths)))
         for step in upload(narrow, session, given, None):
             lines = step.lines
@@ -175,7 +171,7 @@ def test_the_disk_stays_within_the_budget_whatever_is_uploaded(
             narrow.remove_scope(session.scope)
         else:
             stays.append(session)
-        assert not list(received.iterdir()), "what Gradio received is still there"
+        assert not list(uploads.iterdir()), "what Gradio received is still there"
     assert outcomes["cached"] > 20 and outcomes["failed"] > 20, outcomes
     assert len(narrow.rank(stays[0], "noise").mini) == N_FILES
     for session in stays:

@@ -23,7 +23,6 @@ from tests.ui.conftest import HELD_S, N_PAGES, PATIENCE_S, SAMPLES, launch, pati
 from ui.examples import load_examples
 from ui.handlers import Handlers
 from ui.opening import Opening
-from ui.tabs import Tabs
 from ui.views import start
 from ui.warming import cache_examples, recognise_examples, start_examples
 from ui.workbench import Workbench
@@ -153,7 +152,7 @@ def test_a_query_waits_for_the_first_example_page_where_there_is_none(
     opening = Opening(lambda: reranker)
     examples = load_examples(corpus)
     bench, views = Workbench(opening, reranker.store, examples), MagicMock()
-    handlers = Handlers(bench, Tabs(lambda scope: None), views)
+    handlers = Handlers(bench, views)
     handlers.detail = MagicMock(**{"shown.return_value": {}})
     session = bench.session()
     steps = handlers.rank(SAMPLES[0], "List", False, session)
@@ -189,7 +188,7 @@ def gate(
 
     monkeypatch.setattr(MiniReranker, "from_pretrained", late)
     demo, bench = the_app.build(load_examples(corpus))
-    url = launch(demo, **the_app.launch_flags())
+    url = launch(demo, **the_app.launch_flags(bench))
     recognise_examples(bench)
     yield url, come, bench
     come.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.ui.conftest import PATIENCE_S, Running, pdf, png
+from mrr.errors import InputRejected
+from tests.ui.conftest import PATIENCE_S, Running, pdf, png, uploaded
 from ui.caching import read_uploads, upload
-from ui.own_paths import moved
+from ui.own_paths import OwnPaths, moved
 from ui.session import Session
+from ui.temporary import MARK
 from ui.workbench import Workbench
 
 
@@ -73,9 +76,9 @@ def test_a_drop_may_hold_a_file_twice_and_under_two_names(running: Running) -> N
     assert len(answer["pages"]) == 3 and not answer["failed"]
 
 
-def test_no_folder_named_by_the_content_stays(tmp_path: Path) -> None:
-    by_content = tmp_path / ("0" * 64)
-    by_content.mkdir()
+def test_no_folder_named_by_the_content_stays(uploads: Path) -> None:
+    by_content = uploads / ("0" * 64)
+    by_content.mkdir(parents=True)
     for name in ("a.png", "b.png"):
         (by_content / name).write_bytes(b"page")
     own = json.loads(moved(json.dumps([str(by_content / n) for n in ("a.png", "b.png")]).encode()))
@@ -88,18 +91,49 @@ def test_what_the_route_refuses_is_answered_as_it_was(running: Running) -> None:
     assert answer.status_code == 400 and answer.json() == {"detail": "Invalid content type."}
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "is_own"),
+    [
+        ("POST", "/gradio_api/upload", True),
+        ("GET", "/gradio_api/upload", False),
+        # Gradio fetches what is named there: a stranger's answer
+        ("GET", "/gradio_api/file=http://elsewhere/gradio_api/upload", False),
+        ("POST", "/gradio_api/file=http://elsewhere/gradio_api/upload", False),
+    ],
+)
+def test_only_the_answer_of_gradios_own_route_is_believed(
+    uploads: Path, tmp_path: Path, method: str, path: str, is_own: bool
+) -> None:
+    there, outside = uploaded(uploads, "a.png", b"page"), tmp_path / "precious.txt"
+    outside.write_bytes(b"kept")
+    body = json.dumps([str(there), str(outside), f"{uploads}/../precious.txt"]).encode()
+    sent: list[Any] = []
+
+    async def answers(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path}
+    asyncio.run(OwnPaths(answers)(scope, None, send))  # type: ignore[arg-type]
+    assert outside.read_bytes() == b"kept"
+    assert there.exists() != is_own and (sent[-1]["body"] != body) == is_own
+    assert json.loads(sent[-1]["body"])[1:] == json.loads(body)[1:]
+
+
 @pytest.fixture
 def bench(running: Running) -> Workbench:
     return running.bench
 
 
 def test_a_file_that_did_not_come_is_named_and_the_others_go_on(
-    bench: Workbench, tmp_path: Path
+    bench: Workbench, uploads: Path
 ) -> None:
-    (tmp_path / "here.png").write_bytes(png(64))
-    paths = [str(tmp_path / "lost.png"), str(tmp_path / "here.png")]
+    paths = [uploaded(uploads, "lost.png"), uploaded(uploads, "here.png", png(64))]
     session = bench.session()
-    *_, done = upload(bench, session, read_uploads(bench, session, paths), None)
+    *_, done = upload(bench, session, read_uploads(bench, session, list(map(str, paths))), None)
     assert [line.state for line in done.lines] == ["failed", "cached"]
     assert done.lines[0].label == "lost.png"
     assert done.lines[0].reason == "lost.png was not received; drop it again."
@@ -107,22 +141,41 @@ def test_a_file_that_did_not_come_is_named_and_the_others_go_on(
 
 
 def test_a_file_that_goes_while_it_is_read_is_named_too(
-    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Workbench, uploads: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "swept.png"
-    path.write_bytes(png(65))
-    read = Path.read_bytes
+    path, read = uploaded(uploads, "swept.png", png(65)), Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: (path.unlink(), read(path))[1])
     (failed,) = read_uploads(bench, Session(), [str(path)])
     assert "was not received" in failed.reason  # type: ignore[union-attr]
 
 
 def test_files_of_an_earlier_drop_that_come_again_are_passed_over(
-    bench: Workbench, tmp_path: Path
+    bench: Workbench, uploads: Path
 ) -> None:
     session = Session()
-    first, second = tmp_path / "first.png", tmp_path / "second.png"
-    first.write_bytes(b"1")
+    first, second = uploaded(uploads, "first.png", b"1"), uploaded(uploads, "second.png", b"2")
     assert read_uploads(bench, session, [str(first)]) == [("first.png", b"1")]
-    second.write_bytes(b"2")
     assert read_uploads(bench, session, [str(first), str(second)]) == [("second.png", b"2")]
+    assert session.read == {str(first), str(second)}
+
+
+@pytest.mark.parametrize("named", [MARK, "", "..", "x" * 5000, "0" * 32, "0" * 32 + "/.."])
+def test_a_path_that_no_upload_has_is_refused_and_nothing_there_is_touched(
+    bench: Workbench, uploads: Path, named: str
+) -> None:
+    there = uploaded(uploads, "a.png", b"page")
+    (uploads / MARK).touch()
+    with pytest.raises(InputRejected, match="not uploaded here"):
+        read_uploads(bench, Session(), [f"{uploads}/{named}", str(there)])
+    assert (uploads / MARK).exists() and not there.exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "nul\0", "folder"])
+def test_an_upload_that_cannot_be_read_is_named(bench: Workbench, uploads: Path, name: str) -> None:
+    path = uploads / ("0" * 32) / name
+    if name == "folder":
+        path.mkdir(parents=True)
+    for _ in range(2):  # and again, when it is known
+        (failed,) = read_uploads(bench, session := Session(), [str(path)])
+        assert "was not received" in failed.reason  # type: ignore[union-attr]
+        session.read = {str(path)}

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import gradio as gr
 import httpx
@@ -23,7 +24,7 @@ from cache_db import PageStore
 from mrr import MiniReranker
 from mrr.config import Limits
 from mrr.errors import InputRejected
-from tests.ui.conftest import N_PAGES, PATIENCE_S, SAMPLES, Running, pdf, png
+from tests.ui.conftest import N_PAGES, PATIENCE_S, SAMPLES, Running, pdf, png, uploaded
 from ui import caching
 from ui import told as telling
 from ui.caching import read_uploads, upload
@@ -32,8 +33,8 @@ from ui.exports import as_csv
 from ui.handlers import Handlers
 from ui.opening import Opening
 from ui.session import Session, Settings
-from ui.tabs import Tabs
 from ui.views import upload as upload_view
+from ui.visits import Visits
 from ui.warming import tell_of_public_pages
 from ui.workbench import Workbench
 
@@ -74,7 +75,7 @@ def test_a_page_of_another_session_does_not_exist_whatever_is_asked(
     (page_id,) = owner.added
     stranger = Session()
     views: Any = SimpleNamespace()
-    handlers = Handlers(bench, Tabs(lambda scope: None), views)
+    handlers = Handlers(bench, views)
     assert page_id not in {page.page_id for page in bench.pages(stranger)}
     run = bench.rank(stranger, SAMPLES[0])
     assert page_id not in {hit.page.page_id for hit in run.mini}
@@ -117,18 +118,6 @@ def test_example_pages_cannot_be_removed(bench: Workbench) -> None:
     assert len(bench.pages(session)) == N_PAGES
 
 
-def test_a_closed_tab_stops_its_work_and_loses_its_pages() -> None:
-    removed: list[str] = []
-    tabs, session = Tabs(removed.append), Session(busy=True, comparing=True)
-    tabs.opened("abc", session)
-    tabs.closed("another")
-    assert not removed and session.busy
-    tabs.closed("abc")
-    tabs.closed("abc")
-    assert removed == [session.scope]
-    assert not session.busy and not session.comparing
-
-
 @pytest.mark.parametrize("data", [{}, {"page": 3}, {"page": "x" * 201}, {"page": None}, []])
 def test_a_forged_event_is_refused(data: Any) -> None:
     with pytest.raises(InputRejected, match="unexpected"):
@@ -144,8 +133,7 @@ def test_a_forged_number_is_refused(n: str) -> None:
 
 def received(folder: Path, *sizes: int) -> list[str]:
     """Files as Gradio hands them over, of so many bytes each."""
-    folder.mkdir(exist_ok=True)
-    paths = [folder / f"page-{n}.png" for n in range(len(sizes))]
+    paths = [uploaded(folder, f"page-{n}.png") for n in range(len(sizes))]
     for path, size in zip(paths, sizes, strict=True):
         with path.open("wb") as file:
             file.truncate(size)
@@ -160,36 +148,36 @@ def hosted(bench: Workbench) -> Iterator[Workbench]:
 
 
 def test_uploads_are_read_as_bytes_and_their_copies_are_deleted(
-    bench: Workbench, tmp_path: Path
+    bench: Workbench, uploads: Path
 ) -> None:
     session = Session()
-    assert read_uploads(bench, session, received(tmp_path, 3)) == [("page-0.png", bytes(3))]
-    assert not list(tmp_path.iterdir())
+    assert read_uploads(bench, session, received(uploads, 3)) == [("page-0.png", bytes(3))]
+    assert not list(uploads.iterdir())
     assert read_uploads(bench, session, None) == []
     assert session.uploaded_bytes == 3
 
 
 def test_an_upload_over_a_limit_is_refused_whole_with_the_numbers(
-    bench: Workbench, tmp_path: Path
+    bench: Workbench, uploads: Path
 ) -> None:
     session = Session()
     with pytest.raises(InputRejected, match="101 files at once; the limit is 100"):
-        read_uploads(bench, session, received(tmp_path, *[1] * 101))
-    assert not list(tmp_path.iterdir()), "what is refused is not kept either"
+        read_uploads(bench, session, received(uploads, *[1] * 101))
+    assert not list(uploads.iterdir()), "what is refused is not kept either"
     assert session.uploaded_bytes == 0
-    assert len(read_uploads(bench, session, received(tmp_path, *[1] * 100))) == 100
+    assert len(read_uploads(bench, session, received(uploads, *[1] * 100))) == 100
 
 
 def test_a_file_that_is_too_large_is_refused_alone_unread_uncounted_and_not_kept(
-    hosted: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hosted: Workbench, uploads: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session, read = hosted.session(), Path.read_bytes
-    paths = received(tmp_path, 99 * 2**20, 1, 30 * 2**20)
+    paths = received(uploads, 99 * 2**20, 1, 30 * 2**20)
     Path(paths[1]).write_bytes(png(91))
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", lambda path: read({Path(paths[1]): path}[path]))
         files = read_uploads(hosted, session, paths)
-    assert not list(tmp_path.iterdir())
+    assert not list(uploads.iterdir())
     assert session.uploaded_bytes == len(png(91))
     *_, done = upload(hosted, session, files, None)
     assert [line.state for line in done.lines] == ["failed", "cached", "failed"]
@@ -221,19 +209,19 @@ def test_what_a_session_may_hold_is_said_before_it_is_full(hosted: bool) -> None
 
 
 def test_a_session_of_a_hosted_app_has_a_budget_of_bytes(
-    hosted: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hosted: Workbench, uploads: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = Session()
     sizes = [20 * 2**20] * 5
-    assert sum(len(data) for _, data in read_uploads(hosted, session, received(tmp_path, *sizes)))
+    assert sum(len(data) for _, data in read_uploads(hosted, session, received(uploads, *sizes)))
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", lambda path: pytest.fail("it was read all the same"))
         with pytest.raises(InputRejected, match=r"120 MB uploaded .* limit here is 100 MB"):
-            read_uploads(hosted, session, received(tmp_path, 20 * 2**20))
+            read_uploads(hosted, session, received(uploads, 20 * 2**20))
     hosted.remove_own(session)
-    assert read_uploads(hosted, session, received(tmp_path, 1)), "its pages are gone: begin anew"
+    assert read_uploads(hosted, session, received(uploads, 1)), "its pages are gone: begin anew"
     hosted.hosted = False
-    assert read_uploads(hosted, session, received(tmp_path, 1))
+    assert read_uploads(hosted, session, received(uploads, 1))
 
 
 def test_pages_over_the_sessions_quota_are_named_and_other_files_go_on(
@@ -282,12 +270,11 @@ def test_two_uploads_of_one_session_do_not_mix(bench: Workbench) -> None:
 
 
 def test_files_that_come_while_others_are_encoded_are_not_counted_and_not_kept(
-    bench: Workbench, tmp_path: Path
+    bench: Workbench, uploads: Path
 ) -> None:
     session = bench.session()
     session.busy = True
-    late = tmp_path / "late.png"
-    late.write_bytes(png(90))
+    late = uploaded(uploads, "late.png", png(90))
     with pytest.raises(InputRejected, match=r"late\.png was not taken"):
         read_uploads(bench, session, [str(late)])
     assert session.uploaded_bytes == 0 and not late.exists()
@@ -338,11 +325,11 @@ def test_a_handler_that_changes_nothing_blanks_nothing() -> None:
 
 
 def test_every_launch_flag_is_set_on_purpose() -> None:
-    flags = the_app.launch_flags()
+    flags = the_app.launch_flags(MagicMock())
     assert flags["max_file_size"] == 3 * Limits().max_file_bytes == 60 * 2**20
     assert flags["server_name"] == "127.0.0.1"
     assert flags["allowed_paths"] == []
-    assert 100 <= flags["state_session_capacity"] < 10_000, "each may be megabytes"
+    assert flags["state_session_capacity"] == 10_000
     assert str(the_app.default_store()) in flags["blocked_paths"]
     assert str(the_app.ROOT) in flags["blocked_paths"]
     off = ("share", "show_error", "enable_monitoring", "run_history", "ssr_mode", "mcp_server")
@@ -437,7 +424,7 @@ def test_serving_the_page_copies_no_model_and_no_store(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied: list[str] = []
-    for kind in (torch.nn.Parameter, PageStore, MiniReranker, Workbench, Tabs):
+    for kind in (torch.nn.Parameter, PageStore, MiniReranker, Workbench, Visits):
         monkeypatch.setattr(
             kind,
             "__deepcopy__",

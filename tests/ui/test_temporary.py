@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.ui.conftest import PATIENCE_S
-from ui.temporary import BROKEN_S, PREFIX, UNREAD_S, own_folder, sweep
+from ui.temporary import LEFT_S, PREFIX, own_folder, sweep
 
 
 def aged(path: Path, age_s: float) -> Path:
@@ -85,10 +85,10 @@ def test_a_broken_upload_goes_and_one_that_comes_or_waits_does_not(tmp_path: Pat
     for folder in (waits, forgotten):
         folder.mkdir()
         (folder / "whole.pdf").write_bytes(b"pages")
-    aged(broken, BROKEN_S + 1)
-    aged(comes, BROKEN_S - 60)
-    aged(waits, UNREAD_S - 60)
-    aged(forgotten, UNREAD_S + 1)
+    aged(broken, LEFT_S + 1)
+    aged(comes, LEFT_S - 60)
+    aged(waits, LEFT_S - 60)
+    aged(forgotten, LEFT_S + 1)
     sweep(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"tmpcomes", "waits"}
     assert (waits / "whole.pdf").read_bytes() == b"pages"
