@@ -108,7 +108,10 @@ class Visits:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._too_many.wait(), SWEEP_S)
             self._too_many.clear()
-            await self.sweep()
+            try:
+                await self.sweep()
+            except Exception:  # a store that is busy, say: the next one finds the same and more
+                log.exception("A sweep of the sessions failed")
             await asyncio.sleep(1)
 
     async def sweep(self) -> None:
