@@ -278,14 +278,8 @@ def test_sweeps_come_by_themselves_and_at_once_where_there_are_too_many(
     for name, value in (("MOST_PROGRAMS", most), ("MOST_AWAY", 0), ("SWEEP_S", every_s)):
         monkeypatch.setattr(visits, name, value)
 
-    failing = iter([OSError("the disk is gone for a moment")])
-
     def stored(store: Any) -> list[str]:
-        for error in failing:
-            raise error
-        return []
-
-    monkeypatch.setattr(visits, "own_scopes", stored)
+        raise OSError("the disk is gone for a moment")
 
     async def calls() -> None:
         house.visits.look_after()  # somebody's
@@ -295,7 +289,9 @@ def test_sweeps_come_by_themselves_and_at_once_where_there_are_too_many(
         await asyncio.sleep(2.0)
         assert house.visits._sweeping is not None and not house.visits._sweeping.done()
 
-    run(calls())
+    with monkeypatch.context() as patch:
+        patch.setattr(visits, "own_scopes", stored)
+        run(calls())
     assert list(house.sessions) == left
 
 
