@@ -69,7 +69,7 @@ def add_iter(
         except Closed:
             raise
         except MRRError as error:
-            yield FailedFile(item.label, f"{item.label}: {error}")
+            yield FailedFile(item.label, f"{item.label}: {error}", type(error).__name__)
 
 
 def add_page(engine: MiniReranker, item: PageImage, scope: str) -> AddedPage:

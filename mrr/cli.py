@@ -124,7 +124,8 @@ def add(
     # Without a file nothing is loaded, and no store is made.
     done = not files or _add_files(_load(**engine), files, page_range, pages, failed)
     if as_json:
-        print_json({"pages": [_added(p) for p in pages], "failed": [asdict(f) for f in failed]})
+        refused = [{"file": one.file, "reason": one.reason} for one in failed]
+        print_json({"pages": [_added(p) for p in pages], "failed": refused})
     else:
         hits = sum(p.outcome == "hit" for p in pages)
         click.echo(f"{len(pages)} pages read, {hits} of them known already.")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from mrr.errors import InvalidConfig
@@ -174,3 +175,15 @@ class Limits:
     max_query_chars: int = 2000
     max_query_tokens: int = 512
     max_text_tokens: int = 4096
+
+    def __post_init__(self) -> None:
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            kind, meant = (float, "a number") if name == "page_timeout_s" else _WHOLE
+            try:
+                number = kind(value)
+            except (TypeError, ValueError):
+                raise InvalidConfig(f"{name} is {value!r:.80}; it must be {meant}.") from None
+            if not 0 < number < math.inf:
+                raise InvalidConfig(f"{name} is {number}; it must be above 0, and finite.")
+            object.__setattr__(self, name, number)

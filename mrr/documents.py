@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,18 +58,26 @@ def _digest(file: Encoded) -> bytes:
     return hashlib.sha256(file[1]).digest()
 
 
-def is_picture(engine: MiniReranker, side: Document) -> bool:
+def is_picture(engine: MiniReranker, side: Document, scopes: Collection[str] | None) -> bool:
     """Whether a side of a pair is a picture; a string is one as a data URL or a page's id."""
     if not isinstance(side, str):
         return True
-    return is_data_url(side) or engine.store.page(side) is not None
+    return is_data_url(side) or _stored(engine, side, scopes) is not None
 
 
-def known(engine: MiniReranker, document: Document, name: str) -> Page | Picture | str:
+def _stored(engine: MiniReranker, page_id: str, scopes: Collection[str] | None) -> Page | None:
+    """A page by its id, if it is in one of the scopes; None: in any."""
+    page = engine.store.page(page_id)
+    return page if page is None or scopes is None or page.scope in scopes else None
+
+
+def known(
+    engine: MiniReranker, document: Document, name: str, scopes: Collection[str] | None
+) -> Page | Picture | str:
     """The stored page that a document names, or else the picture or file that it is."""
     named = document.page if isinstance(document, Hit | AddedPage | Candidate) else document
     page_id = named.page_id if isinstance(named, Page) else named
-    stored = engine.store.page(page_id) if isinstance(page_id, str) else None
+    stored = _stored(engine, page_id, scopes) if isinstance(page_id, str) else None
     if stored is not None:
         return stored
     if isinstance(named, Page):
@@ -78,9 +87,11 @@ def known(engine: MiniReranker, document: Document, name: str) -> Page | Picture
     return named
 
 
-def read_picture(engine: MiniReranker, document: Document, name: str) -> Image.Image:
+def read_picture(
+    engine: MiniReranker, document: Document, name: str, scopes: Collection[str] | None
+) -> Image.Image:
     """The canonical picture of a document, from the store where it is a page of it."""
-    found = known(engine, document, name)
+    found = known(engine, document, name, scopes)
     if isinstance(found, Page):
         return engine.cache.picture(found)
     return read_page(engine, opened(engine, found, name), name).image
@@ -104,7 +115,13 @@ def opened(engine: MiniReranker, document: Picture | str, name: str) -> Image.Im
             return content
         return shown, read_bytes(content, shown, engine.limits)
     except InputRejected as error:
-        raise InputRejected(f"{name.capitalize()}: {error}") from None
+        raise InputRejected(_said_of(name, str(error))) from None
+
+
+def _said_of(name: str, reason: str) -> str:
+    """Why a document is refused, with its name once: a file without one goes by it already."""
+    itself = reason.startswith(f"{name} ")
+    return reason[0].upper() + reason[1:] if itself else f"{name.capitalize()}: {reason}"
 
 
 def read_page(engine: MiniReranker, given: Image.Image | Encoded, name: str) -> PageImage:
@@ -114,7 +131,7 @@ def read_page(engine: MiniReranker, given: Image.Image | Encoded, name: str) -> 
     items = list(engine.decode([given]))
     for item in items:
         if isinstance(item, FailedFile):
-            raise InputRejected(f"{name.capitalize()}: {item.reason}")
+            raise InputRejected(_said_of(name, item.reason))
     pages = [item for item in items if isinstance(item, PageImage)]
     if len(pages) != 1:
         raise InputRejected(
@@ -126,6 +143,8 @@ def read_page(engine: MiniReranker, given: Image.Image | Encoded, name: str) -> 
 
 def _check_there(path: str, name: str) -> None:
     """Raise InputRejected for a string that is no path, saying what else it may have meant."""
+    if not path:  # pathlib would make the current folder of it
+        raise InputRejected(f"{name.capitalize()} is an empty path. Give that of a file.")
     if os.path.exists(path):
         return
     if is_url(path):

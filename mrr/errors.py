@@ -3,6 +3,21 @@
 A message names what went wrong, the numbers involved and what to do next, in one or two
 sentences that can be shown to a user as they are: no paths of the server, no library text.
 Only code that calls a function in a way that can never work gets Python's own errors instead.
+
+Who answers clients over HTTP may tell by the class, also by its name in FailedFile.error, whose
+fault it is. The first that fits counts:
+
+==================  ===  ========================================================================
+PageLost            404  the page has left the store, or its picture is damaged: add it again
+InputRejected       422  what the caller brought: a file, a query, an id, a number of results
+InvalidConfig       422  where the setting is the caller's; at start it is the server's own
+BudgetExceeded      507  the server's: its store or disk is full
+Closed              503  the server's: it is being shut down
+NotFinite           500  the server's: its model or configuration computes no number
+UnsupportedModel,   500  the server's: a checkpoint that this engine cannot run
+ParityError
+any other MRRError  500  the server's: none is meant to reach a caller
+==================  ===  ========================================================================
 """
 
 

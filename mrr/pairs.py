@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar, cast, overload
@@ -27,7 +27,7 @@ from mrr.page_cache import page_of
 from mrr.pages.naming import display_name
 from mrr.prune import kept_tokens
 from mrr.query import clean_query
-from mrr.ranking import check_count, sigmoid
+from mrr.ranking import check_count, rank, sigmoid
 from mrr.timing import Stages
 from mrr.types import AddedPage, Candidate, Hit, Page, RerankResult
 
@@ -51,13 +51,15 @@ def rerank(
     top_n: int | None,
     instruction: str | None,
     return_documents: bool,
+    scopes: Collection[str] | None,
 ) -> list[RerankResult]:
     """Every document scored by the mini system, best first; ties keep the input order.
 
     documents: PIL pictures, encoded bytes or data URLs, files opened in binary mode, paths of
     one-page files, or added pages: their ids, or what `add`, `rank` and the store say of them.
-    instruction: the task line, where it differs from the configured one. Raises InputRejected for
-    a document that cannot be read, naming its position: none is ever scored as if it were empty.
+    instruction: the task line, where it differs from the configured one. scopes: whose added pages
+    may be named; None: everybody's. Raises InputRejected for a document that cannot be read,
+    naming its position: none is ever scored as if it were empty.
     """
     engine.check_open()
     check_count("top_n", top_n)
@@ -66,14 +68,17 @@ def rerank(
     if not documents:
         return []
     text = _cleaned(engine, query)
-    logits = _score_documents(
-        engine, text, documents, [f"document {i}" for i in range(len(documents))]
-    )
+    names = [f"document {i}" for i in range(len(documents))]
+    logits = _score_documents(engine, text, documents, names, scopes)
     return _results(logits, documents if return_documents else None, top_n)
 
 
 def _score_documents(
-    engine: MiniReranker, text: str, documents: Sequence[Document], names: Sequence[str]
+    engine: MiniReranker,
+    text: str,
+    documents: Sequence[Document],
+    names: Sequence[str],
+    scopes: Collection[str] | None,
 ) -> list[float]:
     """Logits of documents for a cleaned query. names: what a refusal calls each of them.
 
@@ -81,14 +86,15 @@ def _score_documents(
     """
     with ExitStack() as held:
         placed = [
-            _place(engine, text, document, name, held)
+            _place(engine, text, document, name, scopes, held)
             for document, name in zip(documents, names, strict=True)
         ]
         pages = {page.page_id: page for page in placed if isinstance(page, Page)}
         _encode(engine, list(pages.values()))
         with engine.lock:
             _forget_old(engine, set(pages))
-            ranked = engine.rank(text, pages=set(pages), scopes={p.scope for p in pages.values()})
+            seen = {page.scope for page in pages.values()}
+            ranked = rank(engine, text, None, "mini", set(pages), seen)
             scores = {hit.page.page_id: hit.logit for hit in ranked}
             return [
                 _logit(engine, text, scores, *each)
@@ -139,7 +145,8 @@ def rank_texts(
         return []
     engine = with_instruction(engine, instruction)
     names = [f"text {i}" for i in range(len(texts))]
-    return _results(_score_texts(engine, image, "the query picture", texts, names), texts, top_n)
+    logits = _score_texts(engine, image, "the query picture", texts, names, None)
+    return _results(logits, texts, top_n)
 
 
 def _score_texts(
@@ -148,13 +155,14 @@ def _score_texts(
     name: str,
     texts: Sequence[str],
     names: Sequence[str],
+    scopes: Collection[str] | None,
 ) -> list[float]:
     """Logits of texts against one picture, some at a time. name, names: what refusals call them.
 
     Equal texts are scored once: beside others, each would get another rounding of its logit.
     """
     cleaned = [_candidate(engine, text, each) for text, each in zip(texts, names, strict=True)]
-    picture = read_picture(engine, image, name)
+    picture = read_picture(engine, image, name, scopes)
     with engine.lock:
         different = list(dict.fromkeys(cleaned))
         logit = dict(zip(different, _text_logits(engine, picture, different), strict=True))
@@ -203,24 +211,29 @@ def _candidate(engine: MiniReranker, text: str, name: str) -> str:
 
 @overload
 def predict(
-    engine: MiniReranker, pairs: tuple[Document, Document], activation_fn: Activation | None
+    engine: MiniReranker,
+    pairs: tuple[Document, Document],
+    activation_fn: Activation | None,
+    scopes: Collection[str] | None,
 ) -> float: ...
 @overload
 def predict(
     engine: MiniReranker,
     pairs: Iterable[tuple[Document, Document]],
     activation_fn: Activation | None,
+    scopes: Collection[str] | None,
 ) -> np.ndarray: ...
 def predict(
     engine: MiniReranker,
     pairs: tuple[Document, Document] | Iterable[tuple[Document, Document]],
     activation_fn: Activation | None,
+    scopes: Collection[str] | None,
 ) -> np.ndarray | float:
     """(N,) scores of pairs, grouped so that each picture and each query is run once.
 
     A pair whose first side is a picture is vision-as-query, any other is a query for a page. One
     pair that is in no list gets a number, as from a CrossEncoder. activation_fn: of the logits, a
-    float32 tensor; None is the sigmoid.
+    float32 tensor; None is the sigmoid. scopes: as for `rerank`.
     """
     engine.check_open()
     one = isinstance(pairs, tuple | list) and len(pairs) == 2 and isinstance(pairs[0], Document)
@@ -228,22 +241,25 @@ def predict(
     listed = cast(list[tuple[Document, Document]], [pairs] if one else _listed(pairs, "pair"))
     groups: dict[int | str, list[int]] = {}
     for i, pair in enumerate(listed):
+        if isinstance(pair, Mapping | Set):
+            raise InputRejected(f"Pair {i} is {pair!r:.80}, without an order; pass a tuple.")
         try:
             first, second = pair
         except (TypeError, ValueError):
             raise InputRejected(f"Pair {i} is {pair!r:.80}; a pair has two sides.") from None
-        _check_pair(engine, first, second, f"pair {i}")
+        listed[i] = first, second  # an iterator gives them once
+        _check_pair(engine, first, second, f"pair {i}", scopes)
         groups.setdefault(str(first) if isinstance(first, str) else id(first), []).append(i)
     logits = np.empty(len(listed), dtype=np.float32)
     for members in groups.values():
         first, names = listed[members[0]][0], [f"pair {i}" for i in members]
         seconds = [listed[i][1] for i in members]
-        if is_picture(engine, first):
+        if is_picture(engine, first, scopes):
             texts = [str(second) for second in seconds]
-            logits[members] = _score_texts(engine, first, names[0], texts, names)
+            logits[members] = _score_texts(engine, first, names[0], texts, names, scopes)
         else:
             text = _cleaned(engine, str(first), names[0])
-            logits[members] = _score_documents(engine, text, seconds, names)
+            logits[members] = _score_documents(engine, text, seconds, names, scopes)
     if activation_fn is None:
         values = np.array([sigmoid(logit) for logit in logits], dtype=np.float32)
     else:
@@ -251,7 +267,13 @@ def predict(
     return float(values[0]) if one else values
 
 
-def _check_pair(engine: MiniReranker, first: Document, second: Document, name: str) -> None:
+def _check_pair(
+    engine: MiniReranker,
+    first: Document,
+    second: Document,
+    name: str,
+    scopes: Collection[str] | None,
+) -> None:
     """Raise InputRejected for a pair of which not exactly one side is a picture."""
     for side in (first, second):
         if not isinstance(side, Document):
@@ -259,7 +281,7 @@ def _check_pair(engine: MiniReranker, first: Document, second: Document, name: s
                 f"{name.capitalize()} has a side that is {side!r:.80}; a pair is a text and a "
                 "picture, file or page id."
             )
-    pictures = [is_picture(engine, side) for side in (first, second)]
+    pictures = [is_picture(engine, side, scopes) for side in (first, second)]
     if all(pictures):
         raise InputRejected(f"Both sides of {name} are pictures; one of them must be a text.")
     if not any(pictures) and os.path.exists(str(first)) and not os.path.exists(str(second)):
@@ -278,10 +300,15 @@ def with_instruction(engine: MiniReranker, instruction: str | None) -> MiniReran
 
 
 def _place(
-    engine: MiniReranker, text: str, document: Document, name: str, held: ExitStack
+    engine: MiniReranker,
+    text: str,
+    document: Document,
+    name: str,
+    scopes: Collection[str] | None,
+    held: ExitStack,
 ) -> Page | float:
     """The page of a document, pinned as long as `held` is; or its logit, where it has no room."""
-    found = _found(engine, document, name)
+    found = _found(engine, document, name, scopes)
     if isinstance(found, Page):
         held.enter_context(engine.store.pinned([found.page_id]))
         return found
@@ -297,9 +324,11 @@ def _place(
     return page
 
 
-def _found(engine: MiniReranker, document: Document, name: str) -> Page | Image.Image | Encoded:
+def _found(
+    engine: MiniReranker, document: Document, name: str, scopes: Collection[str] | None
+) -> Page | Image.Image | Encoded:
     """The stored page that a document names, or was when it was decoded; or what to read."""
-    there = known(engine, document, name)
+    there = known(engine, document, name, scopes)
     if isinstance(there, Page):
         return there
     given = opened(engine, there, name)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from cache_db.evict import DOCUMENTS
 from mrr import systems
 from mrr.errors import InputRejected, PageLost
 from mrr.timing import Stages
@@ -101,7 +102,6 @@ def _candidates(
     stages: Stages,
 ) -> list[Candidate]:
     """First stage: the best pages first; without an embedder all of them, unscored."""
-    scopes = [scopes] if isinstance(scopes, str) else scopes  # not its letters
     engine.check_open()
     with stages("retrieve"):
         pages = [
@@ -177,6 +177,22 @@ def check_count(name: str, count: int | None) -> None:
         raise InputRejected(f"{name} is {count!r:.80}; it must be a whole number, or None for all.")
     if whole < 1:
         raise InputRejected(f"{name} is {count}; at least one must be asked for.")
+
+
+def check_scopes(scopes: Collection[str] | str) -> Collection[str]:
+    """The scopes, one by itself in a list. Raises InputRejected for what callers cannot name.
+
+    Those who passed pictures to rerank() did not mean to show them to each other.
+    """
+    names = (scopes,) if isinstance(scopes, str) else scopes  # not its letters
+    if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+        raise InputRejected(f"scopes is {scopes!r:.80}; it must be names, as ['public'].")
+    if DOCUMENTS in names:
+        raise InputRejected(
+            f"Pages in the scope {DOCUMENTS!r} are those that rerank() was given, and are not "
+            "shown; choose another name."
+        )
+    return names
 
 
 def sigmoid(logit: float | np.floating) -> float:

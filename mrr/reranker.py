@@ -7,6 +7,7 @@ mrr.ranking: query -> candidates -> K/V from the store -> band -> logits -> Rank
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from mrr import adding, pairs, ranking
 from mrr.build import dense_store, load_parts, open_store, trained_config
 from mrr.config import DEFAULT_INSTRUCTION, Limits, RerankConfig
 from mrr.documents import Recognized
-from mrr.errors import Closed
+from mrr.errors import Closed, InvalidConfig
 from mrr.explain import explanation
 from mrr.model.embedder import Embedder
 from mrr.model.graphs import graphs_for
@@ -76,6 +77,9 @@ class MiniReranker:
         limits: Limits | None = None,
     ) -> None:
         """owns_store: whether `close` closes the store too; one that is lent stays open."""
+        if not isinstance(limits, Limits | None):
+            raise InvalidConfig(f"limits is of {type(limits)}; it must be a Limits.")
+        self._pid = os.getpid()
         self.loaded = loaded
         self.embedder = embedder
         self.store, self._owns_store = store, owns_store
@@ -233,8 +237,11 @@ class MiniReranker:
         """This reranker in a process that was forked from its own, with the models on device.
 
         The child gets the folder opened anew, locks and a decoder of its own; the fork's copy of
-        the parent's object must not be used beside it.
+        the parent's object must not be used beside it. There torch runs one thread from then on.
         """
+        if os.getpid() != self._pid:
+            # The parent's threads are not in a fork, and OpenMP would wait for them for ever.
+            torch.set_num_threads(1)
         self.loaded.model.to(device)
         if self.embedder is not None:
             self.embedder.loaded.model.to(device)
@@ -310,11 +317,11 @@ class MiniReranker:
         """Pages in descending relevance.
 
         top_k: candidates that the first stage passes on (None: all). pages: restrict to these,
-        by their ids, hits or what `add` or `retrieve` returned. scopes: whose pages may be seen.
-        Raises InputRejected for an empty query, an unknown system, or one that the prompt order
-        cannot serve.
+        by their ids, hits or what `add` or `retrieve` returned. scopes: whose pages may be seen;
+        pictures that callers passed to `rerank` are nobody's to list. Raises InputRejected for an
+        empty query, an unknown system, or one that the prompt order cannot serve.
         """
-        return ranking.rank(self, query, top_k, system, pages, scopes)
+        return ranking.rank(self, query, top_k, system, pages, ranking.check_scopes(scopes))
 
     def clean(self, query: str) -> tuple[str, tuple[str, ...]]:
         """The query as the model will read it, and what was changed, in sentences."""
@@ -337,7 +344,7 @@ class MiniReranker:
         The similarity, a cosine or the share of the query that a page shows, is None without an
         embedder; then it is every page. Raises InputRejected for an empty query.
         """
-        return ranking.retrieve(self, query, top_k, pages, scopes)
+        return ranking.retrieve(self, query, top_k, pages, ranking.check_scopes(scopes))
 
     # -------------------------------------------------------------- explain
 
@@ -355,6 +362,7 @@ class MiniReranker:
         mrr.explain.explanation.explain. What is returned, with every shape: mrr.types.Explanation,
         and KeepMap, Lens, AttentionTrace and Occlusion, which are its parts.
         """
+        scopes = ranking.check_scopes(scopes)
         return explanation.explain(self, query, page, scopes=scopes, **options)
 
     def lenses(
@@ -369,6 +377,7 @@ class MiniReranker:
 
         Options: dense, progress. See mrr.explain.explanation.lenses.
         """
+        scopes = ranking.check_scopes(scopes)
         return explanation.lenses(self, query, pages, scopes=scopes, **options)
 
     # ------------------------------------------------ the field's conventions
@@ -381,9 +390,16 @@ class MiniReranker:
         top_n: int | None = None,
         instruction: str | None = None,
         return_documents: bool = False,
+        scopes: Collection[str] | str | None = None,
     ) -> list[RerankResult]:
-        """Documents (pictures, files or page ids) in descending relevance; see mrr.pairs."""
-        return pairs.rerank(self, query, documents, top_n, instruction, return_documents)
+        """Documents (pictures, files or page ids) in descending relevance; see mrr.pairs.
+
+        A string is a page id, a data URL or a path of this machine, which is opened: a service
+        must pass no strings of its clients on. scopes: whose pages may be named, any other being
+        unknown; None: everybody's.
+        """
+        scopes = None if scopes is None else ranking.check_scopes(scopes)
+        return pairs.rerank(self, query, documents, top_n, instruction, return_documents, scopes)
 
     @overload
     def predict(
@@ -393,6 +409,7 @@ class MiniReranker:
         activation_fn: pairs.Activation | None = ...,
         batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
+        scopes: Collection[str] | str | None = ...,
     ) -> float: ...
     @overload
     def predict(
@@ -402,6 +419,7 @@ class MiniReranker:
         activation_fn: pairs.Activation | None = ...,
         batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
+        scopes: Collection[str] | str | None = ...,
     ) -> np.ndarray: ...
     def predict(
         self,
@@ -411,16 +429,20 @@ class MiniReranker:
         activation_fn: pairs.Activation | None = None,
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
+        scopes: Collection[str] | str | None = None,
     ) -> np.ndarray | float:
         """(N,) float32 scores in [0, 1] of (query, document) pairs, one side a picture.
 
         On the first side a string is the text, also where it is a path (but not a page id or a
-        data URL): for a picture there open the file, or pass a pathlib.Path. One pair in no list
-        gets a number. activation_fn: of the logits, a float32 tensor, instead of the sigmoid;
-        torch.nn.Identity() gives the logits. batch_size, show_progress_bar: for callers of a
-        CrossEncoder; batches are as large as memory allows whatever they say, and there is no bar.
+        data URL): for a picture there open the file, or pass a pathlib.Path. On the second side it
+        may be a path of this machine, which is opened: a service must pass no strings of its
+        clients on there. One pair in no list gets a number. activation_fn: of the logits, a
+        float32 tensor, instead of the sigmoid; torch.nn.Identity() gives the logits. batch_size,
+        show_progress_bar: for callers of a CrossEncoder; batches are as large as memory allows
+        whatever they say, and there is no bar. scopes: as for `rerank`.
         """
-        return pairs.predict(self, pairs_, activation_fn)
+        scopes = None if scopes is None else ranking.check_scopes(scopes)
+        return pairs.predict(self, pairs_, activation_fn, scopes)
 
     def rank_texts(
         self,

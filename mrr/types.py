@@ -86,10 +86,14 @@ class AddedPage:
 
 @dataclass(frozen=True, slots=True)
 class FailedFile:
-    """A file that was refused, and why, in a sentence for the user."""
+    """A file that was refused, and why, in a sentence for the user.
+
+    error: the name of the error's class; mrr.errors says whether it is the file's fault.
+    """
 
     file: str
     reason: str
+    error: str = "InputRejected"
 
 
 @dataclass(frozen=True, slots=True)

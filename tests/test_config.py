@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mrr.config import RerankConfig, digest, layer_range, paper_band
+from mrr.config import Limits, RerankConfig, digest, layer_range, paper_band
 from mrr.errors import InvalidConfig, MRRError
 
 
@@ -79,6 +79,29 @@ def test_numbers_are_taken_as_json_and_numpy_give_them() -> None:
 def test_what_is_no_value_of_a_setting_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(InvalidConfig, match=f"^{name} is .*; it must be "):
         RerankConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("max_query_chars", -1, "is -1; it must be above 0"),
+        ("max_pdf_pages", 0, "is 0; it must be above 0"),
+        ("max_file_bytes", "x", "is 'x'; it must be a whole number"),
+        ("max_files", 2.5, "is 2.5; it must be a whole number"),
+        ("max_text_tokens", None, "is None; it must be a whole number"),
+        ("page_timeout_s", "long", "is 'long'; it must be a number"),
+        ("page_timeout_s", float("nan"), "is nan; it must be above 0"),
+        ("page_timeout_s", float("inf"), "is inf; it must be above 0, and finite"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_refused_by_name(name: str, value: object, reason: str) -> None:
+    with pytest.raises(InvalidConfig, match=f"^{name} {reason}"):
+        Limits(**{name: value})
+
+
+def test_limits_are_taken_as_numpy_gives_them() -> None:
+    given = Limits(max_files=np.int64(3), page_timeout_s=np.float32(0.5))
+    assert given == Limits(max_files=3, page_timeout_s=0.5) and type(given.max_files) is int
 
 
 def test_a_refused_setting_is_a_value_error_and_one_of_the_packages_own() -> None:

@@ -19,6 +19,7 @@ from mrr.documents import Recognized
 from mrr.errors import InputRejected
 from mrr.model.scorer import Scorer
 from mrr.pairs import sigmoid, with_instruction
+from mrr.ranking import rank
 from tests.test_reranker import png
 from tests.test_turn import waiting
 from tests.tiny import picture
@@ -40,13 +41,12 @@ def test_a_store_that_is_cleared_meanwhile_costs_no_document_in_hand(
 ) -> None:
     expected = reranker.rerank("blue page", DOCUMENTS)
     added = reranker.add([DOCUMENTS[0]]).pages[0].page
-    rank = reranker.rank
 
-    def cleared(*given, **options):  # as by another process
+    def cleared(*given):  # as by another process
         reranker.store.clear()
-        return rank(*given, **options)
+        return rank(*given)
 
-    monkeypatch.setattr(reranker, "rank", cleared)
+    monkeypatch.setattr("mrr.pairs.rank", cleared)
     results = reranker.rerank("blue page", DOCUMENTS)
     assert [r.index for r in results] == [r.index for r in expected]
     logits = [r.logit for r in expected]
@@ -87,7 +87,7 @@ def test_documents_may_be_pictures_bytes_paths_or_page_ids(
 def test_a_folder_is_no_document_and_is_not_searched(reranker: MiniReranker, tmp_path) -> None:
     (tmp_path / "page.png").write_bytes(png(DOCUMENTS[0]))
     for folder in (tmp_path, str(tmp_path)):
-        with pytest.raises(InputRejected, match=r"Document 0: .* could not be opened"):
+        with pytest.raises(InputRejected, match=r"Document 0: .* is a folder; one file is wanted"):
             reranker.rerank("blue", [folder])
 
 
@@ -101,7 +101,7 @@ def test_what_is_no_document_is_refused_by_its_position(reranker: MiniReranker) 
             reranker.rerank("blue", [url])
     with pytest.raises(InputRejected, match="Document 0: A page cannot be read from ndarray"):
         reranker.rerank("blue", [np.zeros((64, 64, 3))])
-    with pytest.raises(InputRejected, match=r"Document 0: .* does not give bytes"):
+    with pytest.raises(InputRejected, match="Document 0 does not give bytes"):
         reranker.rerank("blue", [io.StringIO("a text")])
 
 
@@ -115,6 +115,40 @@ def test_a_string_that_is_no_document_is_told_what_it_may_have_meant(
     for text in ("A text about the bus.", "data: no URL, but a text"):
         with pytest.raises(InputRejected, match="texts are ranked by rank_texts"):
             reranker.rerank("blue", [text])
+
+
+def test_what_has_no_name_but_its_position_is_named_once(reranker: MiniReranker) -> None:
+    for wrong, reason in (
+        (b"", r"^Document 0 is empty \(0 bytes\)"),
+        (io.BytesIO(), r"^Document 0 is empty \(0 bytes\)"),
+        (b"broken", "^Document 0 is not a PNG"),
+        (("a.png", b"broken"), r"^Document 0: a\.png is not a PNG"),
+        ("", "^Document 0 is an empty path"),
+    ):
+        with pytest.raises(InputRejected, match=reason):
+            reranker.rerank("blue", [wrong])
+
+
+def test_pages_of_other_scopes_than_those_named_are_as_unknown_as_any(
+    reranker: MiniReranker,
+) -> None:
+    mine = reranker.add(DOCUMENTS[0], scope="mine").pages[0]
+    theirs = reranker.add(DOCUMENTS[1], scope="theirs").pages[0]
+    (score,) = reranker.predict([("blue", mine.page.page_id)])
+    assert reranker.predict(("blue", mine.page.page_id), scopes=["mine"]) == score
+    (own,) = reranker.rerank("blue", [mine], scopes="mine")
+    assert own.relevance_score == score
+    assert len(reranker.rerank("blue", [mine, theirs, DOCUMENTS[2]])) == 3, "by id, everybody's"
+    assert len(reranker.rerank("blue", [mine, DOCUMENTS[2]], scopes=["mine"])) == 2
+    unknown = "there is no file .*, nor a page of this id"
+    for page, reason in ((theirs, "is not in the store"), (theirs.page.page_id, unknown)):
+        with pytest.raises(InputRejected, match=f"Document 1.* {reason}"):
+            reranker.rerank("blue", [mine, page], scopes=["mine"])
+        with pytest.raises(InputRejected, match=f"Pair 1.* {reason}"):
+            reranker.predict([("blue", mine), ("blue", page)], scopes=["mine"])
+    as_text = reranker.predict((theirs.page.page_id, mine), scopes=["mine"])
+    reranker.remove_pages(theirs)
+    assert reranker.predict((theirs.page.page_id, mine), scopes=["mine"]) == as_text
 
 
 def test_one_that_is_not_in_a_list_is_refused_with_the_list_to_pass(
@@ -505,6 +539,14 @@ def test_a_pair_is_refused_by_its_own_position(reranker: MiniReranker) -> None:
     ):
         with pytest.raises(InputRejected, match=reason):
             reranker.predict([*good, bad])
+
+
+def test_a_pair_is_whatever_has_two_sides_in_an_order(reranker: MiniReranker) -> None:
+    expected = reranker.predict([("blue", DOCUMENTS[0])])
+    assert reranker.predict([iter(("blue", DOCUMENTS[0]))]) == expected
+    for wrong in ({"q": "blue", "d": DOCUMENTS[0]}, {"blue", "a.png"}, frozenset(("a", "b"))):
+        with pytest.raises(InputRejected, match=r"^Pair 0 is .*, without an order; pass a tuple"):
+            reranker.predict([wrong])
 
 
 def test_rows_of_an_array_are_pairs(reranker: MiniReranker) -> None:

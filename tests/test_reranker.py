@@ -6,7 +6,10 @@ import base64
 import errno
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +22,7 @@ import torch
 
 from cache_db.files import DiskFiles
 from cache_db.store import PageStore
-from mrr import MiniReranker, systems
+from mrr import MiniReranker, errors, systems
 from mrr.config import Limits, RerankConfig
 from mrr.errors import Closed, InputRejected, InvalidConfig, NotFinite, ParityError
 from mrr.model.fused import FusedAttention
@@ -181,6 +184,46 @@ def test_a_store_that_an_engine_opened_is_closed_with_it(pair, tmp_path) -> None
         opened.with_config(opened.config).close()
         with pytest.raises(Closed, match="closed"):
             opened.store.pages(["public"])
+
+
+RANKS_IN_A_FORK = """
+import os, signal, sys
+import torch
+from mrr import MiniReranker
+from tests.tiny import picture
+
+reranker, embedder, store = sys.argv[1:]
+torch.set_num_threads(2)
+engine = MiniReranker.from_pretrained(
+    reranker, embedder=embedder, store=store, device="cpu", dtype=torch.float32, self_check=False
+)
+engine.add([picture(n, (512, 512)) for n in range(4)])
+here = {hit.page.page_id: hit.logit for hit in engine.rank("blue page")}
+if (child := os.fork()) == 0:
+    signal.alarm(60)  # ends it, where it waits for threads that are not there
+    with engine.reopened("cpu") as forked:
+        there = {hit.page.page_id: hit.logit for hit in forked.rank("blue page")}
+        forked.add([picture(9, (512, 512))])
+    same = there.keys() == here.keys() and all(abs(there[i] - here[i]) < 1e-4 for i in here)
+    os._exit(0 if same else 3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+engine.reopened("cpu").close()
+assert torch.get_num_threads() == 2, "in its own process nothing is to be feared"
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
+def test_a_fork_of_a_process_with_several_threads_ranks_and_does_not_hang(pair, tmp_path) -> None:
+    unset = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", RANKS_IN_A_FORK, *map(str, pair), str(tmp_path / "store")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).parent.parent,
+        env=unset,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_engine_that_is_closed_says_so_even_where_its_store_is_open(pair, tmp_path) -> None:
@@ -711,6 +754,38 @@ def test_scopes_are_kept_apart(reranker: MiniReranker) -> None:
     assert theirs.pages[0].page.page_id != mine.pages[0].page.page_id
 
 
+def test_pictures_that_callers_passed_to_rerank_are_shown_to_nobody(
+    reranker: MiniReranker,
+) -> None:
+    reranker.rerank("blue page", pictures()[:2])
+    (page, _) = reranker.store.pages(["documents"])
+    for scopes in (["documents"], "documents", ("public", "documents")):
+        for ask in (
+            lambda scopes: reranker.rank("x", scopes=scopes),
+            lambda scopes: reranker.retrieve("x", scopes=scopes),
+            lambda scopes: reranker.explain("x", page, scopes=scopes),
+            lambda scopes: reranker.lenses("x", page, scopes=scopes),
+            lambda scopes: reranker.rerank("x", [page], scopes=scopes),
+        ):
+            with pytest.raises(InputRejected, match="Pages in the scope 'documents' are those"):
+                ask(scopes)
+
+
+@pytest.mark.parametrize("scopes", [None, 5, [b"x"], [None]])
+def test_scopes_that_are_no_names_are_refused(reranker: MiniReranker, scopes: object) -> None:
+    page = reranker.add(picture(0)).pages[0].page
+    for ask in (
+        lambda: reranker.rank("x", scopes=scopes),
+        lambda: reranker.retrieve("x", scopes=scopes),
+        lambda: reranker.explain("x", page, scopes=scopes),
+        lambda: reranker.lenses("x", page, scopes=scopes),
+    ):
+        with pytest.raises(
+            InputRejected, match=r"^scopes is .*; it must be names, as \['public'\]"
+        ):
+            ask()
+
+
 def test_query_first_is_served_without_reuse(reranker: MiniReranker) -> None:
     reranker.add(pictures())
     twin = reranker.with_config(replace(reranker.config, order="query-first"))
@@ -912,6 +987,30 @@ def test_a_page_that_was_added_as_the_first_of_its_file_is_known(reranker: MiniR
     assert [page.outcome for page in again] == ["hit", "encoded"]
     assert [page.page.label for page in again] == [alone.page.label, "scan.tif p. 2"]
     assert [page.added_as for page in again] == [None, None] and again.notes == ()
+
+
+def test_a_refusal_names_its_error_so_that_a_service_can_tell_whose_fault_it_was(
+    pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone.png"
+    with PageStore(tmp_path / "store", budget_bytes=100) as full:
+        engine = reopen(pair, tmp_path, store=full)
+        failed = engine.add([gone, None, ("bad.png", b"x"), ("big.png", picture(0))]).failed
+        engine.close()
+    assert [(f.file, f.error) for f in failed] == [
+        ("gone.png", "InputRejected"),
+        ("file", "InputRejected"),
+        ("bad.png", "InputRejected"),
+        ("big.png", "BudgetExceeded"),
+    ]
+    assert {f.error for f in failed} <= set(vars(errors))
+
+
+def test_limits_that_are_none_are_refused(pair, tmp_path: Path) -> None:
+    for wrong in (5, 0, {"max_files": 3}):
+        with pytest.raises(InvalidConfig, match=r"^limits is of .*; it must be a Limits"):
+            reopen(pair, tmp_path, limits=wrong)
+    assert not any((tmp_path / "store" / "sessions").glob("[0-9a-f]" * 16)), "it is left open"
 
 
 def test_a_model_that_a_configuration_does_not_fit_leaves_no_store_open(pair, tmp_path) -> None:

@@ -57,7 +57,7 @@ def explain(
     total) counts its passes over the page, and when stop() says so after one, what is known is
     returned. The engine is free for others between passes. Raises InputRejected for a page that
     is not there, and for a prompt order in which a page is never read on its own, InvalidConfig
-    for a block or n_random below 1.
+    for a block or n_random that is not whole, or below 1.
     """
     if occlusion:
         check_sets(block, n_random)  # before the passes that come before it
@@ -141,7 +141,6 @@ def _load(
 
 def _find(engine: MiniReranker, page: PageLike, scopes: Collection[str]) -> Page:
     page_id = page_id_of(page)
-    scopes = [scopes] if isinstance(scopes, str) else scopes  # not its letters
     found = engine.store.page(page_id)
     if found is None or found.scope not in scopes:
         raise InputRejected(

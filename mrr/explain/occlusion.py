@@ -50,7 +50,7 @@ def occlude(
     after every batch of them; what was measured until then is returned. lock is held for one
     batch at a time.
     """
-    check_sets(block, n_random)
+    block, n_random = check_sets(block, n_random)
     blocks = block_ids(page.grid, block)
     own = blocks.reshape(-1)[page.kept]  # block of each kept cell
     present = np.unique(own)
@@ -96,10 +96,15 @@ def occlude(
     )
 
 
-def check_sets(block: int, n_random: int) -> None:
-    """Raise InvalidConfig for sets of cells that cannot be."""
-    if block < 1 or n_random < 1:
-        raise InvalidConfig(f"block is {block} and n_random {n_random}; both must be at least 1.")
+def check_sets(block: int, n_random: int) -> tuple[int, int]:
+    """The two as Python's numbers, or InvalidConfig for sets of cells that cannot be."""
+    for name, given in (("block", block), ("n_random", n_random)):
+        is_whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
+        if not is_whole or given < 1:
+            raise InvalidConfig(
+                f"{name} is {given!r:.80}; it must be a whole number, and at least 1."
+            )
+    return int(block), int(n_random)
 
 
 @torch.inference_mode()

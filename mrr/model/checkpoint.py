@@ -41,6 +41,8 @@ _IDENTITY = ("*.safetensors", "config.json", "preprocessor_config.json", "proces
 
 def local_folder(name: str | Path, revision: str | None) -> Path:
     """The folder of a name: itself, or what the hub has under it, fetched where it is not yet."""
+    if name == "":  # as of an unset variable; as a path it would be the current folder
+        raise InputRejected("The name of the checkpoint is empty. Give a folder or a hub id.")
     path = Path(name).expanduser()
     if path.is_dir():
         return _checked(path, f"The folder {path.name}")

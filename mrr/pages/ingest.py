@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -34,7 +35,7 @@ InHand = bytes | bytearray | memoryview | Readable | Image.Image
 Content = InHand | Path
 _Source = bytes | bytearray | memoryview | Readable | Path
 # The same as a caller may hand it over: a path may be a folder's, and a name may come with it.
-File = str | Content | tuple[str, str | Content]
+File = str | Content | tuple[str, str | Content] | tuple[None, InHand]
 _DATA_URL = re.compile(r"data:[^\s,]*,", re.IGNORECASE)  # "data: by region, 2024" is a query
 # Only for choosing files out of a folder; what a file is, its content says.
 _EXTENSIONS = frozenset(
@@ -93,12 +94,19 @@ def several(files: Iterable[File] | File) -> Iterable[File]:
     if _has_name(files):
         one = isinstance(files[1], InHand) or (is_data_url(files[1]) and not is_data_url(files[0]))
     else:
-        one = is_array or isinstance(files, str | Content)
+        one = is_array or isinstance(files, str | Content) or _lacks_name(files)
     return cast(Iterable[File], [files] if one else files)
 
 
 def _has_name(file: object) -> TypeGuard[tuple[str, object]]:
     return isinstance(file, tuple) and len(file) == 2 and isinstance(file[0], str)
+
+
+def _lacks_name(file: object) -> TypeGuard[tuple[None, InHand]]:
+    """Whether it is (None, stream), as a service has an upload that came without a name."""
+    if not isinstance(file, tuple) or len(file) != 2:
+        return False
+    return file[0] is None and isinstance(file[1], InHand)
 
 
 def contents(file: File) -> tuple[list[tuple[str, Content]], list[FailedFile]]:
@@ -107,27 +115,33 @@ def contents(file: File) -> tuple[list[tuple[str, Content]], list[FailedFile]]:
     The second list has a path that is not there, and the folders that may not be read. Raises
     InputRejected for what no page can be read from.
     """
+    if _lacks_name(file):
+        return contents(file[1])
     if _has_name(file):
         name, content = file
         if is_data_url(content):
             return [(name, of_data_url(content, display_name(name)))], []
         if isinstance(content, str | Content):
-            return [(name, Path(content) if isinstance(content, str) else content)], []
+            return [(name, _path(content) if isinstance(content, str) else content)], []
     if isinstance(file, Image.Image):
         return [("image", file)], []
     if isinstance(file, InHand):
         return [(_own_name(file), file)], []
     if is_data_url(file):
         return [("file", of_data_url(file, "The file"))], []
-    if isinstance(file, str) and not file:  # as a path it would be the current folder
-        raise InputRejected("The name of a file is empty. Give its path.")
     if isinstance(file, str | Path):
-        found, failed = expand([file])
+        found, failed = expand([_path(file)])
         return [*found], failed
     raise InputRejected(
         f"A page cannot be read from {type(file).__name__}. Give a path, encoded bytes, a data "
         "URL, a file opened in binary mode, a PIL image, or (name, one of these)."
     )
+
+
+def _path(given: str | Path) -> Path:
+    if given == "":  # as a path it would be the current folder
+        raise InputRejected("The name of a file is empty. Give its path.")
+    return Path(given)
 
 
 def is_data_url(given: object) -> TypeGuard[str]:
@@ -215,9 +229,16 @@ def _read(source: _Source, name: str, limits: Limits) -> bytes:
     """The bytes of a file of allowed size. Raises Refused, and InputRejected for one of text."""
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
+    if inspect.iscoroutinefunction(getattr(source, "read", None)):  # before one is made in vain
+        raise InputRejected(
+            f"{display_name(name)} is read with await. Pass the file in it, as the .file of an "
+            "UploadFile."
+        )
     try:
         if isinstance(source, Readable):
             return _read_open(source, limits)
+        if source.is_dir():
+            raise Refused("folder")
         if not source.is_file():  # a pipe or device could block for ever
             raise Refused("unreadable")
         with source.open("rb") as file:

@@ -15,6 +15,7 @@ SENTENCES = {
         f"Compress or split it {_AGAIN}"
     ),
     "unreadable": f"{{subject}} could not be opened. Check that it is a readable file {_AGAIN}",
+    "folder": f"{{subject}} is a folder; one file is wanted here. Take one out of it {_AGAIN}",
     "format": (
         "{subject} is not a PNG, JPEG, WebP, GIF, TIFF or PDF file. "
         f"Convert it to one of these {_AGAIN}"

@@ -79,9 +79,17 @@ def test_blocks_that_cannot_be_are_refused_before_any_pass(
 ) -> None:
     hit = engine.rank(QUERY)[0]
     monkeypatch.setattr("mrr.explain.explanation.trace_attention", None)
-    for wrong in ({"block": 0}, {"n_random": 0}):
-        with pytest.raises(InvalidConfig, match="both must be at least 1"):
-            engine.explain(QUERY, hit, occlusion=True, **wrong)
+    for name in ("block", "n_random"):
+        for wrong in (0, 1.5, "2", True, None, np.float64(2)):
+            with pytest.raises(InvalidConfig, match=f"^{name} is .* whole number, and at least 1"):
+                engine.explain(QUERY, hit, occlusion=True, **{name: wrong})
+
+
+def test_blocks_may_be_counted_in_numpys_numbers(engine: MiniReranker) -> None:
+    hit = engine.rank(QUERY)[0]
+    numbers = {"block": np.uint8(3), "n_random": np.int64(2)}
+    shown = engine.explain(QUERY, hit, dense=False, occlusion=True, **numbers).occlusion
+    assert type(shown.block) is int and shown.block == 3
 
 
 def test_an_explanation_equals_itself_only(engine: MiniReranker) -> None:

@@ -64,6 +64,8 @@ def test_rounded_rotary_frequencies_are_refused(checkpoints) -> None:
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path) -> None:
     with pytest.raises(InputRejected, match=r"config\.json"):
         load_model(tmp_path)
+    with pytest.raises(InputRejected, match="The name of the checkpoint is empty"):
+        load_model("")
     with pytest.raises(InputRejected, match="no checkpoint folder"):
         load_model(tmp_path / "nothing")
 

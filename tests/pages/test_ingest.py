@@ -120,6 +120,7 @@ def test_bad_files_are_named_and_the_others_go_on(decoder: Decoder, tmp_path: Pa
     failed = [failure for failure in outcomes if isinstance(failure, FailedFile)]
     assert [failure.file for failure in failed] == ["bad.png", "gone.png", "folder.png"]
     assert failed[1].reason.startswith("gone.png could not be opened. Check that it is a readable")
+    assert failed[2].reason.startswith("folder.png is a folder; one file is wanted here.")
     assert str(tmp_path) not in repr(failed)
 
 
@@ -186,8 +187,9 @@ def test_files_are_taken_in_every_form_that_a_caller_may_hold_them_in(tmp_path: 
     assert contents(("cat.png", path)) == contents(("cat.png", str(path))) == (
         [("cat.png", path)], []
     )  # fmt: skip
-    with pytest.raises(InputRejected, match="The name of a file is empty"):
-        contents("")
+    for empty in ("", ("cat.png", "")):
+        with pytest.raises(InputRejected, match="The name of a file is empty"):
+            contents(empty)
     with pytest.raises(InputRejected, match="cannot be read from ndarray"):
         contents(np.zeros((9, 9, 3)))  # type: ignore[arg-type]
 
@@ -262,6 +264,35 @@ def test_an_open_file_that_gives_no_page_is_refused_by_name(
     assert of_letters == 'file does not give bytes. Open it in binary mode: open(..., "rb").'
     assert of_closed.startswith("a.png could not be opened.")
     assert of_nothing.startswith("file is empty (0 bytes).")
+
+
+def test_a_file_that_is_read_with_await_is_told_to_pass_the_one_in_it(
+    decoder: Decoder, recwarn: pytest.WarningsRecorder
+) -> None:
+    class Upload:  # as FastAPI's UploadFile
+        file = io.BytesIO(PNG)
+
+        async def seek(self, offset: int) -> None: ...
+
+        async def read(self, size: int = -1) -> bytes:
+            return self.file.read(size)
+
+    upload = Upload()
+    (reason,) = labels(decoder, upload)
+    assert reason == "file is read with await. Pass the file in it, as the .file of an UploadFile."
+    assert labels(decoder, upload.file) == ["file"]
+    assert not recwarn.list, "it was asked to read, and never awaited"
+
+
+def test_an_upload_that_came_without_a_name_gets_one(decoder: Decoder, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(PNG)
+    with path.open("rb") as file:
+        unnamed = [(None, io.BytesIO(PNG)), (None, PNG), (None, photo()), (None, file)]
+        assert labels(decoder, *unnamed) == ["file", "file", "image", "a.png"]
+        assert several(unnamed[0]) == [unnamed[0]]
+    with pytest.raises(InputRejected, match="A page cannot be read from tuple"):
+        contents((None, path))  # type: ignore[arg-type]
 
 
 def test_an_open_file_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
