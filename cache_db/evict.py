@@ -181,10 +181,10 @@ class Space:
         with self.trouble.guard("delete files"):
             self._delete_abandoned()
 
-    def pin(self, keys: Iterable[str]) -> str:
+    def pin(self, keys: Iterable[str], mark: str = "") -> str:
         """Keep entries, or pages by their ids, from being evicted, until `unpin` or the end of
-        this process."""
-        pin = secrets.token_hex(8)
+        this process. mark: what the pin's name begins with."""
+        pin = mark + secrets.token_hex(8)
         with self.database.write() as db:
             db.conn.executemany(
                 "INSERT INTO pins (pin, session, key) VALUES (?, ?, ?)",

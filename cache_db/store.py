@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cache_db import health
+from cache_db import claims, health
 from cache_db.catalogue import Catalogue
 from cache_db.database import Database, retried
 from cache_db.directory import default_budget, prepare
@@ -231,9 +231,29 @@ class PageStore:
         The id of a page among the keys keeps the page, if it is one that is evicted at all.
         The pins of a process that dies are released by whoever next needs the room.
         """
+        with self._pinned(keys):
+            yield
+
+    @contextmanager
+    def claimed(self, page_id: str) -> Iterator[None]:
+        """Tell other processes that inside the block all is computed that a page lacks.
+
+        The page need not be there yet. A claim that cannot be written is done without.
+        """
+        with self._pinned([page_id], claims.mark()):
+            yield
+
+    def claimed_by_others(self) -> set[str]:
+        """Ids of the pages of which other processes, alive now, compute what they lack."""
+        with self._trouble.guard("read claims"):
+            return retried(lambda: claims.of_others(self._database, self._session))
+        return set()
+
+    @contextmanager
+    def _pinned(self, keys: Collection[str], mark: str = "") -> Iterator[None]:
         pin = None
         with self._trouble.guard("pin entries"):
-            pin = self._space.pin(keys)
+            pin = self._space.pin(keys, mark)
         try:
             yield
         finally:

@@ -72,6 +72,16 @@ class PageCache:
         begin = time.perf_counter()
         page = page or page_of(item, scope)
         there = self.pages.page(page.page_id)
+        if there is not None and self._is_whole(there):
+            return self._added(item, scope, page, there, begin)
+        # Before others can see the page, until there is nothing left for them to compute.
+        with self.pages.claimed(page.page_id):
+            return self._added(item, scope, page, there, begin)
+
+    def _added(
+        self, item: PageImage, scope: str, page: Page, there: Page | None, begin: float
+    ) -> AddedPage:
+        """See `add`. there: the page as the store has it, if it does."""
         known, is_listed = there is not None, scope != DOCUMENTS
         if there is None and is_listed:
             page = keep(page, item.image, self.pages)
@@ -141,6 +151,23 @@ class PageCache:
         if stored:
             return kv.nbytes, None
         return 0, _REMOVED if self.pages.page(page.page_id) is None else _NOT_STORED
+
+    def _is_whole(self, page: Page) -> bool:
+        """Whether nothing of a stored page is left to compute."""
+        if self.scorer.image_first and not self.kv.contains([self.key(page)]):
+            return False
+        if self.embedder is None:
+            return True
+        return self.pages.embedding(page.page_id, self.embedding_fingerprint) is not None
+
+    def in_other_hands(self, pages: Sequence[Page]) -> set[str]:
+        """Ids of those of the pages that lack what another process is computing now.
+
+        The pages were listed before: one that was claimed then lacks nothing if it is no more.
+        """
+        claimed = self.pages.claimed_by_others()
+        mine = [page for page in pages if page.page_id in claimed]
+        return {page.page_id for page in self.missing(mine)} if mine else set()
 
     def missing(self, pages: Sequence[Page]) -> list[Page]:
         """Those of the pages that have no K/V here, or no embedding by this embedder."""

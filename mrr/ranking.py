@@ -46,13 +46,17 @@ def rank(
     only = None if pages is None else page_ids_of(pages)
     stages = Stages(engine.device)  # of all rounds: what an earlier one computed was not there
 
-    def once(lost: set[str]) -> tuple[list[Candidate], systems.Scored]:
-        candidates = _candidates(engine, text, only, scopes, lost, top_k, stages)
-        return candidates, _score(engine, text, [page for page, _ in candidates], system, stages)
+    def once(lost: set[str]) -> tuple[list[Candidate], int, systems.Scored]:
+        candidates, n_left = _candidates(engine, text, only, scopes, lost, top_k, stages)
+        pages = [page for page, _ in candidates]
+        return candidates, n_left, _score(engine, text, pages, system, stages)
 
-    (candidates, scored), lost = _without_lost(engine, once)
+    (candidates, n_left, scored), lost = _without_lost(engine, once)
     # One page less, instead of no ranking at all.
     notes += tuple(f"{error} The ranking is without it." for error in lost.values())
+    if n_left:
+        are, were = ("pages are", "were") if n_left > 1 else ("page is", "was")
+        notes += (f"{n_left} {are} still being added by another process and {were} left out.",)
     if not candidates:  # of a store that cannot be read, and looks empty
         notes += tuple(filter(None, (engine.store.stats().note,)))
     n_unknown = 0 if only is None else len(only - lost.keys()) - len(candidates)
@@ -73,7 +77,7 @@ def retrieve(
     text, _ = engine.clean(query)
     only = None if pages is None else page_ids_of(pages)
     stages = Stages(engine.device)
-    candidates, _ = _without_lost(
+    (candidates, _), _ = _without_lost(
         engine, lambda lost: _candidates(engine, text, only, scopes, lost, top_k, stages)
     )
     return candidates
@@ -100,8 +104,12 @@ def _candidates(
     lost: set[str],
     top_k: int | None,
     stages: Stages,
-) -> list[Candidate]:
-    """First stage: the best pages first; without an embedder all of them, unscored."""
+) -> tuple[list[Candidate], int]:
+    """First stage: the best pages first; without an embedder all of them, unscored.
+
+    And how many were left out because another process computes what they lack: to do the same
+    beside it takes as long as many queries. Pages that were asked for by name are never left out.
+    """
     engine.check_open()
     with stages("retrieve"):
         pages = [
@@ -109,13 +117,15 @@ def _candidates(
             for page in engine.store.pages(scopes)
             if (only is None or page.page_id in only) and page.page_id not in lost
         ]
+        left = engine.cache.in_other_hands(pages) if only is None else set()
+        pages = [page for page in pages if page.page_id not in left]
         if engine.embedder is None or not pages:
-            return [Candidate(page, None) for page in pages]
+            return [Candidate(page, None) for page in pages], len(left)
     vectors = engine.cache.vectors(pages, stages)
     with stages("retrieve"):
         suits = engine.embedder.similarity(text, vectors)
         order = np.argsort(-suits, kind="stable")[:top_k]
-        return [Candidate(pages[i], float(suits[i])) for i in order]
+        return [Candidate(pages[i], float(suits[i])) for i in order], len(left)
 
 
 def _score(

@@ -318,8 +318,9 @@ class MiniReranker:
 
         top_k: candidates that the first stage passes on (None: all). pages: restrict to these,
         by their ids, hits or what `add` or `retrieve` returned. scopes: whose pages may be seen;
-        pictures that callers passed to `rerank` are nobody's to list. Raises InputRejected for an
-        empty query, an unknown system, or one that the prompt order cannot serve.
+        pictures that callers passed to `rerank` are nobody's to list. What another process is
+        adding at the moment is left out, with a note, unless it is named. Raises InputRejected for
+        an empty query, an unknown system, or one that the prompt order cannot serve.
         """
         return ranking.rank(self, query, top_k, system, pages, ranking.check_scopes(scopes))
 
