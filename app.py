@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from queue import SimpleQueue
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
@@ -128,16 +129,16 @@ def main() -> None:
     spin_less()
     # A signal is only noted: an exception in the midst of an import may be lost, or end the process
     # otherwise than by what follows.
-    end = threading.Event()
+    end: SimpleQueue[None] = SimpleQueue()  # which a handler may interrupt anywhere
     for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, lambda *_: end.set())
+        signal.signal(sign, lambda *_: end.put(None))
     demo, bench = build()
     # As it starts, Gradio asks itself for the page and gives up where the answer takes 3 s.
     demo.launch(**launch_flags(bench), prevent_thread_lock=True)
     start_examples(bench)
     failed: list[Exception] = []
     threading.Thread(target=_load_or_end, args=(bench, end, failed), daemon=True).start()
-    end.wait()
+    end.get()
     try:
         remove_visitors(bench.store)
         bench.close()
@@ -150,12 +151,12 @@ def main() -> None:
         os._exit(1 if failed else 0)  # Python's own end aborts where a thread is in torch
 
 
-def _load_or_end(bench: Workbench, end: threading.Event, failed: list[Exception]) -> None:
+def _load_or_end(bench: Workbench, end: SimpleQueue[None], failed: list[Exception]) -> None:
     try:
         load(bench)
     except Exception as error:
         failed.append(error)
-        end.set()
+        end.put(None)
 
 
 def load(bench: Workbench) -> None:

@@ -41,6 +41,9 @@ def build_ui(bench: Workbench) -> gr.Blocks:
         # A function: every tab makes its own secret, and Gradio, which copies it for each visitor,
         # does not copy along what a bound method is bound to, which in the end is the model.
         state = gr.State(lambda: bench.session(new=True))
+        # Gradio would call it once more when the page has loaded, and put the second session in the
+        # place of the first, whatever was done with that by then.
+        state.load_event_to_attach = None
         bench.visits.of(demo, state)
         build_api(bench, state)  # first, so that no handler takes its names
         side = _side_bar(bench)

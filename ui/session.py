@@ -82,8 +82,9 @@ class Session:
     Apply took other settings than there were, and nothing was ranked with them yet. reading: (read,
     of) the pages of the upload that goes on. planned: the switches that the plan of Apply, as it
     stands on the screen, is about. promised: how often the screen was told that maps follow. drawn:
-    hash of what shows what is stored, by its element's id. read: paths of the last upload. new:
-    made for whom no page was drawn yet.
+    hash of what shows what is stored, by its element's id. read: paths of the last upload.
+    n_lost: pages that went with a connection, of which the tab was not told yet. new: made for whom
+    no page was drawn yet.
     """
 
     scope: str = field(default_factory=new_scope)
@@ -118,6 +119,7 @@ class Session:
     latency_of: str = ""
     explanations: OrderedDict[tuple[object, ...], Explanation] = field(default_factory=OrderedDict)
     read: set[str] = field(default_factory=set)
+    n_lost: int = 0
     new: bool = False
 
     def wants(self, asked: int) -> bool:

@@ -29,7 +29,8 @@ def use_own_folder() -> None:
     global _own
     if _own is not None:
         return
-    where = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
+    # Absolute, as Gradio makes the paths of uploads.
+    where = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()).absolute()
     if os.path.isfile(where / MARK):  # of the app that started this one
         where = where.parent
     _own = own_folder(where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -46,7 +47,7 @@ class Visits:
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
         self._beats: Counter[str] = Counter()
-        self._left: set[str] = set()  # had a heartbeat once
+        self._left: dict[str, float] = {}  # when the last heartbeat ended, where there was one
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.Task[None] | None = None
         self._too_many = asyncio.Event()
@@ -68,6 +69,7 @@ class Visits:
     def came(self, session_hash: str) -> None:
         """A heartbeat of this session begins."""
         self._beats[session_hash] += 1
+        self._left.pop(session_hash, None)
 
     def went(self, session_hash: str) -> None:
         """A heartbeat of this session has ended."""
@@ -81,23 +83,24 @@ class Visits:
         session = self._session(session_hash)
         if session_hash in self._beats or session is None:
             return
-        self._left.add(session_hash)
+        self._left[session_hash] = time.monotonic()
         # What is stored in the old scope from here on, nobody has: the next sweep removes it.
         scope, session.scope = session.scope, self._bench.session().scope
         session.end()
-        await to_thread.run_sync(self._remove, scope)
+        session.n_lost += await to_thread.run_sync(self._remove, scope)
 
-    def _remove(self, scope: str) -> None:
+    def _remove(self, scope: str) -> int:
         try:
-            self._bench.remove_scope(scope)
+            return self._bench.remove_scope(scope)
         except Exception:  # nobody waits for this, and the next sweep tries again
             log.exception("The pages of a session that is over could not be removed")
+            return 0
 
     # ------------------------------------------------------------ sweeping
 
     def look_after(self) -> None:
         """Sweep from now on; at once where there are too many."""
-        if self._sweeping is None:
+        if self._sweeping is None or self._sweeping.done():
             self._sweeping = self._run(self._sweep_for_good())
         n_without = len(self._demo.state_holder.session_data) - len(self._beats)
         if n_without > MOST_PROGRAMS + MOST_AWAY:
@@ -136,14 +139,18 @@ class Visits:
         programs: list[tuple[float, str]] = []
         for session_hash in set(self._hashes()) - in_use:
             idle_s = (now - holder.time_last_used.get(session_hash, now)).total_seconds()
-            (away if session_hash in self._left else programs).append((idle_s, session_hash))
+            if session_hash in self._left:
+                gone_s = time.monotonic() - self._left[session_hash]
+                away.append((min(idle_s, gone_s), session_hash))
+            else:
+                programs.append((idle_s, session_hash))
         over = _beyond(away, AWAY_S, MOST_AWAY) + _beyond(programs, IDLE_S, MOST_PROGRAMS)
         taken = [session for session in map(self._session, over) if session is not None]
         for session_hash in over:
             holder.session_data.pop(session_hash, None)
             holder.time_last_used.pop(session_hash, None)
         known = set(holder.session_data) | in_use
-        self._left &= known
+        self._left = {name: at for name, at in self._left.items() if name in known}
         for answers in (queue.pending_messages_per_session, queue.pending_event_ids_session):
             for session_hash in set(answers) - known:
                 answers.pop(session_hash, None)

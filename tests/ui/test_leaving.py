@@ -197,13 +197,17 @@ def test_a_tab_that_lost_its_heartbeat_goes_on_with_its_settings_for_a_while(
     settings, scope = session.settings, session.scope
     run(house.leave("tab"))
     assert not own_pages(bench, scope)
-    house.passes(AWAY_S - 60)
+    house.passes(100 * AWAY_S)  # it stood open for long before
     house.sweep()
     kept = house.visits._session("tab")
-    assert kept is session and kept.settings is settings
+    assert kept is session and kept.settings is settings and kept.n_lost == 1
     *_, done = upload(bench, session, [("again.png", png(75))], None)
     assert done.lines[0].state == "cached" and own_pages(bench, session.scope) == ["again.png"]
-    house.passes(120)
+    house.visits._left["tab"] -= AWAY_S + 1
+    house.used["tab"] = datetime.now()
+    house.sweep()
+    assert house.sessions, "it was used a moment ago"
+    house.passes(AWAY_S + 1)
     house.sweep()
     assert not house.sessions and not own_pages(bench, session.scope)
 
@@ -341,6 +345,29 @@ def test_a_tab_is_here_as_long_as_it_is_open(
     soon(lambda: gone in bench.visits._left, "it does not count as left")
     stays.locator("#samples .mrr-chip").first.click()
     stays.wait_for_selector("#took")
+
+
+def test_a_tab_keeps_the_session_that_its_first_event_had(running: Running) -> None:
+    (state,) = (b for b in running.demo.blocks.values() if isinstance(b, gr.State))
+    assert not [fn.name for fn in running.demo.fns.values() if state in fn.outputs]
+
+
+def test_a_tab_that_lost_its_pages_is_told_so_once(
+    running: Running, bench: Workbench, visit: Callable[..., Page]
+) -> None:
+    before = set(running.demo.state_holder.session_data)
+    tab = visit()
+    (name,) = set(running.demo.state_holder.session_data) - before
+    session = bench.visits._session(name)
+    assert session is not None and not session.new
+    list(upload(bench, session, [("mine.png", png(79))], None))
+    beats = bench.visits._beats.pop(name)  # as if it had slept
+    run(bench.visits._leave(name))
+    bench.visits._beats[name] = beats
+    tab.locator("#samples .mrr-chip").first.click()
+    tab.wait_for_selector("#took")
+    expect(tab.locator(".toast-body")).to_contain_text("a page that you added went with it")
+    assert session.n_lost == 0 and "mine.png" not in tab.locator("#hits").inner_text()
 
 
 def test_a_tab_whose_session_is_gone_is_told_to_reload_instead_of_ranking_otherwise(
