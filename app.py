@@ -12,7 +12,7 @@ import sys
 import threading
 from pathlib import Path
 from queue import SimpleQueue
-from traceback import format_exception
+from traceback import format_exception, print_exc
 from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":
@@ -140,12 +140,15 @@ def main() -> None:
     threading.Thread(target=_load_or_end, args=(bench, end, failed), daemon=True).start()
     end.get()
     try:
-        remove_visitors(bench.store)
-        bench.close()
-        remove_own_folder()
         for error in failed:
             said = [f"The app cannot start. {error}\n"]
             sys.stderr.writelines(said if isinstance(error, MRRError) else format_exception(error))
+        remove_visitors(bench.store)
+        bench.close()
+    except Exception:
+        print_exc()
+    try:
+        remove_own_folder()
         sys.stdout.flush()
     finally:
         os._exit(1 if failed else 0)  # Python's own end aborts where a thread is in torch

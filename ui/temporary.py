@@ -30,7 +30,7 @@ def use_own_folder() -> None:
     if _own is not None:
         return
     # Absolute, as Gradio makes the paths of uploads.
-    where = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()).absolute()
+    where = Path(os.path.abspath(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()))
     if os.path.isfile(where / MARK):  # of the app that started this one
         where = where.parent
     _own = own_folder(where)

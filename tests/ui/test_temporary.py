@@ -80,7 +80,7 @@ def test_an_app_that_ends_takes_its_folder_along(tmp_path: Path) -> None:
 def test_a_relative_folder_is_made_absolute_as_the_paths_of_uploads_are(tmp_path: Path) -> None:
     process, folder = another_app(Path(os.path.relpath(tmp_path)), ending="sys.exit()")
     process.communicate(timeout=PATIENCE_S)
-    assert folder.is_absolute() and folder.parent.resolve() == tmp_path.resolve()
+    assert folder.parent == tmp_path
 
 
 def test_a_broken_upload_goes_and_one_that_comes_or_waits_does_not(tmp_path: Path) -> None:
