@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
 import secrets
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 import pytest
@@ -25,6 +27,7 @@ from ui.workbench import Workbench
 
 SAMPLES = ("blue harbour", "tram timetable", "winter garden")
 N_PAGES = 6
+T = TypeVar("T")
 # A machine may stall for seconds. Nobody waits so long where a test passes.
 PATIENCE_S = 60
 HELD_S = 300  # what a test holds back until it has looked, maybe at several things
@@ -76,6 +79,12 @@ def pdf(*seeds: int) -> bytes:
     first, *rest = (picture(seed, (160, 224)) for seed in seeds)
     first.save(buffer, "PDF", save_all=True, append_images=rest)
     return buffer.getvalue()
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Its outcome, from an event loop of its own: one of the browser may go on in this thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 def uploaded(folder: Path, name: str, data: bytes | None = None) -> Path:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from mrr.errors import InputRejected
-from tests.ui.conftest import N_PAGES, SAMPLES, Running, png
+from tests.ui.conftest import N_PAGES, SAMPLES, Running, png, uploaded
 from ui import explaining
 from ui.caching import upload
 from ui.detail import LATE, TRACING, UNTRACED
@@ -466,15 +465,11 @@ def test_a_ranking_during_an_upload_says_which_pages_are_not_in_it(
     bench: Workbench,
     house: Housekeeping,
     session: Session,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    uploads: Path,
 ) -> None:
-    monkeypatch.setattr(house.tabs, "opened", lambda *_: None)
-    paths = [tmp_path / f"{n}.png" for n in range(3)]
-    for n, path in enumerate(paths):
-        path.write_bytes(png(96 + n))
+    paths = [uploaded(uploads, f"{n}.png", png(96 + n)) for n in range(3)]
     meanwhile, said = house.ranking.views.meanwhile, []
-    for values in house.add(list(map(str, paths)), "", session, SimpleNamespace(session_hash="")):
+    for values in house.add(list(map(str, paths)), "", session):
         said += [values[meanwhile]] if meanwhile in values else []
         if session.reading == (1, 3) and session.run is None:
             ask(house.ranking, session)

@@ -5,25 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
 import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.ui.conftest import PATIENCE_S, SAMPLES, Running, pdf, png
+from tests.ui.conftest import PATIENCE_S, SAMPLES, Running, pdf, png, run
 from ui import explaining, visits
 from ui.caching import upload
 from ui.session import Session
 from ui.visits import AWAY_S, IDLE_S, Heartbeats, Visits
 from ui.workbench import Workbench
-
-T = TypeVar("T")
 
 
 @pytest.fixture
@@ -42,12 +39,6 @@ def soon(reached: Callable[[], bool], otherwise: str) -> None:
     while not reached():
         assert time.monotonic() < deadline, otherwise
         time.sleep(0.01)
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Its outcome, from an event loop of its own: one of the browser may go on in this thread."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
 
 
 def own_pages(bench: Workbench, scope: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import httpx
 import pytest
 
 from mrr.errors import InputRejected
-from tests.ui.conftest import PATIENCE_S, Running, pdf, png, uploaded
+from tests.ui.conftest import PATIENCE_S, Running, pdf, png, run, uploaded
 from ui.caching import read_uploads, upload
 from ui.own_paths import OwnPaths, moved
 from ui.session import Session
@@ -117,7 +116,7 @@ def test_only_the_answer_of_gradios_own_route_is_believed(
         sent.append(message)
 
     scope = {"type": "http", "method": method, "path": path}
-    asyncio.run(OwnPaths(answers)(scope, None, send))  # type: ignore[arg-type]
+    run(OwnPaths(answers)(scope, None, send))  # type: ignore[arg-type]
     assert outside.read_bytes() == b"kept"
     assert there.exists() != is_own and (sent[-1]["body"] != body) == is_own
     assert json.loads(sent[-1]["body"])[1:] == json.loads(body)[1:]
