@@ -23,8 +23,8 @@ _FORGED = "The browser sent something unexpected. Reload the page."
 def actions(events: Sequence[str], elem_id: str, value: str = "") -> gr.HTML:
     """HTML in which a click on `data-event="name" data-x="…"` triggers the event `name` with {x}.
 
-    {nth} comes with it: the how manieth of this tab it is. What arrives in Python came from a
-    browser: read it with `field` and `number`.
+    {nth} comes with it: its place among all events of the tab, from 1. What arrives in Python came
+    from a browser: read it with `field` and `number`.
     """
     script = (_JS / "actions.js").read_text("utf-8").replace('["events"]', json.dumps(events))
     return gr.HTML(value, js_on_load=script, apply_default_css=False, elem_id=elem_id)

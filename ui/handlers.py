@@ -64,7 +64,8 @@ class Handlers:
 
         Candidates that the settings have no K/V of are encoded first, page by page, until that is
         stopped: then the ranking that was shown stays. Of queries that wait, only the last one is
-        ranked. The query's box is left alone: somebody may be typing the next one there.
+        ranked. The query's box is left alone: somebody may be typing the next one there. Raises
+        InputRejected in a tab whose session is gone, and for a query that nobody could rank.
         """
         if session.new and not self.bench.visits.is_here(session):
             raise InputRejected(LOST)

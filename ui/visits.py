@@ -164,7 +164,7 @@ class Visits:
 
 
 def _beyond(kept: list[tuple[float, str]], longest_s: float, most: int) -> list[str]:
-    """Those of (idle for, hash) that are over: idle for too long, or not among the most recent."""
+    """The hashes of (seconds idle, hash) that are over: for too long, or not among the last used."""
     return [
         session_hash
         for n, (idle_s, session_hash) in enumerate(sorted(kept))
