@@ -164,7 +164,7 @@ class Visits:
 
 
 def _beyond(kept: list[tuple[float, str]], longest_s: float, most: int) -> list[str]:
-    """The hashes of (seconds idle, hash) that are over: for too long, or not among the last used."""
+    """Hashes of those (seconds idle, hash) that are over: idle for too long, or not used lately."""
     return [
         session_hash
         for n, (idle_s, session_hash) in enumerate(sorted(kept))
