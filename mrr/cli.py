@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +22,13 @@ from mrr.types import SYSTEMS, AddedPage, FailedFile, RankedList
 from mrr.waiting import spin_less
 
 if TYPE_CHECKING:
-    from cache_db.store import PageStore
     from mrr.reranker import MiniReranker
 
 # Commands that live with what they run: imported when called, so that --help is instant.
 _ELSEWHERE = {
     "bench": "mrr.measure.bench:bench",
     "eval": "mrr.measure.cli:eval_command",
+    "store": "mrr.store_cli:store",
     "train": "mrr.train.cli:train",
 }
 _STORE_HELP = "Folder of the page store (default: $MRR_CACHE_DIR or the user cache folder)."
@@ -119,7 +118,7 @@ def add(
     if page_range is not None:
         parse_range(page_range)  # once for all, and before anything is loaded
     files, failed = expand(paths)
-    _notes(tuple(one.reason for one in failed))
+    say(*(one.reason for one in failed))
     pages: list[AddedPage] = []
     # Without a file nothing is loaded, and no store is made.
     done = not files or _add_files(_load(**engine), files, page_range, pages, failed)
@@ -160,12 +159,12 @@ def _add_files(
                 bar.update()
     except KeyboardInterrupt:
         complete = False
-        _notes(("Stopped. What is listed is in the store; the same call goes on from there.",))
+        say("Stopped. What is listed is in the store; the same call goes on from there.")
     lasting = reranker.store.stats().persistent
-    _notes(notes(reranker, pages, evicted))
+    say(*notes(reranker, pages, evicted))
     reranker.close()
     if not lasting:
-        _notes(("The store's folder cannot be written: nothing outlives this call.",))
+        say("The store's folder cannot be written: nothing outlives this call.")
     return complete and lasting
 
 
@@ -180,16 +179,18 @@ def rank(query: str, system: Any, top_k: int | None, as_json: bool, **engine: An
 
     K/V of every layer, for dense-reuse, is not kept on disk: each call computes it anew.
     """
-    with _open_store(engine.pop("store")) as opened:
+    from mrr.store_cli import open_existing
+
+    with open_existing(engine.pop("store")) as opened:
         reranker = _load(store=opened, **engine)
         ranked = reranker.rank(query, system=system, top_k=top_k)
         trouble = opened.stats().note
         reranker.close()
     if not ranked.hits and trouble:  # it looks empty, and may not be
         raise InputRejected(trouble)
-    _notes(ranked.notes)
+    say(*ranked.notes)
     if not ranked.hits:
-        _notes(("The store has no pages yet: mrr add FILE ...",))
+        say("The store has no pages yet: mrr add FILE ...")
     if as_json:
         print_json(ranked_json(ranked))
         return
@@ -197,62 +198,6 @@ def rank(query: str, system: Any, top_k: int | None, as_json: bool, **engine: An
         click.echo(f"{'rank':>4}  {'score':6}  {'logit':>8}  page")
     for hit in ranked:
         click.echo(f"{hit.rank:4}  {hit.score:.4f}  {hit.logit:+8.3f}  {hit.page.label}")
-
-
-@cli.group()
-def store() -> None:
-    """Look after the page store."""
-
-
-def store_options(command: Any) -> Any:
-    """--store, and --json, which these commands do anyway: all that they print is JSON."""
-    folder = click.option("--store", "folder", type=Given(file_okay=False, path_type=Path))
-    as_json = click.option("--json", is_flag=True, expose_value=False, help="The default.")
-    return folder(as_json(command))
-
-
-@store.command()
-@store_options
-def stats(folder: Path | None) -> None:
-    """What the store holds, as JSON."""
-    with _open_store(folder) as opened:
-        click.echo(json.dumps(asdict(opened.stats())))
-
-
-@store.command()
-@store_options
-def verify(folder: Path | None) -> None:
-    """Read everything, drop what is damaged, report as JSON; exit code 1 if there was damage."""
-    with _open_store(folder) as opened:
-        report = opened.verify()
-        pages = map(opened.page, dict.fromkeys(report.bad))
-        lost = [p.label for p in pages if p is not None and opened.image(p.page_id) is None]
-    click.echo(json.dumps(asdict(report)))
-    _notes(tuple(f"The picture of {label} is damaged or gone; add it again." for label in lost))
-    if not report.ok:
-        raise SystemExit(1)
-
-
-@store.command()
-@store_options
-@click.option("--documents", is_flag=True, help="Only the pictures that rerank() was given.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-def clear(folder: Path | None, documents: bool, yes: bool) -> None:
-    """Remove every page and everything cached; how many pages that was, as JSON."""
-    from cache_db.evict import DOCUMENTS
-
-    if not yes:
-        if sys.stdin is None:
-            raise InputRejected("There is no one to ask whether to remove anything; use --yes.")
-        what = "every picture that rerank() was given" if documents else "every page"
-        click.confirm(f"Remove {what} from the store?", abort=True, err=True)
-    with _open_store(folder) as opened:
-        n_removed = opened.remove_scope(DOCUMENTS) if documents else opened.clear()
-        trouble = opened.stats().note
-    click.echo(json.dumps({"removed_pages": n_removed}))
-    if trouble:  # what the disk did not do
-        _notes((trouble,))
-        raise SystemExit(1)
 
 
 @cli.command()
@@ -315,36 +260,14 @@ def _load(**options: Any) -> MiniReranker:
     return MiniReranker.from_pretrained(**options)
 
 
-def _open_store(folder: Path | None) -> PageStore:
-    """The store that is there; InputRejected where there is none, or it cannot be opened."""
-    from cache_db.store import PageStore
-
-    return PageStore(_existing(folder), on_disk_only=True)
-
-
-def _existing(folder: Path | None) -> Path:
-    """The store's folder; InputRejected where there is no store in it yet."""
-    from cache_db import default_store
-
-    folder = folder or default_store()
-    name = Path(os.path.abspath(folder)).name or str(folder)  # resolve() fails on a loop of links
-    try:
-        # Pictures alone are a store that lost its database, and has it back when it is opened.
-        there = (folder / "store.db").exists() or any((folder / "files").glob("*.png"))
-    except OSError as error:
-        raise InputRejected(f"The store in {name} cannot be read: {error.strerror}.") from None
-    if not there:
-        raise InputRejected(f"There is no store in {name}; mrr add FILE ... makes one.")
-    return folder
-
-
 def print_json(value: dict[str, Any]) -> None:
     """One JSON object on stdout, in escapes where its encoding lacks characters."""
     unicode = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
     click.echo(json.dumps(value, ensure_ascii=not unicode, allow_nan=False))
 
 
-def _notes(notes: tuple[str, ...]) -> None:
+def say(*notes: str) -> None:
+    """Sentences on stderr."""
     for note in notes:
         click.echo(note, err=True)
 

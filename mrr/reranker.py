@@ -452,6 +452,11 @@ class MiniReranker:
         *,
         top_n: int | None = None,
         instruction: str | None = None,
+        scopes: Collection[str] | str | None = None,
     ) -> list[RerankResult]:
-        """Texts in descending relevance to a picture (vision-as-query); see mrr.pairs."""
-        return pairs.rank_texts(self, image, texts, top_n, instruction)
+        """Texts in descending relevance to a picture (vision-as-query); see mrr.pairs.
+
+        scopes: as for `rerank`; a string for the picture may be a path here, too.
+        """
+        scopes = None if scopes is None else ranking.check_scopes(scopes)
+        return pairs.rank_texts(self, image, texts, top_n, instruction, scopes)

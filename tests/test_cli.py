@@ -9,17 +9,14 @@ import shlex
 import sqlite3
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import click
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from cache_db import PageStore
 from cache_db.database import Database
-from cache_db.evict import DOCUMENTS
 from cache_db.schema import MIGRATIONS
 from mrr import MiniReranker
 from mrr.build import open_store
@@ -181,7 +178,14 @@ def test_ranking_a_store_that_is_not_there_makes_none(pair, tmp_path: Path) -> N
     assert not (tmp_path / "mistyped").exists()
 
 
-LOOKS = [("rank", "x"), ("store", "stats"), ("store", "verify"), ("store", "clear", "--yes")]
+LOOKS = [
+    ("rank", "x"),
+    ("store", "list"),
+    ("store", "stats"),
+    ("store", "verify"),
+    ("store", "remove", "a.png"),
+    ("store", "clear", "--yes"),
+]
 
 
 def spoiled(store: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,24 +235,6 @@ def test_a_folder_that_may_not_be_read_is_one_sentence(tmp_path: Path, monkeypat
     result = mrr("store", "stats", store=tmp_path)
     assert isinstance(result.exception, InputRejected)
     assert "cannot be read: Permission denied" in str(result.exception)
-
-
-def test_pages_that_the_disk_keeps_are_not_said_to_be_removed(tmp_path: Path, monkeypatch) -> None:
-    def fail(*_: object) -> int:
-        raise OSError(28, "No space left on device")
-
-    with PageStore(tmp_path) as opened:
-        opened.add_page(make_page(), picture(0))
-    monkeypatch.setattr("cache_db.health.remove", fail)
-    result = mrr("store", "clear", "--yes", store=tmp_path)
-    assert result.exit_code == 1 and json.loads(result.stdout) == {"removed_pages": 0}
-    assert "No space left" in result.stderr
-
-
-def test_a_store_in_the_current_folder_has_a_name(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = mrr("store", "stats", store=Path("."))
-    assert f"no store in {tmp_path.name};" in str(result.exception)
 
 
 @pytest.mark.parametrize("page_range", ["9-3", "a", ""])
@@ -389,46 +375,6 @@ def test_what_does_more_than_print_does_it_with_a_closed_output_too(tmp_path: Pa
     assert (done.returncode, done.stderr) == (0, "")
     with PageStore(tmp_path) as opened:
         assert opened.stats().n_pages == 0
-
-
-def test_verify_names_the_page_whose_picture_is_gone(tmp_path: Path) -> None:
-    with PageStore(tmp_path) as opened:
-        opened.add_page(make_page(), picture(0))
-    for file in (tmp_path / "files").glob("*.png"):
-        file.write_bytes(b"nothing")
-    for _ in range(2):
-        done = mrr("store", "verify", store=tmp_path)
-        assert json.loads(done.stdout)["bad"] == [make_page().page_id] and done.exit_code == 1
-        assert done.stderr == "The picture of a.png is damaged or gone; add it again.\n"
-
-
-def test_verify_says_nothing_of_a_picture_that_is_whole(tmp_path: Path) -> None:
-    with PageStore(tmp_path) as opened:
-        opened.add_page(make_page(), picture(0))
-        opened.put_embedding(
-            make_page().page_id, "f", np.ones(4, np.float32), np.ones((2, 2), np.float32)
-        )
-        with opened._database.write() as db:
-            db.execute("UPDATE embeddings SET vector = x'00'")
-    done = mrr("store", "verify", store=tmp_path)
-    assert json.loads(done.stdout)["bad"] == [make_page().page_id] and done.stderr == ""
-
-
-def test_a_loop_of_links_is_no_store(tmp_path: Path) -> None:
-    (tmp_path / "a").symlink_to(tmp_path / "b")
-    (tmp_path / "b").symlink_to(tmp_path / "a")
-    with pytest.raises(InputRejected, match="store in a"):
-        raise mrr("store", "stats", store=tmp_path / "a").exception  # type: ignore[misc]
-
-
-def test_the_documents_of_rerank_can_be_removed_alone(tmp_path: Path) -> None:
-    with PageStore(tmp_path) as opened:
-        opened.add_page(make_page(), picture(0))
-        opened.add_page(replace(make_page(), page_id="1" * 64, scope=DOCUMENTS), picture(0))
-    result = mrr("store", "clear", "--documents", "--yes", store=tmp_path)
-    assert json.loads(result.stdout) == {"removed_pages": 1}
-    with PageStore(tmp_path) as opened:
-        assert opened.scopes() == ["public"]
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()):

@@ -46,7 +46,7 @@ def test_a_store_that_is_cleared_meanwhile_costs_no_document_in_hand(
         reranker.store.clear()
         return rank(*given)
 
-    monkeypatch.setattr("mrr.pairs.rank", cleared)
+    monkeypatch.setattr("mrr.document_scores.rank", cleared)
     results = reranker.rerank("blue page", DOCUMENTS)
     assert [r.index for r in results] == [r.index for r in expected]
     logits = [r.logit for r in expected]
@@ -146,6 +146,9 @@ def test_pages_of_other_scopes_than_those_named_are_as_unknown_as_any(
             reranker.rerank("blue", [mine, page], scopes=["mine"])
         with pytest.raises(InputRejected, match=f"Pair 1.* {reason}"):
             reranker.predict([("blue", mine), ("blue", page)], scopes=["mine"])
+        with pytest.raises(InputRejected, match=f"The query picture.* {reason}"):
+            reranker.rank_texts(page, ["blue"], scopes="mine")
+    assert reranker.rank_texts(mine, ["blue"], scopes="mine") == reranker.rank_texts(mine, ["blue"])
     as_text = reranker.predict((theirs.page.page_id, mine), scopes=["mine"])
     reranker.remove_pages(theirs)
     assert reranker.predict((theirs.page.page_id, mine), scopes=["mine"]) == as_text
@@ -369,7 +372,7 @@ def test_nothing_in_nothing_out(reranker: MiniReranker) -> None:
 def test_only_the_newest_documents_stay_and_never_at_the_cost_of_those_in_hand(
     reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mrr.pairs._MAX_DOCUMENTS", 2)
+    monkeypatch.setattr("mrr.document_scores._MAX_DOCUMENTS", 2)
     first = reranker.rerank("blue page", DOCUMENTS[:2])
     assert len(reranker.rerank("blue page", DOCUMENTS)) == len(DOCUMENTS) > 2
     reranker.rerank("blue page", DOCUMENTS[:1])
