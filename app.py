@@ -24,7 +24,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from cache_db import PageStore, default_store
-from mrr.config import Limits
+from mrr.config import default_limits
 from mrr.errors import MRRError
 from mrr.waiting import spin_less
 from ui.examples import Examples, load_examples
@@ -62,7 +62,7 @@ def build(examples: Examples | None = None) -> tuple[gr.Blocks, Workbench]:
     use_own_folder()
     on_gpu = zero_gpu()
     first = os.environ.get("MRR_MODEL") or "tiny"
-    store, limits = PageStore(default_store()), Limits()
+    store, limits = PageStore(default_store()), default_limits()
 
     def load_model(model: str, embedder: str, device: str | None = None) -> MiniReranker:
         from mrr import MiniReranker
@@ -97,7 +97,7 @@ def launch_flags(bench: Workbench) -> dict[str, Any]:
         "share": False,
         # Where a file is larger, Gradio refuses the whole drop in a message that goes away; the app
         # refuses the file alone, and says so in its line.
-        "max_file_size": 3 * Limits().max_file_bytes,
+        "max_file_size": 3 * bench.limits.max_file_bytes,
         # ui/visits.py keeps fewer of those who have left, and never drops one who is here.
         "state_session_capacity": 10_000,
         # Two visitors may upload the same file; and who leaves is to be noticed.

@@ -111,7 +111,10 @@ def add(
     as_json: bool,
     **engine: Any,
 ) -> None:
-    """Cache every page of images, PDFs and folders; a second run is all hits."""
+    """Cache every page of images, PDFs and folders; a second run is all hits.
+
+    A file may have 20 MB, or as many as MRR_MAX_FILE_MB says.
+    """
     from mrr.pages.ingest import expand
     from mrr.pages.naming import parse_range
 

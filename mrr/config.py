@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import operator
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
@@ -187,3 +188,16 @@ class Limits:
             if not 0 < number < math.inf:
                 raise InvalidConfig(f"{name} is {number}; it must be above 0, and finite.")
             object.__setattr__(self, name, number)
+
+
+def default_limits() -> Limits:
+    """Where none are given: files of up to $MRR_MAX_FILE_MB, or of 20 MB. Raises InvalidConfig."""
+    named = os.environ.get("MRR_MAX_FILE_MB", "").strip()
+    if not named:
+        return Limits()
+    try:
+        return Limits(max_file_bytes=int(float(named) * 2**20))
+    except (ValueError, OverflowError):  # InvalidConfig is a ValueError: it is below a byte
+        raise InvalidConfig(
+            f"MRR_MAX_FILE_MB is {named!r}; it is a number of MB, such as 100."
+        ) from None

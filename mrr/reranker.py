@@ -20,7 +20,7 @@ import torch
 from cache_db.store import PageStore
 from mrr import adding, pairs, ranking
 from mrr.build import dense_store, load_parts, open_store, trained_config
-from mrr.config import DEFAULT_INSTRUCTION, Limits, RerankConfig
+from mrr.config import DEFAULT_INSTRUCTION, Limits, RerankConfig, default_limits
 from mrr.documents import Recognized
 from mrr.errors import Closed, InvalidConfig
 from mrr.explain import explanation
@@ -83,7 +83,7 @@ class MiniReranker:
         self.loaded = loaded
         self.embedder = embedder
         self.store, self._owns_store = store, owns_store
-        self.limits = limits or Limits()
+        self.limits = limits or default_limits()
         self.decoder = Decoder(self.limits)
         self.encoder = PromptEncoder(loaded.tokenizer, template)
         self.lock = FairLock()  # one call at a time runs the models

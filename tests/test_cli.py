@@ -123,6 +123,16 @@ def test_a_file_that_is_missing_does_not_keep_the_others_out(folder: Path, pair,
     assert [f["file"] for f in report["failed"]] == ["gone.png"]
 
 
+def test_how_large_a_file_may_be_is_a_setting(folder: Path, pair, tmp_path, monkeypatch) -> None:
+    large = folder / "large.png"
+    large.write_bytes((folder / "page0.png").read_bytes() + bytes(2**18))
+    for limit, n_pages in (("0.25", 0), ("0.5", 1)):
+        monkeypatch.setenv("MRR_MAX_FILE_MB", limit)
+        added = mrr("add", large, "--model", pair[0], "--json", store=tmp_path / "store")
+        assert len(json.loads(added.stdout)["pages"]) == n_pages
+        assert ("the limit is 0.25 MB" in added.stderr) == (n_pages == 0)
+
+
 def test_a_store_that_cannot_be_written_is_said_and_is_no_success(
     folder: Path, pair, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mrr.config import Limits, RerankConfig, digest, layer_range, paper_band
+from mrr.config import Limits, RerankConfig, default_limits, digest, layer_range, paper_band
 from mrr.errors import InvalidConfig, MRRError
 
 
@@ -144,3 +144,18 @@ def test_an_instruction_that_every_page_would_have_to_be_read_with_has_a_limit()
     assert RerankConfig(instruction="w" * 2000)
     with pytest.raises(InvalidConfig, match="has 2,001 characters; the limit is 2,000"):
         RerankConfig(instruction="w" * 2001)
+
+
+def test_the_environment_says_how_large_a_file_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MRR_MAX_FILE_MB", raising=False)
+    assert default_limits() == Limits()
+    for named, nbytes in (("100", 100 * 2**20), (" 0.5 ", 2**19), ("", 20 * 2**20)):
+        monkeypatch.setenv("MRR_MAX_FILE_MB", named)
+        assert default_limits() == Limits(max_file_bytes=nbytes)
+
+
+@pytest.mark.parametrize("named", ["large", "0", "-1", "nan", "inf", "1e-9"])
+def test_a_size_of_files_that_is_none_is_refused_by_name(named: str, monkeypatch) -> None:
+    monkeypatch.setenv("MRR_MAX_FILE_MB", named)
+    with pytest.raises(InvalidConfig, match=f"MRR_MAX_FILE_MB is '{named}'"):
+        default_limits()

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from cache_db import PageStore
-from mrr.config import Limits
+from mrr.config import Limits, default_limits
 from mrr.errors import InputRejected, NotFinite, PageLost
 from mrr.pages.sandbox import Decoder
 from mrr.types import Hit, Page, PageImage, System
@@ -86,7 +86,7 @@ class Workbench:
         run: Gpu | None = None,
     ) -> None:
         self.opening, self.store = opening, store
-        self.limits = limits or Limits()
+        self.limits = limits or default_limits()
         self.decoder = Decoder(self.limits)  # the engine's own comes with torch
         self.examples = examples
         self.engines = Engines(opening, load_model)

@@ -325,7 +325,7 @@ def test_a_handler_that_changes_nothing_blanks_nothing() -> None:
 
 
 def test_every_launch_flag_is_set_on_purpose() -> None:
-    flags = the_app.launch_flags(MagicMock())
+    flags = the_app.launch_flags(MagicMock(limits=Limits()))
     assert flags["max_file_size"] == 3 * Limits().max_file_bytes == 60 * 2**20
     assert flags["server_name"] == "127.0.0.1"
     assert flags["allowed_paths"] == []
