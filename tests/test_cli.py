@@ -23,7 +23,7 @@ from mrr.build import open_store
 from mrr.cli import cli
 from mrr.errors import InputRejected
 from mrr.types import Page
-from tests.test_reranker import png
+from tests.engines import png
 from tests.tiny import picture
 
 

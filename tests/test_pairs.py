@@ -20,7 +20,7 @@ from mrr.errors import InputRejected
 from mrr.model.scorer import Scorer
 from mrr.pairs import sigmoid, with_instruction
 from mrr.ranking import rank
-from tests.test_reranker import png
+from tests.engines import png
 from tests.test_turn import waiting
 from tests.tiny import picture
 

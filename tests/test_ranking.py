@@ -1,262 +1,240 @@
-"""A query beside a process that adds pages: what that one computes, the query does not."""
+"""Rankings: which pages are in them, in what order, and what is said of those that are not."""
 
 from __future__ import annotations
 
-import multiprocessing
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 
 from cache_db.store import PageStore
 from mrr import MiniReranker
-from mrr.config import RerankConfig
-from mrr.errors import NotFinite
-from mrr.model.scorer import Scorer
-from mrr.types import RankedList
-from tests.test_reranker import reopen
+from mrr.config import Limits
+from mrr.errors import InputRejected, NotFinite
+from mrr.systems import Scored
+from mrr.types import SYSTEMS, Page
+from tests.engines import N_PAGES, logits, pictures, reopen
 from tests.tiny import picture
 
-LEFT_OUT = "1 page is still being added by another process and was left out."
-OLD, NEW = picture(0), picture(1)
-BROKEN_OFF = (NotFinite("not finite"), KeyboardInterrupt())
 
-
-def in_the_middle(
-    monkeypatch: pytest.MonkeyPatch, engine: MiniReranker, what: str, act: Callable[[], object]
-) -> list[object]:
-    """Call act when engine is about to compute a vector, or K/V; what act gave, once it has."""
-    owner: Any = engine.embedder if what == "vector" else engine.cache.scorer
-    name = "embed_page" if what == "vector" else "encode"
-    compute, given = getattr(owner, name), list[object]()
-
-    def act_first(*arguments: Any) -> Any:
-        if not given:
-            given.append(act())
-        return compute(*arguments)
-
-    monkeypatch.setattr(owner, name, act_first)
-    return given
-
-
-def is_without_new(ranked: RankedList) -> bool:
-    """Whether only the old page is ranked, nothing was computed for it, and it is said."""
-    computed = ranked.usage.missed_pages or {"embed", "encode"} & ranked.usage.ms.keys()
-    return len(ranked) == 1 and not computed and LEFT_OUT in ranked.notes
-
-
-def is_whole(ranked: RankedList) -> bool:
-    return len(ranked) == 2 and not any("left out" in note for note in ranked.notes)
-
-
-def _add_and_hang(pair: tuple[Path, Path], tmp_path: Path, is_held: Any) -> None:
-    """Add a page in a process of its own, and come no further than to its K/V."""
-    writer = reopen(pair, tmp_path)
-
-    def hang(*given: Any) -> None:
-        is_held.set()
-        time.sleep(300)
-
-    writer.cache.scorer.encode = hang  # type: ignore[method-assign]
-    writer.add(NEW)
-
-
-def test_a_query_computes_nothing_that_a_living_process_does_and_all_that_a_killed_one_left(
-    reranker: MiniReranker, pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reranker.add(OLD)
-    context = multiprocessing.get_context("spawn")
-    is_held = context.Event()
-    writer = context.Process(target=_add_and_hang, args=(pair, tmp_path, is_held), daemon=True)
-    writer.start()
-    try:
-        assert is_held.wait(120)
-        assert len(reranker.store.pages(["public"])) == 2, "it is one of the store's already"
-        with monkeypatch.context() as patch:
-            patch.setattr(Scorer, "encode", lambda *given: pytest.fail("a query encodes"))
-            for _ in range(3):
-                assert is_without_new(reranker.rank("blue page"))
-    finally:
-        writer.kill()
-        writer.join(60)
+def test_a_ranking_is_complete_sorted_and_numbered(reranker: MiniReranker) -> None:
+    reranker.add(pictures())
     ranked = reranker.rank("blue page")
-    assert is_whole(ranked) and ranked.usage.missed_pages == 1
-    assert reranker.rank("blue page").usage.missed_pages == 0
+    assert [hit.rank for hit in ranked] == list(range(1, N_PAGES + 1))
+    values = [hit.logit for hit in ranked]
+    assert values == sorted(values, reverse=True)
+    for hit in ranked:
+        assert hit.score == pytest.approx(1 / (1 + np.exp(-hit.logit)))
+        assert -1.001 <= hit.retrieval_score <= 1.001
+    assert ranked.usage.cached_pages == N_PAGES and ranked.usage.missed_pages == 0
+    assert list(ranked.usage.ms) == ["retrieve", "query", "load", "band", "head"]
 
 
-@pytest.mark.parametrize("what", ["vector", "K/V"])
-def test_a_page_is_left_out_until_both_its_vector_and_its_kv_are_there(
-    reranker: MiniReranker, pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+def test_however_many_pages_tie_they_keep_their_order(
+    reranker: MiniReranker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reranker.add(OLD)
-    writer = reopen(pair, tmp_path)
-    seen = in_the_middle(
-        monkeypatch,
-        writer,
-        what,
-        lambda: (reranker.rank("blue page"), reranker.retrieve("blue page")),
+    n = 128  # a sort that is not stable shows beyond 16
+    pages = [Page(f"{i:064x}", f"page {i}", "", 1, 8, 8, "public") for i in range(n)]
+    levels = [float(i % 2) for i in range(n)]
+    best_first = [f"page {i}" for i in (*range(1, n, 2), *range(0, n, 2))]
+    monkeypatch.setattr(reranker.store, "pages", lambda scopes: pages)
+    monkeypatch.setattr(reranker.cache, "vectors", lambda *_: None)
+    monkeypatch.setattr(reranker.embedder, "similarity", lambda *_: np.array(levels))
+    assert [page.label for page, _ in reranker.retrieve("blue page")] == best_first
+
+    scored = Scored(levels, [1] * n, [1] * n)
+    monkeypatch.setattr(reranker.embedder, "similarity", lambda *_: np.zeros(n))
+    monkeypatch.setattr("mrr.systems.cached", lambda *_: scored)
+    assert [hit.page.label for hit in reranker.rank("blue page")] == best_first
+
+
+def test_a_lost_picture_takes_one_page_out_of_the_ranking_and_says_so(
+    reranker: MiniReranker, monkeypatch
+) -> None:
+    reranker.add(pictures())
+    victim = reranker.store.pages(["public"])[1]
+    picture_of = reranker.store.image
+    monkeypatch.setattr(
+        reranker.store, "image", lambda i: None if i == victim.page_id else picture_of(i)
     )
-    writer.add([NEW])
-    ((ranked, retrieved),) = seen  # type: ignore[misc]
-    assert is_without_new(ranked) and len(retrieved) == 1
-    after = reranker.rank("blue page")
-    assert is_whole(after) and after.usage.missed_pages == 0
-    writer.close()
+    for system in ("original", "dense-reuse"):
+        ranked = reranker.rank("blue page", system=system)
+        assert victim.page_id not in logits(ranked) and len(ranked) == N_PAGES - 1
+        assert any(victim.label in note for note in ranked.notes)
 
 
-def test_without_an_embedder_a_page_is_left_out_until_its_kv_is_there(
-    pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_usage_counts_what_was_done_before_a_page_turned_out_to_be_lost(
+    reranker: MiniReranker, pair, tmp_path: Path, monkeypatch
 ) -> None:
-    reader, writer = (reopen(pair, tmp_path, embedder=None) for _ in range(2))
-    reader.add(OLD)
-    seen = in_the_middle(monkeypatch, writer, "K/V", lambda: reader.rank("blue page"))
-    writer.add(NEW)
-    assert [is_without_new(ranked) for ranked in seen] == [True]  # type: ignore[arg-type]
-    assert is_whole(reader.rank("blue page"))
-    for engine in (reader, writer):
+    added = [done.page for done in reranker.add(pictures()).pages]
+    reranker.close()
+    with PageStore(tmp_path / "store") as store:
+        engine = reopen(pair, tmp_path, store=store)
+        for row in store._entries.rows([engine.cache.key(page) for page in added[1:]]):
+            store._entries.drop([row])
+        picture_of, victim = store.image, added[3].page_id
+        monkeypatch.setattr(store, "image", lambda i: None if i == victim else picture_of(i))
+        usage = engine.rank("blue page").usage
         engine.close()
+    assert (usage.cached_pages, usage.missed_pages) == (1, 3)
+    assert usage.bytes_read > 0 and usage.ms["encode"] > 0
 
 
-def test_with_the_query_first_a_page_is_left_out_until_its_vector_is_there(
-    pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_pages_are_ranked_in_bounded_chunks_with_the_same_result(
+    reranker: MiniReranker, monkeypatch
 ) -> None:
-    config = RerankConfig(order="query-first")
-    reader, writer = (reopen(pair, tmp_path, config=config) for _ in range(2))
-    reader.add(OLD)
-    seen = in_the_middle(
-        monkeypatch, writer, "vector", lambda: [reader.rank("blue page") for _ in range(2)]
-    )
-    writer.add(NEW)
-    ((first, second),) = seen  # type: ignore[misc]
-    assert len(first) == len(second) == 1 and LEFT_OUT in first.notes
-    assert is_whole(reader.rank("blue page"))
-    for engine in (reader, writer):
-        engine.close()
+    reranker.add(pictures())
+    together = logits(reranker.rank("blue page"))
+    monkeypatch.setattr("mrr.systems.PAGES_AT_ONCE", 2)
+    apart = logits(reranker.rank("blue page"))
+    assert apart == pytest.approx(together, abs=1e-5)
 
 
-def test_a_page_that_is_asked_for_by_name_is_never_left_out(
-    reranker: MiniReranker, pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_page_that_gives_no_finite_numbers_is_left_out_and_the_others_are_ranked(
+    reranker: MiniReranker, monkeypatch
 ) -> None:
-    (old,) = reranker.add(OLD).pages
-    writer = reopen(pair, tmp_path)
+    report = reranker.add(pictures())
+    other = reranker.with_config(replace(reranker.config, keep_ratio=0.75))
+    victim, encode = report.pages[0].page, other.cache.scorer.encode
 
-    def ask() -> tuple[RankedList, RankedList, list[Any]]:
-        (new,) = {page.page_id for page in reranker.store.pages(["public"])} - {old.page.page_id}
-        without = reranker.rank("blue page")
-        return without, reranker.rank("blue page", pages=[new]), reranker.rerank("blue page", [new])
+    def broken(sight, kept, stages):
+        if broken.first:
+            broken.first = False
+            raise NotFinite("not finite")
+        return encode(sight, kept, stages)
 
-    seen = in_the_middle(monkeypatch, writer, "vector", ask)
-    (added,) = writer.add(NEW).pages
-    ((without, (named,), (reranked,)),) = seen  # type: ignore[misc]
-    assert is_without_new(without)
-    expected = {hit.page.page_id: hit.logit for hit in reranker.rank("blue page")}
-    logit = pytest.approx(expected[added.page.page_id], abs=1e-4)
-    assert (named.logit, reranked.logit) == (logit, logit)
-    writer.close()
+    broken.first = True
+    monkeypatch.setattr(other.cache.scorer, "encode", broken)
+    ranked = other.rank("blue page", pages={page.page.page_id for page in report.pages})
+    assert len(ranked) == N_PAGES - 1
+    assert any("not finite" in note and "without it" in note for note in ranked.notes)
+    assert victim.page_id in {page.page_id for page in reranker.store.pages(["public"])}
 
 
-def test_only_what_lacks_something_here_is_left_out_and_only_what_is_computed_is_claimed(
-    reranker: MiniReranker, pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (0, "0; at least one must be asked for"),
+        (-1, "-1; at least one must be asked for"),
+        (1.5, "1.5; it must be a whole number, or None for all"),
+        ("3", "'3'; it must be a whole number"),
+        (True, "True; it must be a whole number"),
+        (False, "False; it must be a whole number"),
+    ],
+)
+def test_what_is_no_number_of_results_is_refused_before_anything_is_read(
+    reranker: MiniReranker, count, message: str
 ) -> None:
-    reranker.add([OLD, NEW])
-    config = replace(reranker.config, keep_ratio=0.75)
-    writer, claimed = reopen(pair, tmp_path, config=config), list[str]()
-    other, pin = reranker.with_config(config), writer.store._space.pin
-
-    def watched(keys: Any, mark: str = "") -> str:
-        claimed.append(mark)
-        return pin(keys, mark)
-
-    monkeypatch.setattr(writer.store._space, "pin", watched)
-    other.add(OLD)
-    seen = in_the_middle(
-        monkeypatch, writer, "K/V", lambda: (reranker.rank("blue page"), other.rank("blue page"))
-    )
-    for _ in range(2):  # the second time both are there
-        assert len(writer.add([OLD, NEW]).pages) == 2
-    ((here, there),) = seen  # type: ignore[misc]
-    assert is_whole(here) and is_without_new(there)
-    assert len(claimed) == 1 and claimed[0].startswith("computing ")
-    writer.close()
+    for ask in (reranker.rank, reranker.retrieve):
+        with pytest.raises(InputRejected, match=f"^top_k is {message}"):
+            ask("x", top_k=count)
+    for ask in (reranker.rerank, reranker.rank_texts):
+        with pytest.raises(InputRejected, match=f"^top_n is {message}"):
+            ask("x", ["not even read"], top_n=count)
 
 
-@pytest.mark.parametrize("error", BROKEN_OFF, ids=lambda error: type(error).__name__)
-def test_a_page_whose_adding_is_broken_off_is_left_to_whoever_needs_it(
-    reranker: MiniReranker, pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error
+def test_a_number_of_results_may_come_from_numpy(reranker: MiniReranker) -> None:
+    page, _, third = reranker.add(pictures()[:3])
+    two = np.int64(2)
+    assert len(reranker.rank("x", top_k=two)) == len(reranker.retrieve("x", top_k=two)) == 2
+    assert len(reranker.rerank("x", [page, third, page], top_n=two)) == 2
+    assert len(reranker.rank_texts(page, ["a", "b", "c"], top_n=two)) == 2
+
+
+def test_the_first_stage_passes_on_its_top_k(reranker: MiniReranker) -> None:
+    reranker.add(pictures())
+    everything = reranker.rank("blue page")
+    by_retrieval = sorted(everything, key=lambda hit: -hit.retrieval_score)
+    some = reranker.rank("blue page", top_k=2)
+    assert {h.page.page_id for h in some} == {h.page.page_id for h in by_retrieval[:2]}
+    found = reranker.retrieve("blue page", top_k=2)
+    assert found == [(hit.page, hit.retrieval_score) for hit in by_retrieval[:2]]
+
+
+def test_without_an_embedder_every_page_is_a_candidate_and_it_says_so(pair, tmp_path: Path) -> None:
+    engine = reopen(pair, tmp_path, embedder=None)
+    report = engine.add(pictures())
+    assert engine.config.pruner == "uniform" and "embedder" in report.notes[0]
+    ranked = engine.rank("blue page", top_k=2)
+    assert len(ranked) == N_PAGES and ranked[0].retrieval_score is None
+    assert any("embedder" in note for note in ranked.notes)
+    whole = engine.with_config(replace(engine.config, keep_ratio=1.0))
+    assert "top_k" in whole.notes[0] and "evenly" not in whole.notes[0]
+    assert "evenly" in engine.with_config(replace(engine.config, instruction="x")).notes[0]
+    engine.close()
+
+
+def test_one_scope_or_one_page_may_be_named_by_itself(reranker: MiniReranker) -> None:
+    first, *_ = reranker.add(pictures()).pages
+    assert len(reranker.rank("x", scopes="public")) == N_PAGES
+    (hit,) = reranker.rank("x", pages=first.page.page_id)
+    assert hit.page == first.page
+
+
+def test_scopes_are_kept_apart(reranker: MiniReranker) -> None:
+    reranker.add(pictures()[:2])
+    mine = reranker.add(pictures()[2:4], scope="session-a")
+    assert {h.page.page_id for h in reranker.rank("x", scopes=["session-a"])} == {
+        p.page.page_id for p in mine.pages
+    }
+    assert len(reranker.rank("x")) == 2
+    theirs = reranker.add(pictures()[2:3], scope="session-b")
+    assert theirs.pages[0].outcome == "encoded"  # no scope can learn what another has cached
+    assert theirs.pages[0].page.page_id != mine.pages[0].page.page_id
+
+
+def test_pictures_that_callers_passed_to_rerank_are_shown_to_nobody(
+    reranker: MiniReranker,
 ) -> None:
-    reranker.add(OLD)
-    writer, seen = reopen(pair, tmp_path), list[RankedList]()
-
-    def broken(*given: Any) -> None:
-        seen.append(reranker.rank("blue page"))
-        raise error
-
-    monkeypatch.setattr(writer.cache.scorer, "encode", broken)
-    try:
-        assert writer.add(NEW).failed
-    except KeyboardInterrupt:
-        pass
-    assert [is_without_new(ranked) for ranked in seen] == [True]
-    after = reranker.rank("blue page")
-    n_stored = len(reranker.store.pages(["public"]))
-    assert n_stored == (1 if isinstance(error, NotFinite) else 2)
-    assert len(after) == n_stored and not any("left out" in note for note in after.notes)
-    writer.close()
+    reranker.rerank("blue page", pictures()[:2])
+    (page, _) = reranker.store.pages(["documents"])
+    for scopes in (["documents"], "documents", ("public", "documents")):
+        for ask in (
+            lambda scopes: reranker.rank("x", scopes=scopes),
+            lambda scopes: reranker.retrieve("x", scopes=scopes),
+            lambda scopes: reranker.explain("x", page, scopes=scopes),
+            lambda scopes: reranker.lenses("x", page, scopes=scopes),
+            lambda scopes: reranker.rerank("x", [page], scopes=scopes),
+        ):
+            with pytest.raises(InputRejected, match="Pages in the scope 'documents' are those"):
+                ask(scopes)
 
 
-def test_a_page_that_a_killed_process_left_is_left_out_while_another_adds_it_again(
-    reranker: MiniReranker, pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reranker.add(OLD)
-    writer = reopen(pair, tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(writer.cache, "_computed", lambda *given: time.sleep(-1))
-        with pytest.raises(ValueError, match="non-negative"):
-            writer.add(NEW)
-    assert len(reranker.store.pages(["public"])) == 2
-    seen = in_the_middle(monkeypatch, writer, "vector", lambda: reranker.rank("blue page"))
-    writer.add(NEW)
-    assert [is_without_new(ranked) for ranked in seen] == [True]  # type: ignore[arg-type]
-    writer.close()
-
-
-def test_a_page_that_is_removed_while_it_is_added_is_spoken_of_no_more(
-    reranker: MiniReranker, pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (old,) = reranker.add(OLD).pages
-    writer = reopen(pair, tmp_path)
-
-    def remove() -> tuple[RankedList, RankedList]:
-        before = reranker.rank("blue page")
-        new = {page.page_id for page in reranker.store.pages(["public"])} - {old.page.page_id}
-        assert reranker.remove_pages(new) == 1
-        return before, reranker.rank("blue page")
-
-    seen = in_the_middle(monkeypatch, writer, "K/V", remove)
-    (added,) = writer.add(NEW).pages
-    assert "removed from the store" in (added.note or "")
-    ((before, after),) = seen  # type: ignore[misc]
-    assert is_without_new(before) and len(after) == 1 and LEFT_OUT not in after.notes
-    writer.close()
-
-
-def test_a_page_without_room_for_its_kv_is_computed_by_queries_once_it_is_added(
-    pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with (
-        PageStore(tmp_path / "store", budget_bytes=9000, memory_bytes=0) as small,
-        PageStore(tmp_path / "store", budget_bytes=9000, memory_bytes=0) as same,
+@pytest.mark.parametrize("scopes", [None, 5, [b"x"], [None]])
+def test_scopes_that_are_no_names_are_refused(reranker: MiniReranker, scopes: object) -> None:
+    page = reranker.add(picture(0)).pages[0].page
+    for ask in (
+        lambda: reranker.rank("x", scopes=scopes),
+        lambda: reranker.retrieve("x", scopes=scopes),
+        lambda: reranker.explain("x", page, scopes=scopes),
+        lambda: reranker.lenses("x", page, scopes=scopes),
     ):
-        reader, writer = (reopen(pair, tmp_path, store=store) for store in (small, same))
-        seen = in_the_middle(monkeypatch, writer, "K/V", lambda: reader.rank("blue page"))
-        (added,) = writer.add(picture(0, (256, 256))).pages
-        assert "not stored" in (added.note or "")
-        (during,) = seen
-        assert isinstance(during, RankedList) and not during.hits and LEFT_OUT in during.notes
-        after = reader.rank("blue page")
-        assert len(after) == 1 and after.usage.missed_pages == 1
-        for engine in (reader, writer):
-            engine.close()
+        with pytest.raises(
+            InputRejected, match=r"^scopes is .*; it must be names, as \['public'\]"
+        ):
+            ask()
+
+
+@pytest.mark.parametrize("query", ["", "   ", "\u200b\n"])
+def test_an_empty_query_is_refused(reranker: MiniReranker, query: str) -> None:
+    with pytest.raises(InputRejected):
+        reranker.rank(query)
+
+
+def test_a_long_query_is_cut_and_says_so(pair, tmp_path: Path) -> None:
+    engine = reopen(pair, tmp_path, limits=Limits(max_query_tokens=8))
+    engine.add(pictures()[:1])
+    ranked = engine.rank("word " * 50)
+    assert any("8 tokens" in note for note in ranked.notes)
+    engine.close()
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_ranking_an_empty_store_is_an_empty_list(reranker: MiniReranker, system) -> None:
+    assert len(reranker.rank("anything", system=system)) == 0
+
+
+def test_an_unknown_system_is_refused_by_name(reranker: MiniReranker) -> None:
+    with pytest.raises(InputRejected, match="fastest"):
+        reranker.rank("x", system="fastest")

@@ -12,7 +12,7 @@ from mrr import MiniReranker
 from mrr.model.kv import KVPage, quantize_page
 from mrr.resident import Resident, resident_for
 from mrr.types import SYSTEMS
-from tests.test_reranker import logits, pictures
+from tests.engines import logits, pictures
 
 
 def kv(n_tokens: int = 4) -> KVPage:
