@@ -27,6 +27,7 @@ from cache_db import PageStore, default_store
 from mrr.config import default_limits
 from mrr.errors import MRRError
 from mrr.waiting import spin_less
+from ui.bodies import ShortBodies
 from ui.examples import Examples, load_examples
 from ui.gpu import Gpu, zero_gpu
 from ui.layout import build_ui
@@ -60,6 +61,9 @@ def build(examples: Examples | None = None) -> tuple[gr.Blocks, Workbench]:
     are first asked for.
     """
     use_own_folder()
+    # Gradio would keep the names of the sessions of the last 10,000 events, for figures that nobody
+    # can look at here.
+    os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
     on_gpu = zero_gpu()
     first = os.environ.get("MRR_MODEL") or "tiny"
     store, limits = PageStore(default_store()), default_limits()
@@ -98,11 +102,16 @@ def launch_flags(bench: Workbench) -> dict[str, Any]:
         # Where a file is larger, Gradio refuses the whole drop in a message that goes away; the app
         # refuses the file alone, and says so in its line.
         "max_file_size": 3 * bench.limits.max_file_bytes,
-        # ui/visits.py keeps fewer of those who have left, and never drops one who is here.
+        # Far more than ui/visits.py keeps of those who have left; beyond it anyone may be dropped.
         "state_session_capacity": 10_000,
-        # Two visitors may upload the same file; and who leaves is to be noticed.
+        # Names of sessions are kept; two visitors may upload the same file; and who leaves is to
+        # be noticed.
         "app_kwargs": {
-            "middleware": [Middleware(OwnPaths), Middleware(Heartbeats, visits=bench.visits)]
+            "middleware": [
+                Middleware(ShortBodies),
+                Middleware(OwnPaths),
+                Middleware(Heartbeats, visits=bench.visits),
+            ]
         },
         # Nothing on this disk is for visitors: not the code, not the weights, not the store.
         "allowed_paths": [],

@@ -136,7 +136,8 @@ class Usage:
 class Hit:
     """One ranked page.
 
-    score: sigmoid(logit), in [0, 1]. logit: z_yes - z_no at the exit layer, float32.
+    score: sigmoid(logit), in [0, 1]. logit: z_yes - z_no, float32, at the exit layer for `mini` and
+    after the last layer for the two others.
     retrieval_score: similarity of the first stage, or None where there was no embedder.
     n_kept_tokens of n_visual_tokens: what the reranker read of the page.
     """
@@ -216,7 +217,8 @@ class RerankResult:
 class KeepMap:
     """Which visual tokens the reranker saw, and the importance that decided it.
 
-    kept: (R, C) bool. importance: (R, C) float32, or None where the pruner has none.
+    kept: (R, C) bool. importance: (R, C) float32 share of the embedder's last token's attention,
+    averaged over its layers and heads, or None where the pruner has none.
     """
 
     kept: np.ndarray

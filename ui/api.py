@@ -79,7 +79,7 @@ def build_api(bench: Workbench, state: gr.State) -> None:
                 for hit in ranked
             ],
             "ms": dict(ranked.usage.ms),
-            "notes": list(ranked.notes),
+            "notes": [*filter(None, [session.lost()]), *ranked.notes],
         }
 
     @_refusing

@@ -69,14 +69,8 @@ class Handlers:
         """
         if session.new and not self.bench.visits.is_here(session):
             raise InputRejected(LOST)
-        if session.n_lost:
-            n_lost, session.n_lost = session.n_lost, 0
-            pages = (
-                "a page that you added went"
-                if n_lost == 1
-                else f"{n_lost} pages that you added went"
-            )
-            tell(f"The connection to this page was lost for a while, and {pages} with it.")
+        if lost := session.lost():
+            tell(lost)
         # What is refused anyway need not wait.
         cleaned, _ = clean_query(query, self.bench.limits)
         session.asked = asked = session.asked + 1

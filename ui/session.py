@@ -133,6 +133,16 @@ class Session:
         while len(self.explanations) > _KEPT_EXPLANATIONS:
             self.explanations.popitem(last=False)
 
+    def lost(self) -> str:
+        """Says, once, that pages went with a connection; empty where none did."""
+        n_lost, self.n_lost = self.n_lost, 0
+        if not n_lost:
+            return ""
+        pages = (
+            "a page that you added went" if n_lost == 1 else f"{n_lost} pages that you added went"
+        )
+        return f"The connection was lost for a while, and {pages} with it."
+
     def end(self) -> None:
         """Stop its work within a page, and let go of what takes memory.
 

@@ -76,18 +76,22 @@ class Visits:
         self._beats[session_hash] -= 1
         if not self._beats[session_hash]:
             del self._beats[session_hash]
-            self._run(self._leave(session_hash))
+            self._left[session_hash] = ended = time.monotonic()
+            self._run(self._leave(session_hash, ended))
 
-    async def _leave(self, session_hash: str) -> None:
+    async def _leave(self, session_hash: str, ended: float) -> None:
         await asyncio.sleep(GRACE_S)
-        session = self._session(session_hash)
-        if session_hash in self._beats or session is None:
+        if self._left.get(session_hash) != ended:  # it came back, and may have gone again since
             return
-        self._left[session_hash] = time.monotonic()
+        session = self._session(session_hash)
+        if session is None:
+            del self._left[session_hash]
+            return
         # What is stored in the old scope from here on, nobody has: the next sweep removes it.
         scope, session.scope = session.scope, self._bench.session().scope
         session.end()
-        session.n_lost += await to_thread.run_sync(self._remove, scope)
+        n_removed = await to_thread.run_sync(self._remove, scope)
+        session.n_lost += n_removed  # not in one line: what it was before the removal is no matter
 
     def _remove(self, scope: str) -> int:
         try:
@@ -102,7 +106,9 @@ class Visits:
         """Sweep from now on; at once where there are too many."""
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = self._run(self._sweep_for_good())
-        n_without = len(self._demo.state_holder.session_data) - len(self._beats)
+        kept = self._demo.state_holder.session_data
+        # A heartbeat may be of nobody, and is then no reason to keep anybody.
+        n_without = len(kept) - sum(session_hash in kept for session_hash in self._beats)
         if n_without > MOST_PROGRAMS + MOST_AWAY:
             self._too_many.set()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,11 +38,11 @@ def words(trace: AttentionTrace, query: str) -> list[Word]:
     pieces = trace.tokens[start:end]
     if not typed or not pieces:
         return []
-    letters = ["".join(piece.split()) for piece in pieces]
+    letters, spelt = [_letters(piece) for piece in pieces], [_letters(word) for word in typed]
     # What the first piece holds of the template before the query.
-    lead = max(0, "".join(letters).casefold().find("".join(typed).casefold()))
+    lead = max(0, "".join(letters).find("".join(spelt)))
     begins = np.cumsum([0, *map(len, letters)])[:-1] - lead
-    ends = np.cumsum([len(word) for word in typed])
+    ends = np.cumsum([len(word) for word in spelt])
     owner = np.searchsorted(ends, begins, side="right").clip(max=len(typed) - 1)
     for i, piece in enumerate(pieces[1:], start=1):
         if not piece:  # the rest of the character before it
@@ -54,6 +55,15 @@ def words(trace: AttentionTrace, query: str) -> list[Word]:
         elif found:
             found[-1] = Word(found[-1].text + text, found[-1].rows)
     return found
+
+
+def _letters(text: str) -> str:
+    """Letters that can be counted on both sides of a tokenizer, which may have lowered and
+    composed them anew (NFKC, as the bundled one: `oﬃce` comes back as `office`).
+
+    Decomposed, since that goes character by character, wherever pieces are cut.
+    """
+    return "".join(unicodedata.normalize("NFKD", text).casefold().split())
 
 
 def page_map(trace: AttentionTrace, *, contrast: bool = False) -> np.ndarray:

@@ -145,6 +145,29 @@ def test_a_piece_over_two_words_gives_one_word(qwen3):
     assert words(joined, "地域 by") == [Word("地域", range(1, 3)), Word("by", range(3, 4))]
 
 
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        (
+            (" first", " off", "ice", " ref", "in", "ance", " r", "ates"),
+            {"ﬁrst": (0, 1), "oﬃce": (1, 3), "reﬁnance": (3, 6), "rates": (6, 8)},
+        ),
+        (
+            (" x", "2", " 1", "⁄", "", "", "2", " cup", " t", "m", " brand"),
+            {"x²": (0, 2), "½": (2, 7), "cup": (7, 8), "™": (8, 10), "brand": (10, 11)},
+        ),
+        (("i", "\u0307", "", "i", "\u0307", "", " a"), {"İİ": (0, 6), "a": (6, 7)}),
+    ],
+    ids=["ligatures", "signs", "lower case of two letters"],
+)
+def test_words_get_their_own_pieces_where_the_tokenizer_spells_them_anew(qwen3, pieces, expected):
+    s = scorer(qwen3, MINI)
+    _, trace = trace_attention(s, "x", case(s, WIDE).page)
+    trace = replace(trace, tokens=pieces, query_span=(0, len(pieces)))
+    found = [Word(text, range(*rows)) for text, rows in expected.items()]
+    assert words(trace, " ".join(expected)) == found
+
+
 def test_scatter_puts_each_kept_token_at_its_own_row_and_column(qwen3):
     s = scorer(qwen3, MINI)
     c = case(s, WIDE)

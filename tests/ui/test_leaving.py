@@ -170,6 +170,29 @@ def test_a_heartbeat_that_breaks_and_comes_back_costs_nothing(
     assert own_pages(bench, session.scope) == ["mine.png"]
 
 
+def test_a_heartbeat_that_breaks_twice_has_as_long_to_come_back_each_time(
+    bench: Workbench, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visits, "GRACE_S", 0.4)
+    session = house.enter("tab")
+    list(upload(bench, session, [("mine.png", png(74))], None))
+
+    async def breaks() -> None:
+        house.visits.came("tab")
+        house.visits.went("tab")
+        (first,) = house.visits._tasks
+        await asyncio.sleep(0.3)
+        house.visits.came("tab")
+        house.visits.went("tab")
+        await first
+        await asyncio.sleep(0)
+        house.visits.came("tab")
+        await asyncio.gather(*house.visits._tasks)
+
+    run(breaks())
+    assert own_pages(bench, session.scope) == ["mine.png"] and not session.n_lost
+
+
 def test_of_two_heartbeats_with_one_name_the_last_one_counts(
     bench: Workbench, house: House
 ) -> None:
@@ -290,6 +313,23 @@ def test_sweeps_come_by_themselves_and_at_once_where_there_are_too_many(
     assert list(house.sessions) == left
 
 
+def test_heartbeats_of_nobody_do_not_hide_that_there_are_too_many(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("MOST_PROGRAMS", 1), ("MOST_AWAY", 0)):
+        monkeypatch.setattr(visits, name, value)
+
+    async def calls() -> None:
+        for n in range(9):
+            house.visits.came(f"nobody {n}")
+        for name in ("one", "another"):
+            house.enter(name)
+        house.visits.look_after()
+        assert house.visits._too_many.is_set()
+
+    run(calls())
+
+
 # ------------------------------------------------------------------ heartbeats
 
 
@@ -353,7 +393,8 @@ def test_a_tab_that_lost_its_pages_is_told_so_once(
     assert session is not None and not session.new
     list(upload(bench, session, [("mine.png", png(79))], None))
     beats = bench.visits._beats.pop(name)  # as if it had slept
-    run(bench.visits._leave(name))
+    ended = bench.visits._left[name] = time.monotonic()
+    run(bench.visits._leave(name, ended))
     bench.visits._beats[name] = beats
     tab.locator("#samples .mrr-chip").first.click()
     tab.wait_for_selector("#took")
@@ -416,3 +457,23 @@ def test_calls_of_programs_do_not_pile_up(running: Running, bench: Workbench) ->
 
     soon(taken, "their states are kept")
     assert not programs & {*queue.pending_event_ids_session, *queue.pending_messages_per_session}
+
+
+def test_a_program_whose_connection_broke_is_told_so_once(
+    running: Running, bench: Workbench
+) -> None:
+    name, api = "cut off", f"{running.url}/gradio_api"
+
+    def rank() -> str:
+        asked = {"data": ["blue harbour", 1, "mini", None], "session_hash": name}
+        event = httpx.post(f"{api}/call/rank", json=asked, timeout=PATIENCE_S).json()["event_id"]
+        return httpx.get(f"{api}/call/rank/{event}", timeout=PATIENCE_S).text
+
+    with httpx.stream("GET", f"{api}/heartbeat/{name}", timeout=PATIENCE_S):
+        assert "went with it" not in rank()
+        session = bench.visits._session(name)
+        assert session is not None
+        list(upload(bench, session, [("mine.png", png(79))], None))
+    soon(lambda: session.n_lost == 1, "its pages are kept")
+    assert "a page that you added went with it" in rank()
+    assert "went with it" not in rank()
