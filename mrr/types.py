@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from mrr.config import RerankConfig
 from mrr.errors import InputRejected
 
 System = Literal["mini", "dense-reuse", "original"]
@@ -305,6 +306,8 @@ class Explanation:
     """Everything a front end needs to show why the mini system scored a page as it did.
 
     logit: by the untraced path, as `rank` gives it. keep: the mask of that very forward pass.
+    model, embedder: names of the checkpoints, the second empty where there was none. config: in
+    full, as it was in force. `mrr.explain.saving.save` writes all of it to a file.
     """
 
     query: str
@@ -313,5 +316,8 @@ class Explanation:
     keep: KeepMap
     lens: Lens
     attention: AttentionTrace
+    model: str
+    embedder: str
+    config: RerankConfig
     occlusion: Occlusion | None = None
     notes: tuple[str, ...] = ()

@@ -90,6 +90,9 @@ def explain(
         keep=keep,
         lens=_lens(engine, lens, full),
         attention=attention,
+        model=engine.loaded.name,
+        embedder="" if engine.embedder is None else engine.embedder.loaded.name,
+        config=engine.config,
         occlusion=measured,
         notes=engine.notes + notes,
     )

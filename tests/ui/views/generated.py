@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mrr.config import RerankConfig
 from mrr.measure.latency import CachingLatency, LatencyReport, StageCost, SystemLatency
 from mrr.measure.machine import Machine
 from mrr.measure.spread import spread
@@ -98,6 +99,9 @@ def explanation(label: str = "report.pdf p. 3", page_id: str = "ab" * 32) -> Exp
         keep=keep,
         lens=lens(3),
         attention=attention(keep.kept),
+        model="a reranker",
+        embedder="an embedder",
+        config=RerankConfig(exit_layer=EXIT, band=BAND),
         occlusion=occlusion(keep.kept),
     )
 
