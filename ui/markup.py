@@ -32,7 +32,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], numeric: Iterabl
         )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    head = f"<thead><tr>{cells('th', header)}</tr></thead>"
+    head = f"<thead><tr>{cells('th', header)}</tr></thead>".replace("<th></th>", "<td></td>")
     whole = f'<table class="mrr-table">{head}<tbody>{body}</tbody></table>'
     return f'<div class="mrr mrr-scroll">{whole}</div>'
 
@@ -47,13 +47,13 @@ def note(sentence: str) -> str:
     return f'<p class="mrr mrr-note">{esc(sentence)}</p>' if sentence else ""
 
 
-def bar(share: float, system: str = "mini") -> str:
-    """A progress bar. share: 0..1."""
+def bar(share: float, name: str, system: str = "mini") -> str:
+    """A progress bar. share: 0..1. name: what comes along, for screen readers."""
     percent = round(100 * min(max(share, 0.0), 1.0))
     kind = "" if system == "mini" else " dense"
     return (
-        f'<div class="mrr-bar{kind}" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-valuenow="{percent}"><div style="width:{percent}%"></div></div>'
+        f'<div class="mrr-bar{kind}" role="progressbar" aria-label="{esc(name)}" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{percent}"><div style="width:{percent}%"></div></div>'
     )
 
 

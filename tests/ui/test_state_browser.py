@@ -552,9 +552,13 @@ def test_with_settings_closed_the_tab_key_passes_them_by(tab: Page) -> None:
 def test_what_the_keyboard_is_at_has_a_ring_that_nothing_cuts_off(tab: Page) -> None:
     rank(tab)
     traced(tab)
+    tab.get_by_role("button", name="Settings").click()
     for control, around, offset in (
         ("#query textarea", "#query", "0px"),
         ("#ranking-view input", "#ranking-view label", "-2px"),  # what is around it scrolls
+        (".pi-check input", ".pi-check input", "2px"),  # Gradio takes the browser's own ring away
+        ("#keep-ratio input[type=range]", "#keep-ratio input[type=range]", "2px"),
+        ("#settings input[type=checkbox]", "#settings input[type=checkbox]", "2px"),
     ):
         tab.locator(control).first.focus()
         tab.keyboard.press("Shift")  # a key, so that the ring is due

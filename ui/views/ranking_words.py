@@ -47,7 +47,7 @@ def summary(run: Run | None, *more: str) -> str:
     said = (*mini.notes, gone if run.n_removed else "", _unread(run), *more)
     notes = "".join(f'<p class="mrr-note">{esc(text)}</p>' for text in said if text)
     return (
-        f'<div class="mrr" aria-live="polite" data-asked="{esc(run.query)}">'
+        f'<div class="mrr" data-asked="{esc(run.query)}">'
         f'<p><b class="mrr-num">{count(n_ranked, "page")}</b> '
         f"ranked for <b>“{shortened(run.query)}”</b> in "
         f'<b class="mrr-num" id="took">{duration(usage.total_ms)}</b></p>'
@@ -118,7 +118,7 @@ def encoding(done: int, total: int, shown: Run | None, stopped: bool = False) ->
         return words + _still(shown)
     head = "Ranking…" if done == total else f"Encoding page {done + 1} of {total}"
     words = note(f"{head}. These settings had not read the candidates yet.")
-    return words + bar(done / total) + _still(shown)
+    return words + bar(done / total, "Pages") + _still(shown)
 
 
 def _still(shown: Run | None) -> str:
@@ -143,7 +143,7 @@ def estimate(run: Run | None, seconds: float | None, running: bool = False) -> s
         return (
             f'<div class="mrr"><p class="mrr-note">{name}: page {len(run.dense)} of {n}, '
             f"{duration(run.dense_ms)} so far. mini does not wait for it.</p>"
-            f"{bar(len(run.dense) / n, 'dense')}</div>"
+            f"{bar(len(run.dense) / n, f'Pages scored by {name}', 'dense')}</div>"
         )
     if run.dense_done:
         ratio = run.dense_ms / run.mini_ms

@@ -281,4 +281,4 @@ def encoding(done: int, total: int) -> str:
         return note("Applied. Every page was cached already.")
     if done == total:
         return note(f"Applied. {count(total, 'page')} encoded.")
-    return note(f"Encoding page {done + 1} of {total}") + bar(done / total)
+    return note(f"Encoding page {done + 1} of {total}") + bar(done / total, "Pages")

@@ -129,7 +129,7 @@ def warming(bench: Workbench) -> str:
     if done == total:
         return ""
     return note(f"Caching the example pages: {done} of {total}. Each is read once.") + bar(
-        done / total
+        done / total, "Example pages"
     )
 
 

@@ -104,11 +104,13 @@ def progress(work: Upload) -> str:
         words.append("cancelled; what was done is kept")
     elif not work.finished:
         words.append(f"{total - closed} to go")
+    share = 1.0 if work.finished and not work.cancelled else closed / max(total, 1)
     rows = "".join(_row(line, work.cancelled) for line in work.lines)
     return (
-        '<section class="mrr mrr-card" aria-live="polite"><div class="mrr-row spread">'
-        f'<b>{", ".join(words)}</b><span class="mrr-note mrr-num">{_pace(work)}</span></div>'
-        f"{bar(1.0 if work.finished and not work.cancelled else closed / max(total, 1))}"
+        '<section class="mrr mrr-card"><div class="mrr-row spread">'
+        f'<b aria-live="polite">{", ".join(words)}</b>'
+        f'<span class="mrr-note mrr-num">{_pace(work)}</span></div>'
+        f"{bar(share, 'Pages')}"
         '<div class="mrr-scroll"><table class="mrr-table mrr-steps">'
         "<thead><tr><th>page</th><th>state</th>"
         '<th class="num fact">grid</th><th class="num fact">kept tokens</th>'

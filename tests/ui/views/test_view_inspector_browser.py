@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -538,6 +539,13 @@ def test_the_dots_of_the_control_stand_over_numbers(app: Watched):
     tried = [0.0, *occlusion.random_deltas.tolist(), *occlusion.top_deltas.values()]
     said = [float(text.replace("−", "-")) for text in (ends[0], ends[-1])]
     assert said == pytest.approx([min(tried), max(tried)], rel=0.01)
+
+
+def test_the_numbers_of_the_control_stand_apart_on_a_phone_too(both: Watched):
+    both.choose("Map", "occlusion")
+    boxes = [number.bounding_box() for number in both.page.locator(".pi-axis b").all()]
+    for left, right in pairwise(boxes):
+        assert left["x"] + left["width"] < right["x"]
 
 
 def test_the_ends_of_the_scale_stand_left_and_right_on_a_phone_too(both: Watched):

@@ -116,7 +116,7 @@ const build = () => keepFocus(root, () => {
   const open = root.querySelector("details")?.open;
   const rows = make("div", { class: "bands-rows", role: "group", "aria-label": "Layers, first to last", onkeydown: moveFocus },
     ...Array.from({ length: data.layers }, (_, layer) => layerRow(layer)));
-  const detail = make("div", { class: "bands-detail", "aria-live": "polite" }, "Point at a layer for the spread over its " + data.heads + " heads.");
+  const detail = make("div", { class: "bands-detail", "aria-live": "polite" }, "Point at a layer for the spread over its " + data.heads + " heads. Press one of the band for its map on the page.");
   root.replaceChildren(
     make("div", { class: "bands-keys" }, ...SEGMENTS.map((name) => make("span", { class: "bands-key" }, make("i", { class: "bands-" + name }), name)),
       make("span", { class: "bands-key" }, make("i", { class: "bands-dot" }), "end of the page’s part for one head")),

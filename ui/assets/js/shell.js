@@ -10,9 +10,21 @@
   document.addEventListener("click", (click) => {
     if (!click.target.closest(".mrr-up")) return;
     const chosen = document.querySelector("#hits .is-selected") ?? document.getElementById("hits");
-    chosen?.scrollIntoView({ behavior: "smooth", block: "center" });
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    chosen?.scrollIntoView({ behavior: still ? "auto" : "smooth", block: "center" });
     chosen?.querySelector(".cover")?.focus({ preventScroll: true });
   });
+  // Only a live region that was there before its words is read out, so the summary has none of its own.
+  const spoken = document.createElement("div");
+  spoken.className = "pi-live";
+  spoken.setAttribute("role", "status");
+  document.body.prepend(spoken);
+  const speak = () => {
+    const said = [...document.querySelectorAll("#summary p")].map((line) => line.textContent).join(" ");
+    if (said !== spoken.textContent) spoken.textContent = said;
+  };
+  const main = document.getElementById("main");
+  if (main) new MutationObserver(speak).observe(main, { childList: true, characterData: true, subtree: true });
   // What is said twice stands there once; when the first one leaves, the other takes its place.
   const once = () => {
     const seen = new Set();
