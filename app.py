@@ -124,6 +124,8 @@ def launch_flags(bench: Workbench) -> dict[str, Any]:
         "mcp_server": False,
         "pwa": False,
         "footer_links": ["api"],
+        # Gradio's own words lack those of a button beside what is being uploaded.
+        "i18n": gr.I18n(en={"common.upload": "Add files"}),
         "theme": theme(),
         "css": css(),
         "js": javascript(),

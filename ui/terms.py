@@ -25,10 +25,14 @@ def title(term: str) -> str:
     return f'title="{esc(TERMS[term])}"'
 
 
-def glossary() -> str:
-    """What the bars are, at a glance; all words, for finger and keyboard too, when it is opened."""
+def glossary(what: str = "Bar and number") -> str:
+    """What stands beside a page, at a glance; all words, for finger and keyboard too, when opened.
+
+    what: what shows the score here.
+    """
     rows = "".join(f"<dt>{term}</dt><dd>{esc(meaning)}</dd>" for term, meaning in TERMS.items())
     return (
-        '<details class="mrr mrr-note mrr-terms" data-key="terms"><summary>Bar and number: the '
-        f"probability of yes. <u>What the words mean</u></summary><dl>{rows}</dl></details>"
+        '<details class="mrr mrr-note mrr-terms" data-key="terms">'
+        f"<summary>{what}: the probability of yes. <u>What the words mean</u></summary>"
+        f"<dl>{rows}</dl></details>"
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.ui.conftest import SAMPLES, png
+from tests.ui.conftest import SAMPLES, Running, png
 from tests.ui.test_app_browser import add_files, open_tab, rank, traced
 
 pytestmark = pytest.mark.browser
@@ -28,6 +28,15 @@ def test_an_upload_tells_how_far_it_is_and_not_its_whole_table(tab: Page) -> Non
     bar = tab.locator("#progress [role=progressbar]")
     expect(bar).to_have_accessible_name("Pages")
     expect(bar).to_have_attribute("aria-valuenow", "100")
+
+
+def test_every_button_beside_an_upload_has_a_name_in_words(tab: Page, running: Running) -> None:
+    with running.bench.base.lock:  # held, so that it stays under way
+        add_files(tab, ("c.png", png(63)))
+        buttons = tab.locator("#files button")
+        expect(buttons.filter(visible=True).first).to_have_accessible_name("Add files")
+        expect(buttons.filter(visible=True).last).to_have_accessible_name("Clear")
+    expect(tab.locator("#progress")).to_contain_text("1 page in")
 
 
 def test_headings_go_down_step_by_step_and_column_heads_are_not_empty(tab: Page) -> None:

@@ -511,6 +511,21 @@ def test_every_page_of_ones_own_can_be_removed_however_many_there_are(
     bench.remove_own(session)
 
 
+def test_while_examples_come_in_nothing_is_called_one_or_ready(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session()
+    list(upload(bench, session, [("one.png", png(314))], None))
+    assert f"<h2>Examples, {N_PAGES} pages" in stored_pages(bench, session)
+    assert "pages ready to be asked" in start.gallery(bench, session)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.examples, "finished", False)
+        patch.setattr(type(bench.examples), "stored", lambda *_: [])
+        assert f"<h2>Stored so far, {N_PAGES + 1} pages" in stored_pages(bench, session)
+        assert "pages so far" in start.gallery(bench, session)
+    bench.remove_own(session)
+
+
 def test_a_document_is_removed_whole_and_nothing_else(bench: Workbench) -> None:
     session = Session()
     *_, work = upload(bench, session, [("long.pdf", pdf(320, 321)), ("one.png", png(322))], None)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from mrr.measure.spread import Spread
 
 _EMPTY = (
-    "Nothing measured yet. Measure times every system on this machine, with your pages. That takes "
-    "about a minute on two cores: original reads every page anew."
+    "Measure times every system on this machine, with your pages. That takes a minute or two on "
+    "two cores: original reads every page anew."
 )
 
 

@@ -88,7 +88,7 @@ def hits(
     relevant = bench.relevant(session, run.query)
     selected = session.selected
     if view == "Table":
-        return glossary() + table(run, shown, ranks, selected)
+        return glossary("Score") + table(run, shown, ranks, selected)
     if view == "Side by side":
         return _side_by_side(bench, run, shown, selected, session.comparing)
     items = "".join(

@@ -96,7 +96,10 @@ def sample_queries(bench: Workbench) -> tuple[str, ...]:
 def gallery(bench: Workbench, session: Session) -> str:
     """Every page of the session, its own first, small, in one quiet grid."""
     pages = sorted(bench.pages(session), key=lambda page: not bench.removable(page))
-    state = "ready to be asked" if bench.opening.done else "stored at an earlier start"
+    warms = warming(bench)
+    state = "so far" if warms else "ready to be asked"
+    if not bench.opening.done:
+        state = "stored at an earlier start"
     head = f"<h2>{count(len(pages), 'page')} {state}</h2>" if pages else ""
     cards = "".join(
         f'<figure class="mrr-page" style="margin:0"><img src="{bench.thumbnail(page)}" '
@@ -105,7 +108,7 @@ def gallery(bench: Workbench, session: Session) -> str:
         for page in pages[:MOST_SHOWN]
     )
     return (
-        f'<section class="mrr">{warming(bench)}{head}<div class="mrr-pages">{cards}</div>'
+        f'<section class="mrr">{warms}{head}<div class="mrr-pages">{cards}</div>'
         f"{the_rest([esc(page.label) for page in pages[MOST_SHOWN:]], 'gallery')}</section>"
     )
 

@@ -206,6 +206,8 @@ def pages(bench: Workbench, session: Session) -> str:
     whose = "Kept in the store" if bench.keep_uploads else "Added by you"
     strangers_see = bench.hosted and bench.other_public_pages()
     others = "Examples and other pages of this app" if strangers_see else "Examples"
+    if not bench.hosted and not bench.examples.finished:  # which are which is not known yet
+        others = "Stored so far"
     return (
         '<section class="mrr">'
         + _group(bench, session, whose, own, removable=True)
