@@ -521,7 +521,7 @@ def test_while_examples_come_in_nothing_is_called_one_or_ready(
     with monkeypatch.context() as patch:
         patch.setattr(bench.examples, "finished", False)
         patch.setattr(type(bench.examples), "stored", lambda *_: [])
-        assert f"<h2>Stored so far, {N_PAGES + 1} pages" in stored_pages(bench, session)
+        assert f"<h2>Stored so far, {N_PAGES} pages" in stored_pages(bench, session)
         assert "pages so far" in start.gallery(bench, session)
     bench.remove_own(session)
 
