@@ -212,7 +212,7 @@ def _side_by_side(
     name = SYSTEM_NAMES[run.dense_system]
     hint = "" if run.dense else ' <span class="mrr-note">not run yet</span>'
     return (
-        f'{glossary()}<div class="mrr mrr-pair"><div><h2>{name}{hint}</h2>'
+        f'{glossary("Score")}<div class="mrr mrr-pair"><div><h2>{name}{hint}</h2>'
         f'<ol class="mrr-hits">{left}'
         f'</ol></div><div><h2 class="mini">mini</h2><ol class="mrr-hits">{right}</ol></div></div>'
     )
