@@ -16,7 +16,7 @@ from PIL import Image
 
 from cache_db.evict import DOCUMENTS
 from mrr.documents import Document, Encoded, known, opened, read_page
-from mrr.errors import BudgetExceeded, InputRejected, PageLost
+from mrr.errors import BudgetExceeded, PageLost
 from mrr.page_cache import page_of
 from mrr.ranking import rank
 from mrr.timing import Stages
@@ -131,8 +131,9 @@ def _logit(
     if placed.page_id in scores:
         return scores[placed.page_id]
     if isinstance(document, Page | AddedPage | Hit | Candidate) or document == placed.page_id:
-        raise InputRejected(
-            f"{name.capitalize()}, {placed.label}, cannot be read any more. Add it again."
+        raise PageLost(
+            placed.page_id,
+            f"{name.capitalize()}, {placed.label}, cannot be read any more. Add it again.",
         )
     engine.recognized.forget()  # to have what was lost decoded, and stored again, the next time
     item = read_page(engine, opened(engine, document, name), name)

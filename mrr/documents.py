@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from mrr.errors import InputRejected
+from mrr.errors import InputRejected, PageLost
 from mrr.pages.ingest import Content, contents, from_pil, is_data_url, of_data_url, read_bytes
 from mrr.pages.naming import NOT_FETCHED, display_name, is_url
 from mrr.types import AddedPage, Candidate, FailedFile, Hit, Page, PageImage, PageLike
@@ -81,8 +81,9 @@ def known(
     if stored is not None:
         return stored
     if isinstance(named, Page):
-        raise InputRejected(
-            f"{name.capitalize()}, {named.label}, is not in the store. Add it first."
+        raise PageLost(
+            named.page_id,
+            f"{name.capitalize()}, {named.label}, is not in the store. Add it first.",
         )
     return named
 

@@ -8,7 +8,7 @@ Who answers clients over HTTP may tell by the class, also by its name in FailedF
 fault it is. The first that fits counts:
 
 ==================  ===  ========================================================================
-PageLost            404  the page has left the store, or its picture is damaged: add it again
+PageLost            404  the page is not in the store, or its picture is damaged: add it again
 InputRejected       422  what the caller brought: a file, a query, an id, a number of results
 InvalidConfig       422  where the setting is the caller's; at start it is the server's own
 BudgetExceeded      507  the server's: its store or disk is full
@@ -46,7 +46,7 @@ class ParityError(MRRError):
 
 
 class PageLost(InputRejected):
-    """A page that was listed cannot be read any more; rankings go on without it."""
+    """A page is not in the store, or cannot be read any more; rankings go on without it."""
 
     def __init__(self, page_id: str, message: str) -> None:
         super().__init__(page_id, message)  # all of it, or it could not be pickled

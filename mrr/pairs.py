@@ -42,7 +42,7 @@ def rerank(
     one-page files, or added pages: their ids, or what `add`, `rank` and the store say of them.
     instruction: the task line, where it differs from the configured one. scopes: whose added pages
     may be named; None: everybody's. Raises InputRejected for a document that cannot be read,
-    naming its position: none is ever scored as if it were empty.
+    PageLost for an added page, naming its position: none is ever scored as if it were empty.
     """
     engine.check_open()
     check_count("top_n", top_n)

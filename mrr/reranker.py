@@ -269,7 +269,10 @@ class MiniReranker:
             return self.store.remove_pages(page_ids)
 
     def remove_scope(self, scope: str) -> int:
-        """Remove all pages of a scope; returns how many there were."""
+        """Remove all pages of a scope; returns how many there were.
+
+        "documents" is that of the pictures given to `rerank` and `predict`, whoever gave them.
+        """
         self.check_open()
         return self.remove_pages(self.store.pages([scope]))
 
@@ -397,7 +400,8 @@ class MiniReranker:
 
         A string is a page id, a data URL or a path of this machine, which is opened: a service
         must pass no strings of its clients on. scopes: whose pages may be named, any other being
-        unknown; None: everybody's.
+        unknown; None: everybody's. Pictures and files stay in the store as a cache (1,000 of them
+        at most, in no caller's scope) until `remove_scope("documents")`; `predict` does the same.
         """
         scopes = None if scopes is None else ranking.check_scopes(scopes)
         return pairs.rerank(self, query, documents, top_n, instruction, return_documents, scopes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -36,10 +37,7 @@ def store() -> None:
 def list_command(folder: Path | None, as_json: bool) -> None:
     """The files in the store, and how many pages it has of each."""
     with open_existing(folder) as opened:
-        pages = opened.pages(_PUBLIC)
-        trouble = opened.stats().note
-    if not pages and trouble:  # it looks empty, and may not be
-        raise InputRejected(trouble)
+        pages = _pages(opened)
     if as_json:
         print_json({"pages": [_listed(page) for page in pages]})
         return
@@ -59,10 +57,11 @@ def remove(names: tuple[str, ...], folder: Path | None) -> None:
     How many pages that was, as JSON. Nothing is removed where one of the names is unknown.
     """
     with open_existing(folder) as opened:
-        pages = opened.pages(_PUBLIC)
+        pages = _pages(opened)
         files, ids = _by_file(pages), {page.page_id for page in pages}
         chosen = set[str]()
-        for name in names:
+        # Some systems give the names of files decomposed; the store has them composed.
+        for name in (unicodedata.normalize("NFC", name) for name in names):
             if name not in files and name not in ids:
                 raise InputRejected(
                     f"The store has no file and no page {name}; nothing was removed. "
@@ -137,6 +136,14 @@ def _existing(folder: Path | None) -> Path:
     if not there:
         raise InputRejected(f"There is no store in {name}; mrr add FILE ... makes one.")
     return folder
+
+
+def _pages(opened: PageStore) -> list[Page]:
+    """This user's; InputRejected where the store looks empty, and may not be."""
+    pages = opened.pages(_PUBLIC)
+    if not pages and (trouble := opened.stats().note):
+        raise InputRejected(trouble)
+    return pages
 
 
 def _by_file(pages: Iterable[Page]) -> dict[str, list[Page]]:

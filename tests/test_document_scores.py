@@ -14,7 +14,7 @@ from PIL import Image
 from cache_db.store import PageStore
 from mrr import MiniReranker
 from mrr.documents import Recognized
-from mrr.errors import InputRejected
+from mrr.errors import InputRejected, PageLost
 from mrr.pairs import sigmoid, with_instruction
 from mrr.ranking import rank
 from tests.engines import png
@@ -40,7 +40,7 @@ def test_a_store_that_is_cleared_meanwhile_costs_no_document_in_hand(
     logits = [r.logit for r in expected]
     assert [r.logit for r in results] == pytest.approx(logits, abs=1e-4)
     reranker.add([DOCUMENTS[0]])
-    with pytest.raises(InputRejected, match=r"Document 0, .*, cannot be read any more"):
+    with pytest.raises(PageLost, match=r"Document 0, .*, cannot be read any more"):
         reranker.rerank("blue page", [added])
 
 
@@ -75,7 +75,7 @@ def test_a_folder_is_no_document_and_is_not_searched(reranker: MiniReranker, tmp
 def test_what_is_no_document_is_refused_by_its_position(reranker: MiniReranker) -> None:
     gone = reranker.add(DOCUMENTS[1]).pages[0].page
     reranker.remove_pages([gone.page_id])
-    with pytest.raises(InputRejected, match=r"Document 1, image, is not in the store\. Add it"):
+    with pytest.raises(PageLost, match=r"Document 1, image, is not in the store\. Add it"):
         reranker.rerank("blue", [DOCUMENTS[0], gone])
     for url in ("data:image/png,raw", "data:image/png;base64,?"):
         with pytest.raises(InputRejected, match="Document 0 is a data URL that is not base64"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,6 +75,28 @@ def test_a_page_is_removed_by_its_id_beside_files(store: Path) -> None:
     removed = mrr("store", "remove", "1" * 64, "a.png", "a.png", store=store)
     assert json.loads(removed.stdout) == {"removed_pages": 2}
     assert kept(store) == ["0", "3", "4"]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_file_is_known_however_its_letters_are_composed(store: Path, form: Any) -> None:
+    with PageStore(store) as opened:
+        opened.add_page(page(5, "café.pdf", 1), picture(0))
+    removed = mrr("store", "remove", unicodedata.normalize(form, "café.pdf"), store=store)
+    assert json.loads(removed.stdout) == {"removed_pages": 1}
+    assert kept(store) == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("command", [["list"], ["list", "--json"], ["remove", "a.png"]])
+def test_of_a_store_that_cannot_be_read_nothing_is_said_to_be_unknown(
+    store: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("cache_db.database.Database.read", fail)
+    result = mrr("store", *command, store=store)
+    assert isinstance(result.exception, InputRejected) and result.stdout == ""
+    assert "Cannot read pages: Input/output error" in str(result.exception)
 
 
 @pytest.mark.parametrize("unknown", ["report", "secret.png", "3" * 64, "document 0", "4" * 64])

@@ -46,7 +46,7 @@ class Handlers:
 
     def open(self, session: Session) -> Values:
         """A tab was opened: what can be shown before the model is loaded."""
-        session.new = False
+        self.bench.visits.drew(session)
         ready = self.bench.opening.done
         return {
             self.views.header: self.header(session) if ready else start.header_before(),
@@ -67,7 +67,7 @@ class Handlers:
         ranked. The query's box is left alone: somebody may be typing the next one there. Raises
         InputRejected in a tab whose session is gone, and for a query that nobody could rank.
         """
-        if session.new and not self.bench.visits.is_here(session):
+        if self.bench.visits.is_another(session):
             raise InputRejected(LOST)
         if lost := session.lost():
             tell(lost)

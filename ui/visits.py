@@ -48,6 +48,7 @@ class Visits:
         self._bench = bench
         self._beats: Counter[str] = Counter()
         self._left: dict[str, float] = {}  # when the last heartbeat ended, where there was one
+        self._drawn: set[str] = set()  # whose page was drawn, though Gradio may have dropped it
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.Task[None] | None = None
         self._too_many = asyncio.Event()
@@ -56,9 +57,24 @@ class Visits:
         """Where the sessions are: this state of this page."""
         self._demo, self._state = demo, state
 
-    def is_here(self, session: Session) -> bool:
-        """Whether this session's heartbeat is heard."""
-        return any(self._session(session_hash) is session for session_hash in list(self._beats))
+    def drew(self, session: Session) -> None:
+        """The page of this session's tab was drawn."""
+        session.new = False
+        self._drawn.update(self._beating(session))
+
+    def is_another(self, session: Session) -> bool:
+        """Whether its tab shows what an earlier session had, which is gone.
+
+        A tab that has only just been opened may ask before its page is drawn; its heartbeat is
+        heard by then.
+        """
+        if not session.new:
+            return False
+        beating = self._beating(session)
+        return not beating or not self._drawn.isdisjoint(beating)
+
+    def _beating(self, session: Session) -> list[str]:
+        return [name for name in list(self._beats) if self._session(name) is session]
 
     def _session(self, session_hash: str) -> Session | None:
         kept = self._demo.state_holder.session_data.get(session_hash)
@@ -70,6 +86,9 @@ class Visits:
         """A heartbeat of this session begins."""
         self._beats[session_hash] += 1
         self._left.pop(session_hash, None)
+        session = self._session(session_hash)
+        if session is not None and not session.new:
+            self._drawn.add(session_hash)
 
     def went(self, session_hash: str) -> None:
         """A heartbeat of this session has ended."""
@@ -157,6 +176,7 @@ class Visits:
             holder.time_last_used.pop(session_hash, None)
         known = set(holder.session_data) | in_use
         self._left = {name: at for name, at in self._left.items() if name in known}
+        self._drawn &= known
         for answers in (queue.pending_messages_per_session, queue.pending_event_ids_session):
             for session_hash in set(answers) - known:
                 answers.pop(session_hash, None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrr.errors import InputRejected
+from mrr.errors import InputRejected, PageLost
 from mrr.explain.attention import trace_attention
 from mrr.explain.lens import dense_lens, mini_lens
 from mrr.explain.maps import page_map
@@ -55,8 +55,8 @@ def explain(
     pass for the lens, which costs what `original` costs. occlusion: also hide blocks of
     block x block cells in turn and the top cells against n_random random sets; progress(done,
     total) counts its passes over the page, and when stop() says so after one, what is known is
-    returned. The engine is free for others between passes. Raises InputRejected for a page that
-    is not there, and for a prompt order in which a page is never read on its own, InvalidConfig
+    returned. The engine is free for others between passes. Raises PageLost for a page that is not
+    there, InputRejected for a prompt order in which a page is never read on its own, InvalidConfig
     for a block or n_random that is not whole, or below 1.
     """
     if occlusion:
@@ -146,9 +146,10 @@ def _find(engine: MiniReranker, page: PageLike, scopes: Collection[str]) -> Page
     page_id = page_id_of(page)
     found = engine.store.page(page_id)
     if found is None or found.scope not in scopes:
-        raise InputRejected(
+        raise PageLost(
+            page_id,
             f"There is no page {page_id[:12]} in the store, or it is in a scope that was not "
-            "named; add it first, or name its scope."
+            "named; add it first, or name its scope.",
         )
     return found
 

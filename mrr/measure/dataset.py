@@ -86,7 +86,9 @@ def _page(root: Path, where: str, row: Mapping[str, Any]) -> CorpusPage:
     if not isinstance(name, str):
         raise InputRejected(f'{where} names no file; give it a "pdf" or a "file".')
     file = (root / name).resolve()
-    if not file.is_relative_to(root.resolve()) or not file.is_file():
+    if not file.is_relative_to(root.resolve()):
+        raise InputRejected(f"{where} names {name}, which leads out of this folder. Copy it in.")
+    if not file.is_file():
         raise InputRejected(f"{where} names {name}, which is not a file of this folder.")
     page_num = row.get("page_num", 1)
     if type(page_num) is not int or page_num < 1:  # true is an int too

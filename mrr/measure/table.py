@@ -12,6 +12,7 @@ from mrr.measure.metrics import MEASURES, Estimate
 _HOW = (
     "Intervals are 95%, from a bootstrap over queries. What is kept is a ratio of means, with "
     "queries drawn in pairs.\nTau is over all candidates. NDCG has linear gains. KB is 1,000 bytes."
+    "\nQuery ms are of all candidates together; what caching them takes is not in them."
 )
 
 

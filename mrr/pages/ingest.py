@@ -37,6 +37,7 @@ _Source = bytes | bytearray | memoryview | Readable | Path
 # The same as a caller may hand it over: a path may be a folder's, and a name may come with it.
 File = str | Content | tuple[str, str | Content] | tuple[None, InHand]
 _DATA_URL = re.compile(r"data:[^\s,]*,", re.IGNORECASE)  # "data: by region, 2024" is a query
+_AT_ONCE = 64 * 2**20  # bytes; more than most files have
 # Only for choosing files out of a folder; what a file is, its content says.
 _EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".pdf"),
@@ -258,7 +259,8 @@ def _read_open(file: Readable, limits: Limits) -> bytes:
         check_size(nbytes, limits)
     pieces: list[bytes] = []
     left = limits.max_file_bytes + 1
-    while left > 0 and (piece := file.read(left)):  # may be less than there is, as of a pipe
+    # A read takes memory for all that it asks for; it may give less, as of a pipe.
+    while left > 0 and (piece := file.read(min(left, _AT_ONCE))):
         pieces.append(piece)
         left -= len(piece)
     return b"".join(pieces)

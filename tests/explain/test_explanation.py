@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mrr import MiniReranker
-from mrr.errors import InputRejected, InvalidConfig
+from mrr.errors import InputRejected, InvalidConfig, PageLost
 from mrr.explain.maps import page_map
 from mrr.explain.occlusion import occlude
 from mrr.explain.verdict import occlusion_verdict
@@ -220,11 +220,11 @@ def test_notes_about_the_query_reach_the_explanation(engine: MiniReranker) -> No
 def test_an_unknown_page_and_a_page_of_another_scope_are_refused(engine: MiniReranker) -> None:
     private = engine.add([picture(9)], scope="alice").pages[0].page
     for page in ("0" * 64, private, private.page_id):
-        with pytest.raises(InputRejected, match="no page"):
+        with pytest.raises(PageLost, match="no page"):
             engine.explain(QUERY, page)
-        with pytest.raises(InputRejected, match="no page"):
+        with pytest.raises(PageLost, match="no page"):
             engine.lenses(QUERY, [page])
-    with pytest.raises(InputRejected, match="no page"):
+    with pytest.raises(PageLost, match="no page"):
         engine.explain(QUERY, private, scopes="malice")  # a name, not its letters
     for scopes in ("alice", ("alice",)):
         assert engine.explain(QUERY, private, scopes=scopes).page == private

@@ -57,7 +57,7 @@ def queries(*rows: object) -> list:
     [
         ("corpus.jsonl", corpus({"page_id": "p0"}), "line 1 names no file"),
         ("corpus.jsonl", corpus({"page_id": "p0", "file": "no.png"}), "not a file of this folder"),
-        ("corpus.jsonl", corpus({"page_id": "p0", "file": "../secret"}), "not a file of this"),
+        ("corpus.jsonl", corpus({"page_id": "p0", "file": "../secret"}), "leads out of this"),
         ("corpus.jsonl", corpus(CORPUS[0] | {"page_num": 0}), "counted from 1"),
         ("corpus.jsonl", corpus(CORPUS[0] | {"page_num": True}), "counted from 1"),
         ("corpus.jsonl", corpus({"file": "pages/p0.png"}), 'line 1 has no "page_id"'),

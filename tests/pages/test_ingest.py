@@ -13,7 +13,7 @@ from PIL import Image
 
 from mrr.config import Limits
 from mrr.errors import InputRejected
-from mrr.pages.ingest import contents, expand, read_pages, several
+from mrr.pages.ingest import contents, expand, read_bytes, read_pages, several
 from mrr.pages.sandbox import Decoder
 from mrr.types import FailedFile, PageImage
 from tests.pages.files import encoded, fill, make_pdf, photo
@@ -153,6 +153,25 @@ def test_a_file_over_the_limit_is_refused_unread(tmp_path: Path) -> None:
         (failed,) = read_pages(decoder, [("big.png", sparse)])
     assert isinstance(failed, FailedFile)
     assert failed.reason.startswith("big.png is 8192 MB; the limit is 20 MB.")
+
+
+def test_a_limit_beyond_all_memory_takes_none(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    for limit in (2**50, 2**70):  # bytes: as whoever wants none may write it
+        with Decoder(Limits(max_file_bytes=limit)) as decoder:
+            assert labels(decoder, tmp_path / "a.png") == ["a.png"]
+
+
+def test_a_file_of_several_reads_is_whole_and_held_to_the_limit(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrr.pages.ingest._AT_ONCE", 7)
+    assert labels(decoder, ("a.png", io.BytesIO(PNG))) == ["a.png"]
+    reads, writes = os.pipe()  # whose length is not known before
+    with open(writes, "wb") as out, open(reads, "rb") as file:
+        out.write(PNG[:30])
+        out.flush()
+        assert len(read_bytes(file, "a.png", Limits(max_file_bytes=20))) == 21
 
 
 def test_a_pipe_does_not_block_the_others(decoder: Decoder, tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_of_two_heartbeats_with_one_name_the_last_one_counts(
     list(upload(bench, session, [("mine.png", png(74))], None))
     house.visits.came("tab")
     run(house.leave("tab"))  # somebody else's
-    assert own_pages(bench, session.scope) == ["mine.png"] and house.visits.is_here(session)
+    assert own_pages(bench, session.scope) == ["mine.png"] and house.visits._beating(session)
 
 
 def test_a_tab_that_lost_its_heartbeat_goes_on_with_its_settings_for_a_while(
@@ -369,7 +369,7 @@ def test_a_tab_is_here_as_long_as_it_is_open(
     both = set(states) - before
     assert len(both) == 2
     sessions = {name: bench.visits._session(name) for name in both}
-    soon(lambda: all(map(bench.visits.is_here, sessions.values())), "nothing is heard of them")
+    soon(lambda: all(map(bench.visits._beating, sessions.values())), "nothing is heard of them")
     leaves.context.close()
     soon(lambda: len(both & set(bench.visits._beats)) == 1, "its heartbeat is heard still")
     (gone,) = both - set(bench.visits._beats)
@@ -402,8 +402,9 @@ def test_a_tab_that_lost_its_pages_is_told_so_once(
     assert session.n_lost == 0 and "mine.png" not in tab.locator("#hits").inner_text()
 
 
+@pytest.mark.parametrize("slept", [True, False], ids=["while it slept", "dropped by Gradio"])
 def test_a_tab_whose_session_is_gone_is_told_to_reload_instead_of_ranking_otherwise(
-    running: Running, bench: Workbench, visit: Callable[..., Page]
+    running: Running, bench: Workbench, visit: Callable[..., Page], slept: bool
 ) -> None:
     states = running.demo.state_holder.session_data
     before = set(states)
@@ -411,12 +412,42 @@ def test_a_tab_whose_session_is_gone_is_told_to_reload_instead_of_ranking_otherw
     tab.locator("#samples .mrr-chip").first.click()
     tab.wait_for_selector("#took")
     (name,) = set(states) - before
-    beats = bench.visits._beats.pop(name)  # as if it had slept
+    soon(lambda: name in bench.visits._beats, "its heartbeat is not heard")
+    beats = bench.visits._beats[name]
+    if slept:
+        del bench.visits._beats[name]
     del states[name]
     tab.locator("#samples .mrr-chip").nth(1).click()
     expect(tab.locator(".toast-body")).to_contain_text("Reload the page")
     expect(tab.locator("#summary")).to_contain_text(SAMPLES[0])
     bench.visits._beats[name] = beats
+
+
+def test_what_gradio_drops_of_a_tab_is_known_as_long_as_its_heartbeat(house: House) -> None:
+    session = house.enter("tab")
+    session.new = True
+    assert house.visits.is_another(session), "nothing is heard of it"
+    house.visits.came("tab")
+    assert not house.visits.is_another(session), "its page is still to be drawn"
+    house.visits.drew(session)
+    house.sweep()
+    del house.sessions["tab"]
+    house.sweep()
+    again = house.enter("tab")
+    again.new = True
+    assert house.visits.is_another(again)
+    del house.sessions["tab"], house.visits._beats["tab"]
+    house.sweep()
+    assert not house.visits._drawn
+
+
+def test_a_heartbeat_that_comes_after_its_page_was_drawn_is_of_that_page(house: House) -> None:
+    house.visits.drew(house.enter("tab"))
+    house.visits.came("tab")
+    del house.sessions["tab"]
+    again = house.enter("tab")
+    again.new = True
+    assert house.visits.is_another(again)
 
 
 # ------------------------------------------------------------------ memory

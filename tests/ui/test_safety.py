@@ -208,6 +208,13 @@ def test_what_a_session_may_hold_is_said_before_it_is_full(hosted: bool) -> None
     assert "removed when it is closed or reloaded" in said
 
 
+def test_a_limit_of_files_below_a_megabyte_is_not_said_to_be_none() -> None:
+    with gr.Blocks() as demo:
+        upload_view.build(Limits(max_file_bytes=2**18), kept=False, hosted=False)
+    said = next(block.value for block in demo.blocks.values() if isinstance(block, gr.HTML))
+    assert ", 0.25 MB and 200 pages a file" in said
+
+
 def test_a_session_of_a_hosted_app_has_a_budget_of_bytes(
     hosted: Workbench, uploads: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,7 @@ def build(limits: Limits, kept: bool, hosted: bool) -> UploadView:
 
     kept: whether uploads outlive their tab. hosted: whether sessions are limited.
     """
-    size = f"{limits.max_file_bytes / 2**20:.0f} MB"
+    size = f"{limits.max_file_bytes / 2**20:.4g} MB"
     gr.HTML(
         note(
             "Drop page images (PNG, JPEG, WebP, GIF, TIFF) or PDFs: up to "
