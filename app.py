@@ -53,7 +53,8 @@ HOSTED = ON_SPACES or SAID_HOSTED or HOST not in ("127.0.0.1", "localhost", "::1
 
 
 def build(examples: Examples | None = None) -> tuple[gr.Blocks, Workbench]:
-    """Engine and UI, from $MRR_MODEL, $MRR_EMBEDDER, $MRR_CACHE_DIR and $MRR_KEEP_UPLOADS.
+    """Engine and UI, from $MRR_MODEL, $MRR_EMBEDDER, $MRR_CACHE_DIR, $MRR_BUDGET_GIB,
+    $MRR_MAX_FILE_MB and $MRR_KEEP_UPLOADS.
 
     At home uploads stay in the store for good, unless MRR_KEEP_UPLOADS is 0; where strangers may
     come they always go with their tab. examples: the bundled ones unless given. Uploads that a
@@ -184,4 +185,7 @@ def load(bench: Workbench) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MRRError as error:  # a setting that is none
+        sys.exit(str(error))

@@ -89,10 +89,8 @@ _ONLY_PRINT = ("rank", "eval", "bench")
 @click.pass_context
 def cli(context: click.Context, verbose: bool) -> None:
     """Rerank document pages with a vision-language model whose page pass is cached."""
-    if sys.stdout is None:  # closed by whoever started this
-        if context.invoked_subcommand in _ONLY_PRINT:
-            raise InputRejected("The output cannot be written: it is closed.")
-        sys.stdout = open(os.devnull, "w")
+    if context.invoked_subcommand != "store":  # which has commands of both kinds
+        need_output(context.invoked_subcommand in _ONLY_PRINT)
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(levelname)s %(message)s",
@@ -261,6 +259,14 @@ def _load(**options: Any) -> MiniReranker:
 
     disable_progress_bar()
     return MiniReranker.from_pretrained(**options)
+
+
+def need_output(only_prints: bool) -> None:
+    """Go on without an output that whoever started this has closed; not where all is printed."""
+    if sys.stdout is None:
+        if only_prints:
+            raise InputRejected("The output cannot be written: it is closed.")
+        sys.stdout = open(os.devnull, "w")
 
 
 def print_json(value: dict[str, Any]) -> None:

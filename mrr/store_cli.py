@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import unicodedata
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mrr.cli import Given, print_json, say
+from mrr.cli import Given, need_output, print_json, say
 from mrr.errors import InputRejected
+from mrr.plain import one_line
 from mrr.types import Page
 
 if TYPE_CHECKING:
@@ -27,8 +27,10 @@ _PUBLIC = ["public"]  # what is another session's, or was given to rerank(), is 
 
 
 @click.group()
-def store() -> None:
+@click.pass_context
+def store(context: click.Context) -> None:
     """Look after the page store."""
+    need_output(context.invoked_subcommand in ("list", "stats"))
 
 
 @store.command("list")
@@ -54,7 +56,9 @@ def list_command(folder: Path | None, as_json: bool) -> None:
 def remove(names: tuple[str, ...], folder: Path | None) -> None:
     """Remove files, named as `mrr store list` has them, or pages by their ids.
 
-    How many pages that was, as JSON. Nothing is removed where one of the names is unknown.
+    How many pages that was, as JSON. Nothing is removed where one of the names is unknown. A page
+    that several files show is in the list, and goes, with the first of them that was added. Write
+    -- before a name that begins with a dash.
     """
     with open_existing(folder) as opened:
         pages = _pages(opened)
@@ -64,7 +68,7 @@ def remove(names: tuple[str, ...], folder: Path | None) -> None:
         for name in (unicodedata.normalize("NFC", name) for name in names):
             if name not in files and name not in ids:
                 raise InputRejected(
-                    f"The store has no file and no page {name}; nothing was removed. "
+                    f'The store has no file and no page "{one_line(name)}"; nothing was removed. '
                     "mrr store list shows what it has."
                 )
             chosen.update(page.page_id for page in files.get(name, ()))
@@ -78,7 +82,7 @@ def remove(names: tuple[str, ...], folder: Path | None) -> None:
 def stats(folder: Path | None) -> None:
     """What the store holds, as JSON."""
     with open_existing(folder) as opened:
-        click.echo(json.dumps(asdict(opened.stats())))
+        print_json(asdict(opened.stats()))
 
 
 @store.command()
@@ -90,7 +94,7 @@ def verify(folder: Path | None) -> None:
         report = opened.verify()
         pages = map(opened.page, dict.fromkeys(report.bad))
         lost = [p.label for p in pages if p is not None and opened.image(p.page_id) is None]
-    click.echo(json.dumps(asdict(report)))
+    print_json(asdict(report))
     say(*(f"The picture of {label} is damaged or gone; add it again." for label in lost))
     if not report.ok:
         raise SystemExit(1)

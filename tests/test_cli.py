@@ -363,6 +363,8 @@ def _in_a_shell(closed: str, *arguments: str) -> subprocess.CompletedProcess[str
     ("closed", "command", "sentence"),
     [
         (">&-", ["rank", "blue"], "The output cannot be written: it is closed."),
+        (">&-", ["store", "list"], "The output cannot be written: it is closed."),
+        (">&-", ["store", "stats"], "The output cannot be written: it is closed."),
         ("<&-", ["store", "clear"], "There is no one to ask"),
     ],
 )

@@ -94,6 +94,21 @@ def test_the_app_is_built_without_torch(tmp_path: Path) -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize("setting", ["MRR_MAX_FILE_MB", "MRR_BUDGET_GIB"])
+def test_a_setting_that_is_none_is_one_sentence(tmp_path: Path, setting: str) -> None:
+    wrong = {setting: "large", "MRR_CACHE_DIR": str(tmp_path), "GRADIO_TEMP_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "app.py"],
+        cwd=the_app.ROOT,
+        env={**os.environ, **wrong},
+        capture_output=True,
+        text=True,
+        timeout=HELD_S,
+    )
+    assert done.returncode == 1 and done.stderr.startswith(f"{setting} is 'large'; it is a number")
+    assert done.stderr.count("\n") == 1
+
+
 def test_an_app_whose_model_is_missing_says_so_and_ends(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "app.py"],
