@@ -178,3 +178,7 @@ def test_the_disk_stays_within_the_budget_whatever_is_uploaded(
         narrow.remove_scope(session.scope)
     assert disk(files) == 0
     assert build_ui(narrow).delete_cache == (3600, 3600), "what Gradio itself keeps goes in an hour"
+
+
+def test_an_app_that_nobody_uses_looks_for_work_a_hundred_times_a_second(running: Running) -> None:
+    assert running.demo._queue.sleep_when_free == 0.01
