@@ -47,7 +47,12 @@ def build() -> LatencyView:
     """Place the view into the surrounding Blocks."""
     with gr.Row():
         measure = gr.Button(
-            "Measure on this machine", elem_id="measure", size="sm", scale=0, variant="primary"
+            "Measure on this machine",
+            elem_id="measure",
+            size="sm",
+            scale=0,
+            min_width=210,
+            variant="primary",
         )
         stop = gr.Button(
             "Stop after this repeat", size="sm", scale=0, elem_id="stop-measuring", visible=False
