@@ -306,8 +306,9 @@ class Explanation:
     """Everything a front end needs to show why the mini system scored a page as it did.
 
     logit: by the untraced path, as `rank` gives it. keep: the mask of that very forward pass.
-    model, embedder: names of the checkpoints, the second empty where there was none. config: in
-    full, as it was in force. `mrr.explain.saving.save` writes all of it to a file.
+    model, embedder: the checkpoints as they were named, so perhaps paths; the second is empty
+    where there was none. config: in full, as it was in force. `mrr.explain.saving.save` writes all
+    of it to a file.
     """
 
     query: str
