@@ -82,7 +82,8 @@ def rank_texts(
     """Texts against one picture: its prefix is computed once and read by every text.
 
     Source: miniReranker 3.1, vision-as-query. image: whatever `rerank` takes as a document.
-    scopes: as there.
+    scopes: as there. Raises InputRejected for a picture that cannot be read and for a text that is
+    empty or too long, naming its position: none is cut. PageLost for an added page.
     """
     engine.check_open()
     check_count("top_n", top_n)

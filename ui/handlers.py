@@ -26,8 +26,8 @@ from ui.workbench import Workbench
 _POLL_S = 0.2
 # Of a tab that slept for long, say. What its side bar shows would not be what is ranked with.
 LOST = (
-    "The connection to this page was lost for a while, and its settings and rankings went with it. "
-    "Reload the page."
+    "This page was not heard of for a while, or there were too many: its settings and rankings are "
+    "gone. Reload the page."
 )
 _MOST_EVENTS = 2**53  # the browser counts no further
 

@@ -21,7 +21,8 @@ def save(why: Explanation, path: str | Path) -> None:
 
     The names are those of the attributes: "keep.kept", "lens.mini", "attention.page_maps.8" for
     layer 8; mrr.types has the shapes. `numpy.load(path)` reads it, and `json.loads(str(...))` what
-    is about it. As numpy does, it adds .npz to a path without it.
+    is about it. As numpy does, it adds .npz to a path without it, and raises OSError where it
+    cannot be written.
     """
     arrays: dict[str, Any] = {}  # of numpy
     about: dict[str, Any] = {}
