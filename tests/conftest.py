@@ -9,7 +9,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from cache_db import PageStore
 from mrr import MiniReranker
+from mrr.build import Parts, load_parts, trained_config
 from mrr.model.load import LoadedModel, load_model
 from tests.tiny import DEVICE, FAMILIES, save_checkpoint
 
@@ -49,16 +51,29 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     )
 
 
-@pytest.fixture
-def reranker(pair: tuple[Path, Path], tmp_path: Path) -> Iterator[MiniReranker]:
-    """The whole engine on a fresh store in tmp_path / "store"."""
-    engine = MiniReranker.from_pretrained(
-        pair[0],
-        embedder=pair[1],
-        store=tmp_path / "store",
+@pytest.fixture(scope="session")
+def parts(pair: tuple[Path, Path]) -> Parts:
+    """The pair as `from_pretrained` loads it."""
+    return load_parts(
+        *pair,
+        revision=None,
+        embedder_revision=None,
         device=DEVICE,
         dtype=torch.float32,
+        template=None,
         self_check=False,
     )
-    yield engine
-    engine.close()
+
+
+@pytest.fixture
+def reranker(parts: Parts, tmp_path: Path) -> Iterator[MiniReranker]:
+    """The whole engine on a fresh store in tmp_path / "store"; only the models have served."""
+    with MiniReranker(
+        parts.loaded,
+        parts.template,
+        trained_config(parts.loaded, None),
+        embedder=parts.embedder,
+        store=PageStore(tmp_path / "store"),
+        owns_store=True,
+    ) as engine:
+        yield engine

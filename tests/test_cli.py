@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shlex
@@ -20,7 +21,7 @@ from cache_db.database import Database
 from cache_db.schema import MIGRATIONS
 from mrr import MiniReranker
 from mrr.build import open_store
-from mrr.cli import cli
+from mrr.cli import cli, main
 from mrr.errors import InputRejected
 from mrr.types import Page
 from tests.engines import png
@@ -277,28 +278,29 @@ def test_a_tilde_that_no_shell_expands_is_the_home_folder(tmp_path: Path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
-def run_with_latin_1(*args: object) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "mrr", *map(str, args)],
-        capture_output=True,
-        timeout=120,
-        cwd=Path(__file__).parent.parent,
-        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
-        check=False,
-    )
+def main_with_latin_1(monkeypatch: pytest.MonkeyPatch, *args: object) -> bytes:
+    """What the program prints where the encoding of its output is Latin-1."""
+    printed = io.BytesIO()
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.argv", ["mrr", *map(str, args)])
+        patch.setattr("sys.stdout", io.TextIOWrapper(printed, "latin-1", write_through=True))
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert not ended.value.code
+    return printed.getvalue()
 
 
-def test_an_output_that_lacks_a_character_of_a_label_shows_the_others(pair, tmp_path) -> None:
+def test_an_output_that_lacks_a_character_of_a_label_shows_the_others(
+    pair, tmp_path, monkeypatch
+) -> None:
     (tmp_path / "scans" / "2024").mkdir(parents=True)
     (tmp_path / "scans" / "2024" / "ü.png").write_bytes(png(picture(0)))
     options = ["--model", pair[0], "--store", tmp_path / "store"]
-    added = run_with_latin_1("add", tmp_path / "scans", *options)
-    assert added.returncode == 0, added.stderr
-    ranked = run_with_latin_1("rank", "bus", *options)
-    assert ranked.returncode == 0 and b"Traceback" not in ranked.stderr
-    assert ranked.stdout.decode("latin-1").endswith("  2024 ? ü.png\n")
-    as_json = run_with_latin_1("rank", "bus", "--json", *options)
-    assert json.loads(as_json.stdout)["results"][0]["label"] == "2024 › ü.png"
+    main_with_latin_1(monkeypatch, "add", tmp_path / "scans", *options)
+    ranked = main_with_latin_1(monkeypatch, "rank", "bus", *options)
+    assert ranked.decode("latin-1").endswith("  2024 ? ü.png\n")
+    as_json = main_with_latin_1(monkeypatch, "rank", "bus", "--json", *options)
+    assert json.loads(as_json)["results"][0]["label"] == "2024 › ü.png"
 
 
 def test_a_device_without_numbers_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -35,7 +35,9 @@ def test_a_page_comes_first_for_its_own_keyword_in_every_system(
     engine: MiniReranker, system: System
 ) -> None:
     query, page_id = KEYWORDS[0]
-    ranked = engine.rank(query, system=system)
+    # Full depth takes its time: of the empty ones, only `mini` gets all.
+    pages = [p for p in engine.store.pages(["public"]) if not p.label.startswith("blank")]
+    ranked = engine.rank(query, system=system, pages=pages)
     assert ranked[0].page.source == FILES[page_id].name
     assert ranked[0].score > 0.5 > ranked[1].score
 

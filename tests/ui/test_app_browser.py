@@ -236,7 +236,7 @@ def test_two_visitors_do_not_see_each_others_pages(
     expect(other.locator("#progress .mrr-state")).to_have_text(["cached"])
 
 
-@pytest.mark.parametrize("leave", [lambda page: page.context.close(), Page.reload])
+@pytest.mark.parametrize("leave", [Page.close, Page.reload])
 def test_a_tab_that_is_closed_or_reloaded_takes_its_pages_along(
     visit: Callable[..., Page], running: Running, leave: Callable[[Page], object]
 ) -> None:

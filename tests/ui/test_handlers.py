@@ -24,13 +24,13 @@ from ui.workbench import Workbench
 AS_LIST = ("List", False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def bench(running: Running) -> Workbench:
     return running.bench
 
 
-@pytest.fixture
-def house(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> Housekeeping:
+@pytest.fixture(scope="module")
+def house(bench: Workbench) -> Housekeeping:
     """The handlers of an app of their own around the same workbench."""
     made: list[Housekeeping] = []
 
@@ -38,8 +38,9 @@ def house(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> Housekeeping:
         made.append(Housekeeping(*parts))
         return made[-1]
 
-    monkeypatch.setattr("ui.layout.Housekeeping", noted)
-    build_ui(bench)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ui.layout.Housekeeping", noted)
+        build_ui(bench)
     return made[0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -470,9 +471,13 @@ def test_a_file_of_another_kind_is_refused_by_name_and_the_others_go_on(tab: Pag
 
 
 def test_a_file_that_is_too_large_fails_in_a_line_that_stays_and_the_others_go_in(
-    tab: Page, running: Running
+    tab: Page, running: Running, tmp_path: Path
 ) -> None:
-    add_files(tab, ("big.pdf", bytes(21 * 2**20)), ("beside.png", png(97)))
+    (tmp_path / "big.pdf").write_bytes(bytes(21 * 2**20))
+    (tmp_path / "beside.png").write_bytes(png(97))
+    open_tab(tab, "Pages")
+    files = [tmp_path / "big.pdf", tmp_path / "beside.png"]
+    tab.set_input_files("#files input[type=file]", files)
     expect(tab.locator("#progress .mrr-state")).to_have_text(["failed", "cached"])
     expect(tab.locator("#progress tr", has_text="big.pdf")).to_contain_text(
         "big.pdf is 21 MB; the limit is 20 MB."
