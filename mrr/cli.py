@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mrr.errors import InputRejected, MRRError
-from mrr.types import SYSTEMS, AddedPage, FailedFile, RankedList
+from mrr.json_forms import added_json, ranked_json
+from mrr.types import SYSTEMS, AddedPage, FailedFile
 from mrr.waiting import spin_less
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def add(
     done = not files or _add_files(_load(**engine), files, page_range, pages, failed)
     if as_json:
         refused = [{"file": one.file, "reason": one.reason} for one in failed]
-        print_json({"pages": [_added(p) for p in pages], "failed": refused})
+        print_json({"pages": [added_json(p) for p in pages], "failed": refused})
     else:
         hits = sum(p.outcome == "hit" for p in pages)
         click.echo(f"{len(pages)} pages read, {hits} of them known already.")
@@ -210,46 +211,6 @@ def serve(port: int | None) -> None:
     import app
 
     app.main()
-
-
-def ranked_json(ranked: RankedList) -> dict[str, Any]:
-    """The JSON form of a ranking."""
-    return {
-        "query": ranked.query,
-        "system": ranked.system,
-        "results": [
-            {
-                "rank": hit.rank,
-                "page_id": hit.page.page_id,
-                "label": hit.page.label,
-                "page_num": hit.page.page_num,
-                "relevance_score": hit.score,
-                "logit": hit.logit,
-                "retrieval_score": hit.retrieval_score,
-            }
-            for hit in ranked
-        ],
-        "usage": {
-            "cached_pages": ranked.usage.cached_pages,
-            "missed_pages": ranked.usage.missed_pages,
-            "bytes_read": ranked.usage.bytes_read,
-            "ms": {stage: round(ms, 3) for stage, ms in ranked.usage.ms.items()},
-        },
-    }
-
-
-def _added(item: AddedPage) -> dict[str, Any]:
-    return {
-        "page_id": item.page.page_id,
-        "label": item.page.label,
-        "page_num": item.page.page_num,
-        "outcome": item.outcome,
-        "n_visual_tokens": item.grid[0] * item.grid[1],
-        "n_kept_tokens": item.n_kept_tokens,
-        "nbytes": item.nbytes,
-        "ms": round(item.elapsed_ms, 3),
-        "added_as": item.added_as,
-    }
 
 
 def _load(**options: Any) -> MiniReranker:

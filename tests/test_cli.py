@@ -53,8 +53,8 @@ def test_add_rank_and_store_from_end_to_end(folder: Path, pair, tmp_path: Path) 
     assert {*report} == {"pages", "failed"}
     assert [p["label"] for p in report["pages"]] == ["page0.png", "page1.png", "page2.png"]
     assert {*report["pages"][0]} == {
-        "page_id", "label", "page_num", "outcome", "n_visual_tokens", "n_kept_tokens", "nbytes",
-        "ms", "added_as",
+        "page_id", "label", "page_num", "outcome", "grid", "n_visual_tokens", "n_kept_tokens",
+        "nbytes", "ms", "added_as",
     }  # fmt: skip
     assert [p["added_as"] for p in report["pages"]] == [None] * 3
     assert {*report["failed"][0]} == {"file", "reason"}
@@ -64,9 +64,10 @@ def test_add_rank_and_store_from_end_to_end(folder: Path, pair, tmp_path: Path) 
     ranked = mrr("rank", "blue page", *models, "--json", "--top-k", 2, store=store)
     assert ranked.exit_code == 0, ranked.stderr
     result = json.loads(ranked.stdout)
-    assert {*result} == {"query", "system", "results", "usage"}
+    assert {*result} == {"query", "system", "results", "usage", "notes"}
     assert {*result["results"][0]} == {
         "rank", "page_id", "label", "page_num", "relevance_score", "logit", "retrieval_score",
+        "n_visual_tokens", "n_kept_tokens",
     }  # fmt: skip
     assert {*result["usage"]} == {"cached_pages", "missed_pages", "bytes_read", "ms"}
     assert (result["query"], result["system"]) == ("blue page", "mini")

@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from mrr.errors import InputRejected, MRRError
+from mrr.json_forms import added_json, ranked_json
 from mrr.types import SYSTEMS
 from ui.caching import read_uploads, upload
 from ui.session import Session
@@ -61,26 +62,8 @@ def build_api(bench: Workbench, state: gr.State) -> None:
             system=system,  # type: ignore[arg-type]  # checked above
             scopes=bench.scopes(session),
         )
-        return {
-            "query": ranked.query,
-            "system": ranked.system,
-            "hits": [
-                {
-                    "rank": hit.rank,
-                    "page_id": hit.page.page_id,
-                    "page": hit.page.label,
-                    "page_num": hit.page.page_num,
-                    "score": hit.score,
-                    "logit": hit.logit,
-                    "retrieval_score": hit.retrieval_score,
-                    "kept_tokens": hit.n_kept_tokens,
-                    "visual_tokens": hit.n_visual_tokens,
-                }
-                for hit in ranked
-            ],
-            "ms": dict(ranked.usage.ms),
-            "notes": [*filter(None, [session.lost()]), *ranked.notes],
-        }
+        answer = ranked_json(ranked)
+        return {**answer, "notes": [*filter(None, [session.lost()]), *answer["notes"]]}
 
     @_refusing
     def add(
@@ -89,20 +72,7 @@ def build_api(bench: Workbench, state: gr.State) -> None:
         received = read_uploads(bench, session, files)
         *_, work = upload(bench, session, received, (page_range or "").strip() or None)
         return {
-            "pages": [
-                {
-                    "page_id": line.added.page.page_id,
-                    "page": line.added.page.label,
-                    "page_num": line.added.page.page_num,
-                    "outcome": line.added.outcome,
-                    "grid": list(line.added.grid),
-                    "kept_tokens": line.added.n_kept_tokens,
-                    "kv_bytes": line.added.nbytes,
-                    "ms": line.added.elapsed_ms,
-                }
-                for line in work.lines
-                if line.added is not None
-            ],
+            "pages": [added_json(line.added) for line in work.lines if line.added is not None],
             "failed": [
                 {"file": line.label, "reason": line.reason}
                 for line in work.lines
@@ -125,7 +95,8 @@ def build_api(bench: Workbench, state: gr.State) -> None:
         importance = found.keep.importance
         return {
             "query": found.query,
-            "page": page.label,
+            "page_id": page.page_id,
+            "label": page.label,
             "logit": found.logit,
             "kept": found.keep.kept.tolist(),
             "importance": None if importance is None else importance.tolist(),

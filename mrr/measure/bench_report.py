@@ -11,22 +11,15 @@ from mrr.measure.table import columns
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
-    """Milliseconds of one query over all candidates: median and quartiles of n repeats."""
-
-    median_ms: float
-    q1_ms: float
-    q3_ms: float
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
 class SystemResult:
-    """One system. per_page: share of one candidate. flops: of one candidate, by arithmetic."""
+    """One system. timing: ms of one query over all candidates; per_page_ms: one candidate's share.
+
+    flops_per_page: of one candidate, by arithmetic.
+    """
 
     system: str
     candidates: int
-    timing: Timing
+    timing: Spread
     per_page_ms: float
     flops_per_page: float
     bytes_per_page: int
@@ -50,9 +43,9 @@ class BenchReport:
     band: tuple[int, int]
     exit_layer: int
     systems: list[SystemResult]
-    caching_ms: Timing
+    caching_ms: Spread
     caching_flops: float
-    bare_ms: Timing
+    bare_ms: Spread
     engine_overhead: Spread
     graphs: bool
 
@@ -66,8 +59,8 @@ def table(report: BenchReport) -> str:
         [
             # `original` is timed over one page, whatever the others rank.
             f"{s.system}, one page" if s.candidates == 1 else s.system,
-            f"{s.timing.median_ms:.1f}",
-            f"({s.timing.q1_ms:.1f} - {s.timing.q3_ms:.1f}, n={s.timing.n})",
+            f"{s.timing.median:.1f}",
+            f"({s.timing.q1:.1f} - {s.timing.q3:.1f}, n={s.timing.n})",
             f"{s.per_page_ms:.2f}",
             f"{original / s.per_page_ms:.1f}x",
             f"{dense / s.per_page_ms:.2f}x",
@@ -84,7 +77,7 @@ def table(report: BenchReport) -> str:
             f"layer {report.exit_layer - 1}; {n} candidate{'s' if n > 1 else ''}, warm"
             f"{', CUDA graphs' if report.graphs else ''}",
             columns([[*head, "GFLOP/page", "MB/page"], *rows]),
-            f"caching a page once: {report.caching_ms.median_ms:.0f} ms, "
+            f"caching a page once: {report.caching_ms.median:.0f} ms, "
             f"{_three_digits(report.caching_flops / 1e12)} TFLOP; engine over bare tensor "
             f"operations: {_overhead(report.engine_overhead)}",
         ]

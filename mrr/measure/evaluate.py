@@ -62,12 +62,16 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class EvalReport:
-    """Everything needed to read, and to repeat, one evaluation."""
+    """Everything needed to read, and to repeat, one evaluation.
+
+    n_queries: that were asked, of the n_labelled_queries that the dataset has.
+    """
 
     dataset: str
     mode: Mode
     n_pages: int
     n_queries: int
+    n_labelled_queries: int
     n_candidates: int
     seed: int
     model: str
@@ -114,6 +118,7 @@ def evaluate(
         mode=mode,
         n_pages=len(dataset.pages),
         n_queries=len(tasks),
+        n_labelled_queries=len(dataset.queries),
         n_candidates=len(tasks[0].candidates),
         seed=seed,
         model=reranker.loaded.name,

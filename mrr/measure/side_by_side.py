@@ -23,10 +23,10 @@ from cache_db.store import PageStore
 from mrr.build import Parts, trained_config
 from mrr.config import Pruner, RerankConfig
 from mrr.measure.bare import bare_band
-from mrr.measure.bench_report import BenchReport, SystemResult, Timing
+from mrr.measure.bench_report import BenchReport, SystemResult
 from mrr.measure.cost import Costs, Workload, embedding
 from mrr.measure.machine import describe
-from mrr.measure.spread import spread
+from mrr.measure.spread import Spread, spread
 from mrr.model.embedder import Embedder
 from mrr.model.graphs import graphs_for
 from mrr.model.kv import KVPage, lossless, pack, unpack
@@ -232,7 +232,7 @@ def _report(
     )
     costs, machine = Costs(loaded, mini.config), describe(loaded)
     original, dense, fast, bare, caching = (
-        _timing(ms)
+        spread(ms)
         for ms in (contest.original, times["dense"], times["mini"], times["bare"], contest.caching)
     )
     turns = zip(times["mini"], times["bare"], strict=True)
@@ -261,8 +261,8 @@ def _report(
     )
 
 
-def _result(system: str, k: int, timing: Timing, flops: float, nbytes: int) -> SystemResult:
-    return SystemResult(system, k, timing, timing.median_ms / k, flops, nbytes)
+def _result(system: str, k: int, timing: Spread, flops: float, nbytes: int) -> SystemResult:
+    return SystemResult(system, k, timing, timing.median / k, flops, nbytes)
 
 
 def _milliseconds(task: Task, loaded: LoadedModel) -> float:
@@ -271,11 +271,6 @@ def _milliseconds(task: Task, loaded: LoadedModel) -> float:
     with clock("all"):
         task(Stages(loaded.device))
     return clock.ms["all"]
-
-
-def _timing(ms: list[float]) -> Timing:
-    of = spread(ms)
-    return Timing(of.median, of.q1, of.q3, of.n)
 
 
 def _query(scorer: Scorer) -> str:

@@ -27,8 +27,7 @@ def eval_table(report: EvalReport) -> str:
         for kind, estimates in each.by_kind.items()
     ]
     lines = [
-        f"{report.dataset}: {report.n_queries} {'query' if report.n_queries == 1 else 'queries'}, "
-        f"{report.n_candidates} candidates each, "
+        f"{report.dataset}: {_asked(report)}, {report.n_candidates} candidates each, "
         f"{report.n_pages} pages, {report.mode}, seed {report.seed}",
         f"{report.model} on {report.machine}",
         "",
@@ -46,6 +45,12 @@ def eval_table(report: EvalReport) -> str:
             f"same first page {agreed.top_1.value:.0%}, overlap@5 {agreed.overlap_at_5.value:.0%}"
         )
     return "\n".join([*lines, _caching_line(report), *report.notes, _HOW])
+
+
+def _asked(report: EvalReport) -> str:
+    asked, labelled = report.n_queries, report.n_labelled_queries
+    of = f" of {labelled}" if asked < labelled else ""
+    return f"{asked}{of} {'query' if labelled == 1 else 'queries'}"
 
 
 def ablation_table(rows: Sequence[AblationRow]) -> str:

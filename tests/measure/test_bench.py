@@ -22,12 +22,12 @@ from mrr.build import Parts
 from mrr.cli import cli
 from mrr.config import RerankConfig
 from mrr.measure.bare import bare_band
-from mrr.measure.bench_report import Timing, table
+from mrr.measure.bench_report import table
 from mrr.measure.cost import Costs, Workload
 from mrr.measure.memory import peak_memory
 from mrr.measure.random_model import DIMENSIONS
 from mrr.measure.side_by_side import PAGE_SIZE, run_bench
-from mrr.measure.spread import spread
+from mrr.measure.spread import Spread, spread
 from mrr.model.embedder import Embedder
 from mrr.model.load import LoadedModel, load_model
 from mrr.model.prompt import template_for
@@ -161,7 +161,7 @@ def test_the_table_says_what_each_row_is_of_and_costs_keep_three_digits(
 ) -> None:
     report = run_bench(parts(qwen3), [3], repeats=3, original_repeats=1)[0]
     original, *cached = report.systems
-    large = replace(original, flops_per_page=7.534e12, timing=Timing(48988, 47722, 50254, 2))
+    large = replace(original, flops_per_page=7.534e12, timing=Spread(48988, 47722, 50254, 2))
     small = [replace(each, flops_per_page=4.1234e6, bytes_per_page=1234) for each in cached]
     rows = table(replace(report, systems=[large, *small])).splitlines()[2:5]
     assert rows[0].startswith("original, one page ") and " 7534 " in rows[0]

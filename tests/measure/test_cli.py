@@ -46,9 +46,12 @@ def test_the_table_is_on_stdout_and_pages_are_kept_where_asked(
 ) -> None:
     store = tmp_path / "kept"
     first = run(pair, folder, "--kinds", "keyword", "--store", str(store))
-    assert "2 queries, 8 candidates each" in first.stdout and "cached 8 of 8 pages" in first.stdout
+    assert (
+        "2 of 3 queries, 8 candidates each" in first.stdout
+        and "cached 8 of 8 pages" in first.stdout
+    )
     again = run(pair, folder, "--limit", "1", "--store", str(store))
-    assert "set: 1 query, 8" in again.stdout and "cached 0 of 8 pages" in again.stdout
+    assert "set: 1 of 3 queries, 8" in again.stdout and "cached 0 of 8 pages" in again.stdout
 
 
 def test_the_ablation_is_added_on_request(pair: tuple[Path, Path], tmp_path: Path) -> None:

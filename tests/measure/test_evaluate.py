@@ -118,6 +118,7 @@ def test_the_report_is_complete_and_goes_into_json(engine: MiniReranker, dataset
     report = evaluate(engine, dataset, systems=SYSTEMS, mode="candidates", n_negatives=4)
     assert [each.name for each in report.systems] == list(SYSTEMS)
     assert (report.n_pages, report.n_queries, report.n_candidates) == (N_PAGES, 3, 5)
+    assert "set: 3 queries, 5 candidates each" in eval_table(report)
     for each in (*report.systems, *report.anchors):
         assert list(each.metrics) == list(MEASURES)
         assert set(each.first_relevant) == {"q1", "q2", "q3"}

@@ -174,33 +174,18 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
-def known_browser(browser: Browser) -> Iterator[BrowserContext]:
-    """A visitor's browser that has what does not change of the app already, and parsed."""
-    context = patient(browser.new_context())
-    yield context
-    context.close()
-
-
 @pytest.fixture
 def visit(
-    browser: Browser,
-    known_browser: BrowserContext,
-    running: Running,
-    capfd: pytest.CaptureFixture[str],
+    browser: Browser, running: Running, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., Page]]:
-    """Opens the app as a new visitor; fails where the browser or the server saw an error.
-
-    Of several visitors the first comes again, and the others have a new browser each.
-    """
+    """Opens the app as a new visitor; fails where the browser or the server saw an error."""
     said: list[str] = []
     contexts: list[BrowserContext] = []
 
     def opened(width: int = 1280, theme: str = "light") -> Page:
-        context = patient(browser.new_context()) if contexts else known_browser
+        context = patient(browser.new_context(viewport={"width": width, "height": 900}))
         contexts.append(context)
         page = context.new_page()
-        page.set_viewport_size({"width": width, "height": 900})
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
         page.goto(f"{running.url}/?__theme={theme}")
@@ -210,9 +195,7 @@ def visit(
         return page
 
     yield opened
-    for page in known_browser.pages:
-        page.close()
-    for context in contexts[1:]:
+    for context in contexts:
         context.close()
     assert not said, said
     assert "Traceback" not in (errors := capfd.readouterr().err), errors

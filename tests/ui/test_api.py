@@ -40,14 +40,14 @@ def test_add_rank_and_explain_from_a_program(
     assert [file["file"] for file in added["failed"]] == ["bad.png"]
 
     ranked = client.predict(SAMPLES[0], 20, api_name="/rank")
-    assert [hit["rank"] for hit in ranked["hits"]] == list(range(1, N_PAGES + 2))
+    assert [hit["rank"] for hit in ranked["results"]] == list(range(1, N_PAGES + 2))
     page_id = added["pages"][0]["page_id"]
-    assert (page_id, 2) in {(hit["page_id"], hit["page_num"]) for hit in ranked["hits"]}
+    assert (page_id, 2) in {(hit["page_id"], hit["page_num"]) for hit in ranked["results"]}
 
     why = client.predict(SAMPLES[0], page_id, api_name="/explain")
-    (logit,) = (hit["logit"] for hit in ranked["hits"] if hit["page_id"] == page_id)
+    (logit,) = (hit["logit"] for hit in ranked["results"] if hit["page_id"] == page_id)
     assert why["logit"] == pytest.approx(logit, abs=1e-4)
-    assert sum(map(sum, why["kept"])) == added["pages"][0]["kept_tokens"]
+    assert sum(map(sum, why["kept"])) == added["pages"][0]["n_kept_tokens"]
     assert len(why["lens"]) == why["exit_layer"]
     band = running.bench.base.config.band
     assert why["band_layers"] == list(range(*band))
@@ -60,7 +60,7 @@ def test_add_rank_and_explain_from_a_program(
 def test_many_programs_at_once_are_all_answered(running: Running) -> None:
     def ask(n: int) -> list[int]:
         one = connect(running)
-        return [len(one.predict(f"query {n}", 4, api_name="/rank")["hits"]) for _ in range(3)]
+        return [len(one.predict(f"query {n}", 4, api_name="/rank")["results"]) for _ in range(3)]
 
     with ThreadPoolExecutor(12) as pool:
         assert list(pool.map(ask, range(12))) == [[4, 4, 4]] * 12

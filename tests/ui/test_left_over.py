@@ -124,7 +124,7 @@ def test_an_app_that_is_told_to_end_takes_its_visitors_pages_along(
         file.write_bytes(png(1))
         client = connected(f"http://127.0.0.1:{port}")
         added = client.predict([handle_file(str(file))], "", api_name="/add")
-        assert [page["page"] for page in added["pages"]] == ["mine.png"]
+        assert [page["label"] for page in added["pages"]] == ["mine.png"]
         with PageStore(tmp_path / "store") as store:
             assert any(scope.startswith("session-") for scope in store.scopes())
         process.send_signal(sign)

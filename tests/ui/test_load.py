@@ -77,12 +77,12 @@ async def visit(http: httpx.AsyncClient, n: int, functions: dict[str, int]) -> s
     visitor = Visitor(http, f"visitor{n}", functions)
     file = await visitor.upload(f"canary-{n}.png", png(1000 + n))
     added = await visitor.call("add", [file], "")
-    assert [page["page"] for page in added["pages"]] == [f"canary-{n}.png"]
+    assert [page["label"] for page in added["pages"]] == [f"canary-{n}.png"]
     seen = set()
     for asked in range(N_ASKED):
         answer = await visitor.call("rank", f"query {n} {asked}", 100, "mini")
         assert answer["query"] == f"query {n} {asked}"
-        seen |= {hit["page"] for hit in answer["hits"]}
+        seen |= {hit["label"] for hit in answer["results"]}
     return seen
 
 

@@ -49,7 +49,7 @@ def test_all_of_three_visitors_with_the_same_file_get_its_pages(running: Running
     assert len({path for (path,) in sent.values()}) == 3
     for visitor, paths in sent.items():
         answer = add(running, visitor, paths)
-        assert [page["page"] for page in answer["pages"]] == ["same.pdf p. 1", "same.pdf p. 2"]
+        assert [page["label"] for page in answer["pages"]] == ["same.pdf p. 1", "same.pdf p. 2"]
         assert not answer["failed"]
     left = [path for paths in sent.values() for path in paths if Path(path).exists()]
     assert not left, "what was read is still there"
