@@ -39,7 +39,10 @@
     const left = around.find((each) => each.checkVisibility());
     const next = [...(left?.querySelectorAll("button:enabled") ?? [])].find((each) => each.checkVisibility()) ?? left;
     if (!next) return;
-    if (next === left) next.tabIndex = -1;
+    if (next === left) {  // nothing to press there: a place to go on from, without a ring
+      next.tabIndex = -1;
+      next.style.outline = "none";
+    }
     next.focus({ preventScroll: true });
   };
   // A little later: what takes its place, as Stop does, may come after it has gone.
