@@ -6,8 +6,6 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; 
 	&& echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-# Of the modules that come with the packages a fraction is ever imported: each is compiled then.
-INSTALL := $(BIN)/pip install --quiet --no-compile
 WORKERS ?= 2
 
 .PHONY: run test lint format train bench eval screenshots clean
@@ -49,7 +47,7 @@ $(VENV)/bin/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 $(VENV)/.run: requirements.txt | $(VENV)/bin/python
-	$(INSTALL) -r requirements.txt
+	$(BIN)/pip install --quiet -r requirements.txt
 	touch $@
 
 # The app would cache its examples itself, in the background; so it opens with all of them.
@@ -59,7 +57,7 @@ $(VENV)/.examples: $(wildcard assets/examples/pages/* assets/models/*/*.safetens
 	touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
-	$(INSTALL) -r requirements-dev.txt
+	$(BIN)/pip install --quiet -r requirements-dev.txt
 	touch $@
 
 $(VENV)/.browser: $(VENV)/.dev
