@@ -39,6 +39,19 @@ def test_every_button_beside_an_upload_has_a_name_in_words(tab: Page, running: R
     expect(tab.locator("#progress")).to_contain_text("1 page in")
 
 
+def test_the_keyboard_stays_near_what_it_was_on_where_that_goes(tab: Page) -> None:
+    add_files(tab, ("gone.png", png(64)))
+    tab.get_by_role("button", name="Remove gone.png").press("Enter")
+    expect(tab.locator("#pages")).not_to_contain_text("gone.png")
+    tab.wait_for_function("document.activeElement.closest('#pages')")
+    open_tab(tab, "Rank")
+    rank(tab)
+    traced(tab)
+    tab.locator("#occlude").press("Enter")
+    expect(tab.locator(".pi-stage")).to_contain_text("Measured effect")
+    tab.wait_for_function("document.activeElement.closest('#reasons button')")
+
+
 def test_headings_go_down_step_by_step_and_column_heads_are_not_empty(tab: Page) -> None:
     rank(tab)
     traced(tab)

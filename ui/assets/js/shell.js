@@ -25,6 +25,29 @@
   };
   const main = document.getElementById("main");
   if (main) new MutationObserver(speak).observe(main, { childList: true, characterData: true, subtree: true });
+  // Where what the keyboard was on goes, it goes on with what is left around that, not at the page's top.
+  let keys = false, around = [], looking = null;
+  addEventListener("pointerdown", () => { keys = false; }, true);
+  addEventListener("keydown", () => { keys = true; }, true);
+  addEventListener("focusin", ({ target }) => {
+    around = [];
+    for (let each = target; each && each !== document.body; each = each.parentElement) around.push(each);
+  });
+  const keepPlace = () => {
+    looking = null;
+    if (!keys || document.activeElement !== document.body || !around.length || around[0].checkVisibility()) return;
+    const left = around.find((each) => each.checkVisibility());
+    const next = [...(left?.querySelectorAll("button:enabled") ?? [])].find((each) => each.checkVisibility()) ?? left;
+    if (!next) return;
+    if (next === left) {  // nothing to press there: a place to go on from, without a ring
+      next.tabIndex = -1;
+      next.style.outline = "none";
+    }
+    next.focus({ preventScroll: true });
+  };
+  // A little later: what takes its place, as Stop does, may come after it has gone.
+  const lookSoon = () => { looking ??= setTimeout(keepPlace, 50); };
+  if (main) new MutationObserver(lookSoon).observe(main, { childList: true, subtree: true });
   // What is said twice stands there once; when the first one leaves, the other takes its place.
   const once = () => {
     const seen = new Set();
