@@ -187,14 +187,17 @@ class Housekeeping:
         view, meanwhile = self.views.settings, self.ranking.views.meanwhile
         if session.busy:
             raise InputRejected("Pages are being encoded. Wait for it, or cancel it.")
+        # A plan of these switches that is still on its way has nothing to add, but for their preset.
+        session.planned, of_switches = values, {view.preset: self._preset(session, values)}
         try:
             wanted = self._wanted(session, values)
         except InputRejected as error:
-            yield {view.plan: settings.refused(str(error))}
+            yield {view.plan: settings.refused(str(error)), **of_switches}
             return
         another = self._is_new(session, wanted.model, wanted.embedder)
-        session.busy, session.halted, session.planned = True, False, values
+        session.busy, session.halted = True, False
         try:
+            yield of_switches
             if another:
                 yield {view.plan: note("Loading the model…")}
             engine = self.bench.engine(wanted)  # refused before anything changes

@@ -191,7 +191,7 @@ def _settings(state: gr.State, house: Housekeeping, handlers: Handlers) -> None:
         house.apply,
         [state, *view.values],
         [
-            view.plan,
+            *plan,
             view.stop,
             handlers.views.meanwhile,
             *house.shows_stored,

@@ -439,7 +439,20 @@ def test_what_no_switch_may_hold_is_a_sentence_in_the_plan_and_changes_nothing(
     assert words in house.plan(session, *switches(bench, **changed))[view.plan]
     *_, last = house.apply(session, *switches(bench, **changed))
     assert "Not applied" in last[view.plan] and words in last[view.plan]
+    assert house.plan(session, *switches(bench, **changed)) == {}, (
+        "it stays, also when this is late"
+    )
     assert session.settings is before and not session.busy
+
+
+def test_a_plan_that_comes_after_apply_is_not_said_over_it_and_its_preset_not_lost(
+    bench: Workbench, house: Housekeeping, session: Session
+) -> None:
+    said = {}
+    for values in house.apply(session, *switches(bench, keep_ratio=0.9)):
+        said.update(values)
+    assert said[house.views.settings.preset] is None, "none of those that have a name"
+    assert house.plan(session, *switches(bench, keep_ratio=0.9)) == {}
 
 
 def test_switches_that_are_moved_while_apply_encodes_are_what_the_plan_is_of_after_it(

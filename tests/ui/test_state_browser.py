@@ -336,8 +336,16 @@ def test_what_a_ranking_lacks_is_encoded_in_sight_and_can_be_stopped(
         expect(tab.locator("#summary")).not_to_contain_text("Below is still the ranking")
         expect(tab.locator("#halt")).to_be_hidden()
         expect(tab.locator("#hits li")).to_have_count(0)
+        tab.locator("body > [role=status]").evaluate("""(told) => {
+            window.said = [];
+            const listen = () => said.push(told.textContent);
+            new MutationObserver(listen).observe(told, { childList: true });
+        }""")
         tab.click("#rank")
         expect(tab.locator("#hits li")).to_have_count(N_PAGES)
+        tab.wait_for_function("said.at(-1)?.includes('pages ranked for')")
+        encoding = [words for words in tab.evaluate("said") if "Encoding page" in words]
+        assert len(encoding) == 1  # and not every number
     finally:
         go_on.set()
 
@@ -453,6 +461,7 @@ def test_the_form_of_the_ranking_can_change_during_a_comparison_which_goes_on_af
     expect(tab.locator("#estimate")).to_contain_text("page 2 of")
     expect(tab.locator("#hits tbody tr")).to_have_count(N_PAGES)
     tab.click("#stop-dense")
+    expect(tab.locator("#stop-dense")).to_have_text("Stopping…")
     dense_pages.release()
     expect(tab.locator("#estimate")).to_contain_text("Stopped after 3 of")
     expect(tab.locator("#compare")).to_have_text("Go on")

@@ -21,7 +21,9 @@
   document.body.prepend(spoken);
   const speak = () => {
     const said = [...document.querySelectorAll("#summary p")].map((line) => line.textContent).join(" ");
-    if (said !== spoken.textContent) spoken.textContent = said;
+    // While pages are counted, a higher number alone is no news.
+    const counted = document.querySelector("#summary [role=progressbar]") ? /\d+/g : "";
+    if (said.replace(counted, "") !== spoken.textContent.replace(counted, "")) spoken.textContent = said;
   };
   const main = document.getElementById("main");
   if (main) new MutationObserver(speak).observe(main, { childList: true, characterData: true, subtree: true });
