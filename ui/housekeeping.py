@@ -187,7 +187,7 @@ class Housekeeping:
         view, meanwhile = self.views.settings, self.ranking.views.meanwhile
         if session.busy:
             raise InputRejected("Pages are being encoded. Wait for it, or cancel it.")
-        # A plan of these switches that is still on its way has nothing to add, but for their preset.
+        # A plan of these switches that is still on its way adds nothing, but for their preset.
         session.planned, of_switches = values, {view.preset: self._preset(session, values)}
         try:
             wanted = self._wanted(session, values)

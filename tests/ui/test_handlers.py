@@ -439,9 +439,7 @@ def test_what_no_switch_may_hold_is_a_sentence_in_the_plan_and_changes_nothing(
     assert words in house.plan(session, *switches(bench, **changed))[view.plan]
     *_, last = house.apply(session, *switches(bench, **changed))
     assert "Not applied" in last[view.plan] and words in last[view.plan]
-    assert house.plan(session, *switches(bench, **changed)) == {}, (
-        "it stays, also when this is late"
-    )
+    assert house.plan(session, *switches(bench, **changed)) == {}, "it stays where this is late"
     assert session.settings is before and not session.busy
 
 
