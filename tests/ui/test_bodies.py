@@ -88,5 +88,6 @@ def test_uploads_may_be_longer(running: Running) -> None:
     assert answer.status_code == 200 and len(answer.json()) == 1
 
 
-def test_gradio_keeps_the_names_of_few_events(running: Running) -> None:
+def test_gradio_keeps_the_names_of_few_events_and_counts_none(running: Running) -> None:
     assert running.demo._queue.ANALYTICS_MAX_EVENTS == 100
+    assert running.demo._queue.ANAYLTICS_CACHE_FREQUENCY >= 10**9  # the spelling is Gradio's
