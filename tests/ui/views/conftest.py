@@ -58,7 +58,7 @@ def _app() -> gr.Blocks:
         with gr.Row():
             again, other, bad = gr.Button("again"), gr.Button("hostile"), gr.Button("misfit")
             plain, first = gr.Button("unmeasured"), gr.Button("first")
-            waiting = gr.Button("untraced")
+            waiting, anew = gr.Button("untraced"), gr.Button("anew")
         seen = gr.Textbox(elem_id="seen")
         with gr.Tabs():
             with gr.Tab("Page", id="page"):
@@ -78,7 +78,14 @@ def _app() -> gr.Blocks:
             # Not quite the same: an equal value would not reach the view at all.
             return show(replace(whole, keep=replace(whole.keep, keep_ratio=next(turns) / 1000)))
 
+        def begin():
+            # Taken out of the page and put in again, the views have forgotten all that was done.
+            yield [gr.update(visible=False)] * len(shown)
+            values = show(whole, mode="attention")
+            yield [gr.update(visible=True, value=value) for value in values]
+
         demo.load(lambda: show(whole, mode="attention"), None, shown)
+        anew.click(begin, None, shown)
         again.click(once_more, None, shown)
         other.click(lambda: show(hostile), None, shown)
         plain.click(lambda: show(unmeasured), None, shown)
@@ -123,6 +130,27 @@ class Watched:
         page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
         page.on("request", lambda request: self.requests.append(request.url))
 
+    def wait(self) -> None:
+        """Until the views of the page are drawn."""
+        self.page.wait_for_selector(".pi-stage canvas")
+        self.page.wait_for_selector(".bands-row")
+
+    def begin_anew(self) -> None:
+        """The views as in a tab that was just opened, which takes two seconds more."""
+        page = self.page
+        page.mouse.move(0, 0)
+        page.evaluate("""() => {
+            delete window.mrrSelection;
+            document.querySelector(".pi").dataset.old = "";
+            document.querySelector(".bands").dataset.old = "";
+            scrollTo(0, 0);
+        }""")
+        page.get_by_role("tab", name="Page").click()
+        page.get_by_role("button", name="anew").click()
+        expect(page.locator("[data-old]")).to_have_count(0)
+        self.wait()
+        self.requests.clear()
+
     def pixels(self, points: list[tuple[float, float]], canvas: int = 0) -> list[tuple[int, ...]]:
         """Red, green, blue at points given as shares of the canvas's width and height."""
         self.page.evaluate(_DRAWN)
@@ -159,24 +187,39 @@ def contexts(browser: Browser) -> dict[int, BrowserContext]:
     }
 
 
-@pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=["wide-light", "phone-dark"])
-def both(request, address: str, contexts: dict[int, BrowserContext]) -> Iterator[Watched]:
+WIDE_LIGHT, PHONE_DARK = (1280, "light"), (390, "dark")
+
+
+@pytest.fixture(params=[WIDE_LIGHT, PHONE_DARK], ids=["wide-light", "phone-dark"])
+def screen(request: pytest.FixtureRequest) -> tuple[int, str]:
+    """Width and theme."""
+    return request.param
+
+
+@pytest.fixture
+def both(
+    screen: tuple[int, str], address: str, contexts: dict[int, BrowserContext]
+) -> Iterator[Watched]:
     """The app on a wide light screen and on a dark phone; its console must stay silent."""
-    width, theme = request.param
-    yield from _opened(address, contexts[width], theme)
+    yield from _used_once(opened(address, contexts, screen))
 
 
 @pytest.fixture
 def app(address: str, contexts: dict[int, BrowserContext]) -> Iterator[Watched]:
     """The app on a wide light screen; its console must stay silent."""
-    yield from _opened(address, contexts[1280], "light")
+    yield from _used_once(opened(address, contexts, WIDE_LIGHT))
 
 
-def _opened(address: str, context: BrowserContext, theme: str) -> Iterator[Watched]:
-    watched = Watched(context.new_page())
+def opened(address: str, contexts: dict[int, BrowserContext], screen: tuple[int, str]) -> Watched:
+    """The app in a new tab."""
+    width, theme = screen
+    watched = Watched(contexts[width].new_page())
     watched.page.goto(f"{address}?__theme={theme}")
-    watched.page.wait_for_selector(".pi-stage canvas")
-    watched.page.wait_for_selector(".bands-row")
+    watched.wait()
+    return watched
+
+
+def _used_once(watched: Watched) -> Iterator[Watched]:
     yield watched
     assert watched.said == []
     watched.page.close()

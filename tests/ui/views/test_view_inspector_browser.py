@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import BrowserContext, expect
 
 from tests.ui.views import generated
-from tests.ui.views.conftest import HOSTILE, Watched
+from tests.ui.views.conftest import HOSTILE, WIDE_LIGHT, Watched, opened
 
 pytestmark = pytest.mark.browser
 
@@ -23,6 +24,50 @@ ALL = [(row, column) for row in range(generated.ROWS) for column in range(genera
 
 WORDS = ([2, 3], [4], [5, 6])  # rows of "revenue", "by" and "region?"
 CHOSEN = "[aria-checked=true]"
+
+
+Screen = tuple[int, str]
+
+
+@pytest.fixture(scope="module")
+def tabs() -> Iterator[dict[Screen, Watched]]:
+    """One tab a screen for all tests: what is tried here is in the views, which begin anew.
+
+    A test that changes what is the browser's puts it back.
+    """
+    tabs: dict[Screen, Watched] = {}
+    yield tabs
+    for tab in tabs.values():
+        tab.page.close()
+
+
+def begun(
+    address: str, contexts: dict[int, BrowserContext], screen: Screen, tabs: dict[Screen, Watched]
+) -> Iterator[Watched]:
+    tab = tabs.pop(screen, None)
+    if tab is None:
+        tab = opened(address, contexts, screen)
+    else:
+        tab.begin_anew()
+    yield tab
+    assert tab.said == []
+    tabs[screen] = tab
+
+
+@pytest.fixture
+def both(
+    screen: Screen, address: str, contexts: dict[int, BrowserContext], tabs: dict[Screen, Watched]
+) -> Iterator[Watched]:
+    """The app on a wide light screen and on a dark phone; its console must stay silent."""
+    yield from begun(address, contexts, screen, tabs)
+
+
+@pytest.fixture
+def app(
+    address: str, contexts: dict[int, BrowserContext], tabs: dict[Screen, Watched]
+) -> Iterator[Watched]:
+    """The app on a wide light screen; its console must stay silent."""
+    yield from begun(address, contexts, WIDE_LIGHT, tabs)
 
 
 def raw(layer: int, word: int) -> np.ndarray:
@@ -468,17 +513,18 @@ def test_a_page_is_shown_where_its_maps_will_stand_while_it_is_traced(both: Watc
 
 def test_a_trace_that_lasts_says_that_it_still_waits(app: Watched):
     app.page.evaluate("""() => {
-        const real = setTimeout;
+        const real = window.realTimeout = setTimeout;
         window.setTimeout = (then, ms, ...rest) => real(then, ms > 4000 ? 0 : ms, ...rest);
     }""")
     app.page.click("button:text-is('untraced')")
     expect(app.page.locator(".pi-waiting")).to_have_text("Tracing… Still waiting.")
+    app.page.evaluate("() => { window.setTimeout = realTimeout; }")
 
 
 def _saved_picture(watched: Watched) -> tuple[Image.Image, list[list]]:
     """The file, and [text, x, width, alignment] of all that was written on it, in CSS pixels."""
     watched.page.evaluate("""() => {
-        const fillText = CanvasRenderingContext2D.prototype.fillText;
+        const fillText = window.realFillText = CanvasRenderingContext2D.prototype.fillText;
         window.written = [];
         CanvasRenderingContext2D.prototype.fillText = function (text, x, y, ...rest) {
             if (rest.length) throw new Error("squeezed");
@@ -488,6 +534,7 @@ def _saved_picture(watched: Watched) -> tuple[Image.Image, list[list]]:
     }""")
     with watched.page.expect_download() as waiting:
         watched.page.click("button:text-is('Save PNG')")
+    watched.page.evaluate("() => { CanvasRenderingContext2D.prototype.fillText = realFillText; }")
     written = watched.page.evaluate("window.written")
     return Image.open(waiting.value.path()), written
 
