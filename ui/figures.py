@@ -30,6 +30,11 @@ def warm() -> gr.Plot:
     return gr.Plot(nothing, visible=False, elem_id="warm", show_label=False)
 
 
+def chart(name: str) -> gr.Plot:
+    """Room for a figure. name: what it shows, for who does not see it (ui/assets/js/shell.js)."""
+    return gr.Plot(label=name, show_label=False, visible=False, elem_classes="mrr-figure")
+
+
 def finish(figure: go.Figure, height: int) -> go.Figure:
     """The common look. height: pixels, fixed, so that the page does not jump when it arrives."""
     figure.update_layout(

@@ -33,6 +33,8 @@ def test_layers_draw_one_line_a_candidate_and_bands_one_row_a_layer(
     rank(tab)
     traced(tab)
     open_tab(tab, "Layers")
+    named = tab.get_by_role("figure", name="Relevance after each layer")
+    expect(named.locator(".js-plotly-plot")).to_be_visible()
     expect(tab.locator(f"{CHART} .scatterlayer .trace path.js-line")).to_have_count(N_PAGES)
     tab.click("#trace-layers")
     expect(tab.get_by_text("never run by mini").first).to_be_visible()

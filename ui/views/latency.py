@@ -11,6 +11,7 @@ from gradio.components import Component
 from mrr.types import SYSTEM_NAMES
 from ui.components import running
 from ui.costs import break_even_sentence, caching_of
+from ui.figures import chart
 from ui.latency_figures import candidates_figure, queries_figure, stages_figure
 from ui.markup import duration, empty, esc, nbytes, note, table
 
@@ -59,12 +60,12 @@ def build() -> LatencyView:
         )
     busy = running()
     headline = gr.HTML(empty(_EMPTY), apply_default_css=False, elem_id="latency-says")
-    stages = _plot()
+    stages = chart("Time of each stage, by system; below as a table")
     with gr.Row():
         with gr.Column(min_width=320):
-            candidates = _plot()
+            candidates = chart("Time of a query against the number of candidates, by system")
         with gr.Column(min_width=320):
-            queries = _plot()
+            queries = chart("Time of caching and asking against the number of queries, by system")
     return LatencyView(
         measure, stop, busy, headline, stages, candidates, queries, gr.HTML(apply_default_css=False)
     )
@@ -172,7 +173,3 @@ def _stage_cells(stage: StageCost) -> list[str]:
 
 def _quartiles(ms: Spread) -> str:
     return f"{duration(ms.q1)} to {duration(ms.q3)}" if ms.n > 1 else "one repeat"
-
-
-def _plot() -> gr.Plot:
-    return gr.Plot(show_label=False, visible=False, elem_classes="mrr-figure")

@@ -15,7 +15,7 @@ from mrr.types import Lens
 from ui.colour import BAND, DENSE, MINI
 from ui.components import running
 from ui.describe import LAYERS_ARE
-from ui.figures import finish, plain
+from ui.figures import chart, finish, plain
 from ui.lenses import Mode, full, ran, settled_sentence
 from ui.markup import empty, esc, note, table
 
@@ -71,7 +71,7 @@ def build() -> LayersView:
         apply_default_css=False,
         elem_id="layers-say",
     )
-    plot = gr.Plot(show_label=False, visible=False, elem_classes="mrr-figure")
+    plot = chart("Relevance after each layer, one line a page; below as a table")
     with gr.Accordion("Layers as a table", open=False):
         values = gr.HTML(apply_default_css=False)
     return LayersView(plot, sentence, values, mode, run, stop, busy, trace)

@@ -27,6 +27,14 @@
   };
   const main = document.getElementById("main");
   if (main) new MutationObserver(speak).observe(main, { childList: true, characterData: true, subtree: true });
+  // Gradio hides the name of a chart from everybody.
+  const nameCharts = () => {
+    for (const chart of document.querySelectorAll(".mrr-figure:not([role])")) {
+      chart.setAttribute("role", "figure");
+      chart.setAttribute("aria-label", chart.querySelector("label").textContent.trim());
+    }
+  };
+  if (main) new MutationObserver(nameCharts).observe(main, { childList: true, subtree: true });
   // Where what the keyboard was on goes, it goes on with what is left around that, not at the page's top.
   let keys = false, around = [], looking = null;
   addEventListener("pointerdown", () => { keys = false; }, true);
