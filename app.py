@@ -63,7 +63,7 @@ def build(examples: Examples | None = None) -> tuple[gr.Blocks, Workbench]:
     """
     use_own_folder()
     # Gradio would keep the names of the sessions of the last 10,000 events, and count them all anew
-    # after each event (some 10 ms, five times a query), for figures that nobody can look at.
+    # after each event (some 10 ms, four times a query), for figures that nobody can look at.
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
     on_gpu = zero_gpu()

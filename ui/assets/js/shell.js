@@ -31,7 +31,7 @@
   const nameCharts = () => {
     for (const chart of document.querySelectorAll(".mrr-figure:not([role])")) {
       chart.setAttribute("role", "figure");
-      chart.setAttribute("aria-label", chart.querySelector("label").textContent.trim());
+      chart.setAttribute("aria-label", chart.querySelector("label")?.textContent.trim() ?? "");
     }
   };
   if (main) new MutationObserver(nameCharts).observe(main, { childList: true, subtree: true });
