@@ -79,13 +79,12 @@ def _app() -> gr.Blocks:
             return show(replace(whole, keep=replace(whole.keep, keep_ratio=next(turns) / 1000)))
 
         def begin():
-            # Taken out of the page and put in again, the views have forgotten all that was done.
-            yield [gr.update(visible=False)] * len(shown)
-            values = show(whole, mode="attention")
-            yield [gr.update(visible=True, value=value) for value in values]
+            return show(whole, mode="attention")
 
-        demo.load(lambda: show(whole, mode="attention"), None, shown)
-        anew.click(begin, None, shown)
+        demo.load(begin, None, shown)
+        # Taken out of the page and put in again, the views have forgotten all that was done.
+        out = anew.click(lambda: [gr.update(visible=False)] * len(shown), None, shown)
+        out.then(lambda: [gr.update(visible=True, value=each) for each in begin()], None, shown)
         again.click(once_more, None, shown)
         other.click(lambda: show(hostile), None, shown)
         plain.click(lambda: show(unmeasured), None, shown)
