@@ -186,19 +186,18 @@ def contexts(browser: Browser) -> dict[int, BrowserContext]:
     }
 
 
+Screen = tuple[int, str]  # width and theme
 WIDE_LIGHT, PHONE_DARK = (1280, "light"), (390, "dark")
 
 
 @pytest.fixture(params=[WIDE_LIGHT, PHONE_DARK], ids=["wide-light", "phone-dark"])
-def screen(request: pytest.FixtureRequest) -> tuple[int, str]:
-    """Width and theme."""
+def screen(request: pytest.FixtureRequest) -> Screen:
+    """A wide light one, then a dark phone."""
     return request.param
 
 
 @pytest.fixture
-def both(
-    screen: tuple[int, str], address: str, contexts: dict[int, BrowserContext]
-) -> Iterator[Watched]:
+def both(screen: Screen, address: str, contexts: dict[int, BrowserContext]) -> Iterator[Watched]:
     """The app on a wide light screen and on a dark phone; its console must stay silent."""
     yield from _used_once(opened(address, contexts, screen))
 
@@ -209,7 +208,7 @@ def app(address: str, contexts: dict[int, BrowserContext]) -> Iterator[Watched]:
     yield from _used_once(opened(address, contexts, WIDE_LIGHT))
 
 
-def opened(address: str, contexts: dict[int, BrowserContext], screen: tuple[int, str]) -> Watched:
+def opened(address: str, contexts: dict[int, BrowserContext], screen: Screen) -> Watched:
     """The app in a new tab."""
     width, theme = screen
     watched = Watched(contexts[width].new_page())

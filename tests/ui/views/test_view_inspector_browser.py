@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, expect
 
 from tests.ui.views import generated
-from tests.ui.views.conftest import HOSTILE, WIDE_LIGHT, Watched, opened
+from tests.ui.views.conftest import HOSTILE, WIDE_LIGHT, Screen, Watched, opened
 
 pytestmark = pytest.mark.browser
 
@@ -24,9 +24,6 @@ ALL = [(row, column) for row in range(generated.ROWS) for column in range(genera
 
 WORDS = ([2, 3], [4], [5, 6])  # rows of "revenue", "by" and "region?"
 CHOSEN = "[aria-checked=true]"
-
-
-Screen = tuple[int, str]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +41,7 @@ def tabs() -> Iterator[dict[Screen, Watched]]:
 def begun(
     address: str, contexts: dict[int, BrowserContext], screen: Screen, tabs: dict[Screen, Watched]
 ) -> Iterator[Watched]:
+    """The tab of this screen; one whose console was not silent is used no more."""
     tab = tabs.pop(screen, None)
     if tab is None:
         tab = opened(address, contexts, screen)
